@@ -1,0 +1,221 @@
+"""Command lines and YAML recipes: every option is a flag and a key of the same name, and flags win."""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.errors import UserError
+from whisper_emotion.protocol import SELECTIONS, Experiment
+from whisper_emotion.training import EmotionTrainingArguments
+
+HYPER_PARAMETERS = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "optim", "seed", "metric_for_best_model",
+)  # fmt: skip
+# Options that say where and how a run reports, not what it computes.
+WITHOUT_INFLUENCE = ("output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "log_level", "hub_token")
+
+
+@dataclass
+class CorpusArguments:
+    """Which recordings, with which labels, in which folds."""
+
+    corpus: str = field(metadata={"help": "emodb, ravdess, iemocap, shemo, synthetic or folder"})
+    corpus_dir: str = field(metadata={"help": "folder of the recordings"})
+    classes: str | None = field(
+        default=None, metadata={"help": "comma-separated classes to keep; all where not given"}
+    )
+    improvised_only: bool | None = field(default=None, metadata={"help": "iemocap: true leaves scripted speech out"})
+    speaker_pattern: str | None = field(
+        default=None, metadata={"help": "folder: regular expression in the file name whose group 1 is the speaker"}
+    )
+    folds: str = field(default="loso", metadata={"help": "loso, paper, emobox or speakers:K"})
+
+
+@dataclass
+class ProtocolArguments:
+    """Which encoder, and what chooses the epoch."""
+
+    encoder: str = field(metadata={"help": "Whisper checkpoint: a folder or a Hub name"})
+    from_scratch: bool = field(
+        default=False, metadata={"help": "use the encoder's configuration only and train all weights from random ones"}
+    )
+    select_on: str = field(
+        default="dev",
+        metadata={
+            "help": "what chooses the epoch: dev (speakers held out of the training folds), last (nothing), test (the "
+            "test fold, as the paper's released code does: the figures are then optimistic)",
+            "choices": SELECTIONS,
+        },
+    )
+    refit: bool = field(
+        default=True,
+        metadata={"help": "dev: train anew on all training speakers for as many epochs as dev has chosen"},
+    )
+
+
+# The fields of WhisperEmotionConfig as optional flags: one that is not given keeps the checkpoint's value.
+ModelArguments = dataclasses.make_dataclass(
+    "ModelArguments",
+    [
+        (
+            option.name,
+            # "balanced", or numbers: told apart after parsing
+            str | None if option.name == "class_weights" else option.type | None,
+            field(default=None, metadata={"help": option.metadata["help"]}),
+        )
+        for option in dataclasses.fields(WhisperEmotionConfig)
+        if "help" in option.metadata
+    ],
+)
+
+
+class _Parser(HfArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parse `--config FILE.yaml` and flags into dataclasses.
+
+    Args:
+        *dataclass_types: Dataclasses whose fields are the options.
+        argv: The command line, `sys.argv[1:]` where not given.
+
+    Returns:
+        One instance a dataclass.
+
+    Raises:
+        UserError: The recipe cannot be read, names an option that there is not, or a value is not allowed.
+    """
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="recipe: options by name, which flags override")
+    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    recipe = finder.parse_known_args(argv)[0].config
+    if recipe is not None:
+        argv = _recipe_flags(Path(recipe), known) + argv
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"{unknown[0]}: {_unknown(unknown[0].lstrip('-').replace('-', '_'), known)}")
+    values = vars(namespace)
+    try:
+        return tuple(
+            kind(**{option.name: values[option.name] for option in dataclasses.fields(kind) if option.init})
+            for kind in dataclass_types
+        )
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        raise UserError(f"options: {' '.join(str(error).split())}") from error
+
+
+def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
+    """A recipe's options as flags, so that they are parsed and checked as those are."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: cannot be read ({error.__class__.__name__})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"--config {path}: must hold options by name, one `option: value` a line")
+    flags: list[str] = []
+    for name, value in recipe.items():
+        if name not in known:
+            raise UserError(f"--config {path}: {name}: {_unknown(str(name), known)}")
+        if isinstance(value, dict):
+            raise UserError(f"--config {path}: {name}: must be a value, not a table of options")
+        if value is not None:
+            values = [str(one) for one in (value if isinstance(value, list) else [value])]
+            flags += [f"--{name}", *(values if known[name].nargs == "+" else [",".join(values)])]
+    return flags
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return "no such option" + (f"; did you mean {close[0]}?" if close else ", see --help")
+
+
+def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model: Any, training: Any) -> Experiment:
+    """Load the corpus that the options name, and put it together with them.
+
+    Raises:
+        UserError: The corpus cannot be read, or an option is not allowed.
+    """
+    options = {name: getattr(corpus, name) for name in ("classes", "improvised_only", "speaker_pattern")}
+    return Experiment(
+        corpus=load_corpus(corpus.corpus, corpus.corpus_dir, **options),
+        encoder=protocol.encoder,
+        overrides=_overrides(model),
+        args=training,
+        select_on=protocol.select_on,
+        refit=protocol.refit,
+        from_scratch=protocol.from_scratch,
+    )
+
+
+def settings(*arguments: Any) -> dict[str, Any]:
+    """All options that a result depends on, by name."""
+    values: dict[str, Any] = {}
+    for group in arguments:
+        values |= group.to_dict() if isinstance(group, EmotionTrainingArguments) else vars(group)
+    return {name: value for name, value in values.items() if name not in WITHOUT_INFLUENCE}
+
+
+def hyper_parameters(training: EmotionTrainingArguments) -> dict[str, Any]:
+    """The training options that a model card shows, by name."""
+    values = training.to_dict()
+    return {name: values[name] for name in HYPER_PARAMETERS}
+
+
+def _overrides(model: Any) -> dict[str, Any]:
+    """The model fields that were given, by name; `class_weights` as numbers, or `"balanced"`."""
+    given = {name: value for name, value in vars(model).items() if value is not None}
+    weights = given.get("class_weights", "balanced")
+    if weights != "balanced":
+        try:
+            given["class_weights"] = [float(weight) for weight in weights.split(",")]
+        except ValueError as error:
+            raise UserError(f"--class_weights {weights}: give balanced, or a number a class, such as 1,2,1") from error
+    return given
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse `0,1,2` into seeds.
+
+    Raises:
+        UserError: A seed is no whole number, or stands there twice.
+    """
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: give whole numbers with commas between them, such as 0,1,2") from error
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds {text}: give each seed once, none below 0")
+    return seeds
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,100 @@
+"""Any sound file as mono float32 at 16 kHz, without ffmpeg: soundfile decodes, soxr resamples."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from whisper_emotion.errors import UserError
+
+SAMPLING_RATE = 16_000
+"""Samples a second that Whisper's feature extractor expects, in Hz."""
+
+# A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count.
+_UNKNOWN_LENGTH = 2**63 - 1
+
+
+def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray:
+    """Decode a recording, mix its channels down by their mean and resample it to 16 kHz (soxr, high quality).
+
+    Args:
+        source: A path, or what a `datasets.Audio(decode=False)` column holds: `{"path": …, "bytes": …}`, of which
+            `bytes`, where present, is decoded and `path` only names the recording.
+
+    Returns:
+        `np.ndarray` of shape `(samples,)`, float32, nominally within -1 to 1.
+
+    Raises:
+        UserError: The file is missing, a folder, not a sound file, cut short, empty, or holds NaN or infinity.
+    """
+    name, stream = _open(source)
+    try:
+        samples, sampling_rate = soundfile.read(stream, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(name, error) from error
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
+    if sampling_rate != SAMPLING_RATE:
+        mono = soxr.resample(mono, sampling_rate, SAMPLING_RATE, quality="HQ")
+    if mono.size == 0:
+        raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def audio_seconds(path: str | os.PathLike[str]) -> float:
+    """Length of a sound file in seconds, from its header alone.
+
+    Args:
+        path: The sound file.
+
+    Returns:
+        The length in seconds, above 0.
+
+    Raises:
+        UserError: The file is missing, a folder, not a sound file, or empty.
+    """
+    name, stream = _open(path)
+    try:
+        header = soundfile.info(stream)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(name, error) from error
+    if header.frames == _UNKNOWN_LENGTH:
+        return len(read_audio(path)) / SAMPLING_RATE
+    if header.frames <= 0:
+        raise UserError(f"{name}: holds no audio, expected at least one sample")
+    return header.frames / header.samplerate
+
+
+def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str | io.BytesIO]:
+    """Name of a recording for messages, and what soundfile can read it from."""
+    if isinstance(source, Mapping):
+        data, path = source.get("bytes"), source.get("path")
+        if data is not None:
+            return str(path or "audio bytes"), io.BytesIO(data)
+        if path is None:
+            raise UserError("audio: has neither a path nor bytes, expected one of them")
+    else:
+        path = source
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a sound file")
+    if not path.exists():
+        kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise UserError(f"{path}: {kind}, expected a sound file")
+    return str(path), str(path)
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    """The user's error for a file that libsndfile cannot decode."""
+    if os.path.isfile(name) and not os.access(name, os.R_OK):
+        return UserError(f"{name}: may not be read by this user, expected a readable sound file")
+    reason = getattr(error, "error_string", str(error)).strip().strip(".:").replace("\n", " ")
+    return UserError(f"{name}: cannot be decoded ({reason}), expected an intact WAV or FLAC file")

@@ -1,0 +1,139 @@
+"""What every corpus reader shares: an utterance, the walk over its files, and the table that comes of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Audio, ClassLabel, Dataset, Features, Value
+
+from whisper_emotion.audio import audio_seconds
+from whisper_emotion.errors import UserError
+
+SUFFIXES = (".wav", ".flac")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled recording.
+
+    Args:
+        path: The sound file.
+        label: Name of its class.
+        speaker: Who speaks, unique within the corpus. Where nobody knows, the file's path relative to the corpus,
+            without its ending: it has a slash, which no known speaker's name has.
+        gender: `female`, `male`, or `None` where it is not known.
+        session: The recording session, or `None` where the corpus has none.
+    """
+
+    path: Path
+    label: str
+    speaker: str
+    gender: str | None = None
+    session: str | None = None
+
+
+def audio_files(root: Path) -> list[Path]:
+    """All `.wav` and `.flac` files below a folder (in any case), sorted by name and then by path.
+
+    Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
+    are followed, each folder once.
+
+    Raises:
+        UserError: The folder is missing or is a file, or a file's name is not valid UTF-8.
+    """
+    require_folder(root)
+    found, seen = [], {os.path.realpath(root)}
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
+        inner[:] = [name for name in inner if not _visited(os.path.join(folder, name), seen)]
+        found += [Path(folder, name) for name in files if is_audio(name)]
+    for path in found:
+        if not os.fsencode(path).decode("utf-8", errors="ignore") == str(path):
+            raise UserError(f"{str(path)!a}: has a name that is not valid UTF-8, rename it")
+    return sorted(found, key=lambda path: (path.stem, path.as_posix()))
+
+
+def named_files(root: Path) -> dict[str, Path]:
+    """`audio_files` by stem, for corpora in which a file's name says who speaks how.
+
+    Raises:
+        UserError: As `audio_files`, or a name is there twice (some archives hold the corpus two times over: with a
+            copy in both parts of a fold, the test is heard in training).
+    """
+    named: dict[str, Path] = {}
+    for path in audio_files(root):
+        other = named.setdefault(path.stem, path)
+        if other != path:
+            raise UserError(f"{path}: the same recording as {other}, remove one of the two")
+    return named
+
+
+def parse_name(pattern: re.Pattern[str], path: Path, expected: str) -> re.Match[str]:
+    """Match a file's stem as a whole.
+
+    Raises:
+        UserError: It does not match; `expected` says what would.
+    """
+    match = pattern.fullmatch(path.stem)
+    if match is None:
+        raise UserError(f"{path}: its name does not parse, expected {expected}")
+    return match
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file's name is that of a visible sound file."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def require_folder(path: Path) -> None:
+    """Raise `UserError` unless the path is an existing folder."""
+    if not path.is_dir():
+        wrong = "is a file" if path.exists() else "does not exist"
+        raise UserError(f"{path}: {wrong}, expected a folder of the corpus")
+
+
+def inner_folder(root: Path, name: str) -> Path:
+    """`root/name` where it exists, otherwise `root`: users may name the corpus or the folder that holds its files."""
+    return root / name if (root / name).is_dir() else root
+
+
+def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Dataset:
+    """The table of a corpus, one row an utterance.
+
+    Args:
+        utterances: The rows, in order. Their files' headers are read here.
+        labels: Names of all classes, in the order of their numbers.
+
+    Returns:
+        `Dataset` with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes), `label` (`ClassLabel`),
+        `speaker`, `gender`, `session` (strings, the last two `None` where unknown) and `seconds`.
+
+    Raises:
+        UserError: A file is missing, unreadable or empty.
+    """
+    rows = list(utterances)
+    columns = {
+        "audio": [os.path.abspath(row.path) for row in rows],
+        "label": [labels.index(row.label) for row in rows],
+        "speaker": [row.speaker for row in rows],
+        "gender": [row.gender for row in rows],
+        "session": [row.session for row in rows],
+        "seconds": [audio_seconds(row.path) for row in rows],
+    }
+    kinds = {name: Value("string") for name in ("audio", "speaker", "gender", "session")}
+    kinds |= {"label": ClassLabel(names=list(labels)), "seconds": Value("float64")}
+    features = Features({name: kinds[name] for name in columns})
+    # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
+    return Dataset.from_dict(columns, features=features).cast_column("audio", Audio(decode=False))
+
+
+def _visited(folder: str, seen: set[str]) -> bool:
+    """Whether a folder was walked before, by its real path; remembers it."""
+    real = os.path.realpath(folder)
+    known = real in seen
+    seen.add(real)
+    return known

@@ -1,0 +1,82 @@
+"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008), four emotions as usual: 5,531 English utterances."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from whisper_emotion.corpora._utterances import Utterance, inner_folder, named_files, require_folder
+from whisper_emotion.errors import UserError
+
+LABELS = ("angry", "happy", "neutral", "sad")
+PUBLISHED = 5531
+LAYOUT = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav, …"
+
+# Excited joins happy; frustration, surprise, fear, disgust, other and "xxx" (no majority) are left out.
+EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
+GENDERS = {"F": "female", "M": "male"}
+
+LABEL_LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t(\S+)\t\[.*\]\s*")
+LABEL_EXPECTED = "[start - end]<TAB>name<TAB>emotion<TAB>[valence, activation, dominance]"
+NAME = re.compile(r"(Ses0[1-5])[FM]_(impro|script)\w+_([FM])\d{3}")
+
+
+def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
+    """Read IEMOCAP's folder, or the one that holds `IEMOCAP_full_release`.
+
+    Args:
+        corpus_dir: The folder that holds `Session1` to `Session5`.
+        improvised_only: Leave out the scripted dialogues (2,943 utterances remain).
+
+    Returns:
+        The utterances, sorted by name. A speaker is the session and the letter before the last number: who spoke
+        `Ses01F_impro01_M003` is `Ses01M`, since the first letter only says who wore the motion-capture markers.
+
+    Raises:
+        UserError: A missing folder, a label file that does not parse, or a labelled utterance without audio.
+    """
+    require_folder(corpus_dir)
+    utterances = []
+    root = inner_folder(corpus_dir, "IEMOCAP_full_release")
+    for session in sorted(path for path in root.glob("Session[1-5]") if path.is_dir()):
+        recordings = named_files(session / "sentences" / "wav")
+        for sheet in _label_sheets(session):
+            for name, code in _labels(sheet):
+                match = NAME.fullmatch(name)
+                if match is None:
+                    raise UserError(f"{sheet}: utterance {name!r} is unknown, expected such as Ses01F_impro01_M003")
+                if code not in EMOTIONS or (improvised_only and match[2] != "impro"):
+                    continue
+                if name not in recordings:
+                    raise UserError(f"{session / 'sentences' / 'wav'}: has no {name}.wav, which {sheet.name} labels")
+                speaker = match[1] + match[3]
+                utterances.append(Utterance(recordings[name], EMOTIONS[code], speaker, GENDERS[match[3]], match[1]))
+    return sorted(utterances, key=lambda utterance: utterance.path.stem)
+
+
+def _label_sheets(session: Path) -> list[Path]:
+    """The label files of a session, one a dialogue."""
+    folder = session / "dialog" / "EmoEvaluation"
+    require_folder(folder)
+    sheets = sorted(path for path in folder.glob("Ses*.txt") if path.is_file())
+    if not sheets:
+        raise UserError(f"{folder}: holds no label file, expected Ses0*.txt")
+    return sheets
+
+
+def _labels(sheet: Path) -> list[tuple[str, str]]:
+    """Names and emotion codes of the utterances in a label file, without the lines of the single annotators."""
+    try:
+        text = sheet.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{sheet}: cannot be read as text, expected IEMOCAP's label lines") from error
+    found = []
+    for line in text.splitlines():
+        if line.startswith("["):
+            match = LABEL_LINE.fullmatch(line)
+            if match is None:
+                raise UserError(f"{sheet}: line {line.strip()!r} does not parse, expected {LABEL_EXPECTED}")
+            found.append((match[1], match[2]))
+    if not found:
+        raise UserError(f"{sheet}: holds no label line, expected {LABEL_EXPECTED}")
+    return found

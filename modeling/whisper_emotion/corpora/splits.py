@@ -1,0 +1,226 @@
+"""Folds: which utterances train and which test, as published or by speaker, and the held-out speakers of a fold.
+
+The tables in `splits/` are EmoBox's (Ma et al., arXiv 2406.07162; https://github.com/emo-box/EmoBox, MIT licence).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from sklearn.model_selection import GroupKFold
+
+from whisper_emotion.corpora import utterance_names
+from whisper_emotion.errors import UserError
+
+TABLES = Path(__file__).parent / "splits"
+
+# Consecutive speaker numbers (first and last), women's and men's: the released code of arXiv 2602.06000.
+SHEMO_GROUPS = (
+    ((1, 3), (1, 6)),
+    ((4, 6), (7, 12)),
+    ((7, 9), (13, 18)),
+    ((10, 12), (19, 24)),
+    ((13, 15), (25, 30)),
+    ((16, 18), (31, 36)),
+    ((19, 21), (37, 41)),
+    ((22, 24), (42, 46)),
+    ((25, 27), (47, 51)),
+    ((28, 31), (52, 56)),
+)
+IEMOCAP_SESSIONS = ("Ses01", "Ses02", "Ses03", "Ses04", "Ses05")
+PAPER_CORPORA = ("shemo", "iemocap")
+EMOBOX_CORPORA = ("emodb", "ravdess", "iemocap", "shemo")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of a corpus.
+
+    Args:
+        number: The fold's number, from 1.
+        train: Rows to train on, ascending.
+        test: Rows to test on, ascending.
+    """
+
+    number: int
+    train: list[int]
+    test: list[int]
+
+
+def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
+    """Divide a corpus into folds.
+
+    Args:
+        dataset: What `load_corpus` returned.
+        corpus: The corpus's name; published folds go by it.
+        folds: `loso` (leave one speaker out), `paper` (arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5
+            sessions), `emobox` (EmoBox's tables; a clip that they do not list is in no fold), or `speakers:K`
+            (K speaker-disjoint folds with like numbers of clips).
+
+    Returns:
+        The folds, numbered from 1. Their tests are disjoint.
+
+    Raises:
+        UserError: Unknown folds, or folds that do not apply to this corpus.
+    """
+    if folds == "loso":
+        return _folds_by_group(_known_speakers(dataset, folds))
+    if folds.startswith("speakers:"):
+        return _folds_by_group(_balanced_groups(dataset, folds))
+    if folds == "paper" and corpus in PAPER_CORPORA:
+        return _folds_by_group(*_paper_groups(dataset, corpus))
+    if folds == "emobox" and corpus in EMOBOX_CORPORA:
+        return _emobox_folds(dataset, corpus)
+    published = {"paper": PAPER_CORPORA, "emobox": EMOBOX_CORPORA}
+    if folds in published:
+        raise UserError(f"folds: {folds} is defined for {', '.join(published[folds])} only, not for {corpus}")
+    known = ["loso", *(name for name, corpora in published.items() if corpus in corpora), "speakers:K"]
+    raise UserError(f"folds: unknown value {folds!r}, expected one of {', '.join(known)} for {corpus}")
+
+
+def speakers_known(dataset: Dataset) -> bool:
+    """Whether the corpus says who speaks; otherwise every file counts as a speaker of its own."""
+    return not all("/" in speaker for speaker in dataset["speaker"][:])
+
+
+def speakers_shared(dataset: Dataset, fold: Fold) -> int:
+    """How many of a fold's test speakers are also heard in its training; 0 where the fold is speaker-disjoint."""
+    speakers = dataset["speaker"][:]
+    return len({speakers[row] for row in fold.test} & {speakers[row] for row in fold.train})
+
+
+def hold_out_speakers(
+    dataset: Dataset, rows: Sequence[int], seed: int, fraction: float = 0.2
+) -> tuple[list[int], list[int]]:
+    """Hold speakers out of training rows, to choose an epoch on.
+
+    Several random sets of speakers are drawn. The best one misses the fewest classes on either side, then has the
+    likest number of clips of each class. Where speakers are not known, single clips are held out.
+
+    Args:
+        dataset: What `load_corpus` returned.
+        rows: Rows to divide, such as a fold's `train`.
+        seed: Seed of the draw.
+        fraction: Share of the clips to hold out, within 0 to 1.
+
+    Returns:
+        Rows to train on and rows held out, both ascending, with no speaker in both.
+
+    Raises:
+        UserError: The rows have fewer than two speakers.
+    """
+    chosen = list(rows)
+    names, speakers = np.unique(np.asarray(dataset["speaker"][:])[chosen], return_inverse=True)
+    labels = np.asarray(dataset["label"][:], dtype=np.int64)[chosen]
+    if len(names) < 2:
+        raise UserError(
+            f"select_on: dev needs two or more training speakers, found {len(names)}: use --select_on last"
+        )
+    # One row a speaker, one column a class.
+    clips = np.zeros((len(names), int(labels.max()) + 1))
+    np.add.at(clips, (speakers, labels), 1)
+    held_out = np.isin(speakers, _draw_speakers(clips, np.random.default_rng(seed), fraction))
+    train = [row for row, held in zip(chosen, held_out, strict=True) if not held]
+    dev = [row for row, held in zip(chosen, held_out, strict=True) if held]
+    return sorted(train), sorted(dev)
+
+
+def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
+    """The best of some random sets of speakers, from `clips` `(speakers, classes)`; indices of speakers."""
+    totals = clips.sum(axis=0)
+    # A class of a single speaker cannot be on both sides: it counts as missing whatever is drawn.
+    unavoidable = int(((clips > 0).sum(axis=0) == 1).sum())
+    best, best_missing, best_distance = np.array([0]), np.inf, np.inf
+    for draw in range(500):
+        # A few draws keep seeds different from each other; more are spent only on a class that is still missing.
+        if draw >= 10 and best_missing <= unavoidable:
+            break
+        order = rng.permutation(len(clips))
+        held = np.cumsum(clips[order].sum(axis=1))[:-1]
+        chosen = order[: 1 + int(np.argmin(np.abs(held - fraction * totals.sum())))]
+        dev = clips[chosen].sum(axis=0)
+        missing = int(((totals > 0) & ((dev == 0) | (dev == totals))).sum())
+        distance = float(np.abs(dev / np.maximum(totals, 1) - fraction)[totals > 0].sum())
+        if (missing, distance) < (best_missing, best_distance):
+            best, best_missing, best_distance = chosen, missing, distance
+    return best
+
+
+def _folds_by_group(groups: Sequence[str | int], order: Sequence[str | int] | None = None) -> list[Fold]:
+    """A fold for every group of rows, in sorted or in the given order; the other groups train."""
+    names = np.asarray(groups)
+    return [
+        Fold(number, np.flatnonzero(names != group).tolist(), np.flatnonzero(names == group).tolist())
+        for number, group in enumerate(np.unique(names) if order is None else order, start=1)
+    ]
+
+
+def _known_speakers(dataset: Dataset, folds: str) -> list[str]:
+    """Every row's speaker, two or more."""
+    if not speakers_known(dataset):
+        raise UserError(
+            f"folds: {folds} needs to know who speaks, give --speaker_pattern to find it in the file names"
+        )
+    speakers = dataset["speaker"][:]
+    if len(set(speakers)) < 2:
+        raise UserError(f"folds: {folds} needs two or more speakers, found {len(set(speakers))}")
+    return speakers
+
+
+def _balanced_groups(dataset: Dataset, folds: str) -> np.ndarray:
+    """Every row's group under `speakers:K`: the largest speakers first, each to the group with the fewest clips."""
+    speakers = _known_speakers(dataset, folds)
+    most = len(set(speakers))
+    digits = folds.removeprefix("speakers:")
+    if not re.fullmatch("[0-9]{1,9}", digits) or not 2 <= int(digits) <= most:
+        raise UserError(f"folds: {folds!r} does not apply, expected speakers:K with K from 2 to {most} (the speakers)")
+    groups = np.zeros(len(speakers), dtype=np.int64)
+    divisions = GroupKFold(n_splits=int(digits)).split(speakers, groups=speakers)
+    for number, (_, test) in enumerate(divisions, start=1):
+        groups[test] = number
+    return groups
+
+
+def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], list[str]]:
+    """Every row's group in arXiv 2602.06000, and all groups in order."""
+    if corpus == "iemocap":
+        groups, order = dataset["session"][:], list(IEMOCAP_SESSIONS)
+    else:
+        of_speaker, order = {}, []
+        for women, men in SHEMO_GROUPS:
+            speakers = [f"F{number:02d}" for number in range(women[0], women[1] + 1)]
+            speakers += [f"M{number:02d}" for number in range(men[0], men[1] + 1)]
+            order.append(f"{speakers[0]} to {speakers[-1]}")
+            of_speaker |= dict.fromkeys(speakers, order[-1])
+        groups = [of_speaker[speaker] for speaker in dataset["speaker"][:]]
+    absent = [group for group in order if group not in set(groups)]
+    if absent:
+        raise UserError(f"folds: paper needs all of {corpus}, but nothing of {', '.join(absent)} is there")
+    return groups, order
+
+
+def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
+    """EmoBox's folds from its table: `fold` is the one that tests a clip, 0 where it only ever trains."""
+    rows = {name: row for row, name in enumerate(utterance_names(dataset))}
+    classes = set(dataset.features["label"].names)
+    with open(TABLES / f"emobox_{corpus}.csv", encoding="utf-8", newline="") as table:
+        listed = list(csv.DictReader(line for line in table if not line.startswith("#")))
+    listed = [entry for entry in listed if entry["label"] in classes]
+    absent = [entry["name"] for entry in listed if entry["name"] not in rows]
+    if absent:
+        raise UserError(
+            f"folds: emobox needs all of {corpus}, but {absent[0]} is not there ({len(absent)} are missing)"
+        )
+    fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed}
+    members = np.asarray(sorted(fold_of), dtype=np.int64)
+    tested_in = np.asarray([fold_of[row] for row in members.tolist()])
+    return [
+        Fold(number, members[tested_in != number].tolist(), members[tested_in == number].tolist())
+        for number in range(1, int(tested_in.max()) + 1)
+    ]

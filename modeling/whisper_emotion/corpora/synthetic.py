@@ -1,0 +1,125 @@
+"""The corpus for a machine without data: generated source-filter speech, the same on every machine and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from whisper_emotion.corpora._synthesis import SAMPLING_RATE, STYLES, draw_voice, synthesise
+from whisper_emotion.corpora._utterances import Utterance
+from whisper_emotion.errors import UserError
+
+LABELS = tuple(STYLES)
+PUBLISHED = None
+LAYOUT = "S01F/S01F_angry_01.wav, …, as they are generated"
+
+# Says how a folder's corpus was generated. It is written last but for the rename, so a folder that has it is whole.
+RECORD = "synthetic.json"
+DEFAULTS = {"speakers": 12, "utterances": 10, "seed": 0}
+SMALLEST = {"speakers": 2, "utterances": 1, "seed": 0}
+LARGEST = {"speakers": 99, "utterances": 99, "seed": 2**32 - 1}
+
+
+def read(
+    corpus_dir: Path, *, speakers: int | None = None, utterances: int | None = None, seed: int | None = None
+) -> list[Utterance]:
+    """Read the synthetic corpus, generating it first where the folder is missing or empty.
+
+    Args:
+        corpus_dir: The folder. One that holds the corpus is used as it is.
+        speakers: How many speakers, every other one female (12).
+        utterances: How many utterances of each speaker and emotion (10).
+        seed: Seed of everything random (0).
+
+    Returns:
+        The utterances, sorted by name: speakers `S01F`, `S02M`, …, emotions angry, happy, neutral and sad.
+
+    Raises:
+        UserError: An option out of range, a folder that cannot be written or holds something else, or a corpus that
+            was generated with other options than those given or has lost files.
+    """
+    given = {"speakers": speakers, "utterances": utterances, "seed": seed}
+    asked = {name: _in_range(name, value) for name, value in given.items() if value is not None}
+    if not corpus_dir.exists() or (corpus_dir.is_dir() and not any(corpus_dir.iterdir())):
+        _generate(corpus_dir, DEFAULTS | asked)
+    recorded = _recorded_options(corpus_dir)
+    for name, value in asked.items():
+        if recorded[name] != value:
+            raise UserError(
+                f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}: remove it or name another folder"
+            )
+    found = [
+        Utterance(corpus_dir / speaker / f"{speaker}_{label}_{number:02d}.wav", label, speaker, gender)
+        for speaker, gender in _speakers(recorded["speakers"])
+        for label in LABELS
+        for number in range(1, recorded["utterances"] + 1)
+    ]
+    for utterance in found:
+        if not utterance.path.is_file():
+            raise UserError(
+                f"{utterance.path}: is missing, remove the folder {corpus_dir} to generate the corpus anew"
+            )
+    return found
+
+
+def _in_range(name: str, value: int) -> int:
+    """An option's value, a whole number within its limits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not SMALLEST[name] <= value <= LARGEST[name]:
+        raise UserError(f"{name}: {value!r}, expected a whole number from {SMALLEST[name]} to {LARGEST[name]}")
+    return value
+
+
+def _speakers(count: int) -> list[tuple[str, str]]:
+    """Names and genders of the speakers."""
+    genders = ["female" if number % 2 else "male" for number in range(1, count + 1)]
+    return [(f"S{number:02d}{gender[0].upper()}", gender) for number, gender in enumerate(genders, start=1)]
+
+
+def _recorded_options(corpus_dir: Path) -> dict[str, Any]:
+    """How the folder's corpus was generated."""
+    try:
+        recorded = json.loads((corpus_dir / RECORD).read_text(encoding="utf-8"))
+        return {name: _in_range(name, recorded[name]) for name in DEFAULTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{corpus_dir}: holds something else than the synthetic corpus, expected a new or an empty folder"
+        ) from error
+
+
+def _generate(corpus_dir: Path, options: dict[str, int]) -> None:
+    """Write the corpus beside the folder and move it there as a whole, so that no half-written one is ever read."""
+    target = Path(os.path.realpath(corpus_dir))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".synthetic-") as temporary:
+            made = Path(temporary, "corpus")
+            made.mkdir()
+            for index, (speaker, gender) in enumerate(_speakers(options["speakers"])):
+                _write_speaker(made / speaker, gender, options, index)
+            (made / RECORD).write_text(json.dumps(options) + "\n", encoding="utf-8")
+            try:
+                os.replace(made, target)
+            except OSError:
+                # Another process may have been faster; what it left is the same corpus or is refused by the reader.
+                if not (target / RECORD).is_file():
+                    raise
+    except OSError as error:
+        raise UserError(f"{corpus_dir}: cannot be written ({error.strerror}), expected a writable folder") from error
+
+
+def _write_speaker(folder: Path, gender: str, options: dict[str, int], index: int) -> None:
+    """Write all utterances of one speaker as 16-bit wav; each has a random stream of its own."""
+    folder.mkdir()
+    voice = draw_voice(gender, np.random.default_rng([options["seed"], index]))
+    for kind, label in enumerate(LABELS):
+        for number in range(1, options["utterances"] + 1):
+            rng = np.random.default_rng([options["seed"], index, kind, number])
+            samples = synthesise(voice, label, rng)
+            path = folder / f"{folder.name}_{label}_{number:02d}.wav"
+            soundfile.write(path, samples, SAMPLING_RATE, subtype="PCM_16")

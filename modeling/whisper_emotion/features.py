@@ -1,0 +1,45 @@
+"""The frozen encoder run once over a corpus, for heads that are trained on its frames many times."""
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from whisper_emotion.audio import SAMPLING_RATE, read_audio
+from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+
+
+@torch.inference_mode()
+def encode_corpus(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperEmotionFeatureExtractor,
+    corpus: Dataset,
+    batch_size: int = 8,
+) -> list[dict]:
+    """Run the encoder over every utterance and keep the frames that are pooled.
+
+    Args:
+        model: Its encoder is used as it is; the head plays no part.
+        extractor: The encoder's feature extractor.
+        corpus: Rows with `audio`, `label` and `seconds`.
+        batch_size: Utterances in a batch. Batches hold utterances of like length.
+
+    Returns:
+        For each row, in order, what `collate_frames` takes: `label`, and `encoder_outputs` `(frames, d_model)`, or
+        `(encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`, in half precision on the CPU.
+    """
+    model.eval()
+    by_length = sorted(range(len(corpus)), key=corpus["seconds"].__getitem__)
+    stored: list[dict] = [{} for _ in by_length]
+    with tqdm(total=len(by_length), desc="encoding", unit="clip") as bar:
+        for start in range(0, len(by_length), batch_size):
+            rows = by_length[start : start + batch_size]
+            utterances = [corpus[row] for row in rows]
+            clips = [read_audio(utterance["audio"]) for utterance in utterances]
+            inputs = extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+            frames, mask = model.encode(**inputs.to(model.device))
+            for row, utterance, clip, pooled in zip(rows, utterances, frames, mask, strict=True):
+                clip = clip[..., : int(pooled.sum()), :].half().cpu()
+                stored[row] = {"encoder_outputs": clip, "label": utterance["label"]}
+            bar.update(len(rows))
+    return stored

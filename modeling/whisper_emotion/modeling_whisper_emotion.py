@@ -1,0 +1,361 @@
+"""`WhisperForEmotionClassification`: a Whisper encoder up to one layer, a pooling of its frames, a classifier.
+
+This file travels with every checkpoint: it imports torch, transformers, numpy and its siblings, nothing else.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, WhisperPreTrainedModel, sinusoids
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_whisper_emotion import WhisperEmotionConfig
+from .feature_extraction_whisper_emotion import TAIL_FRAMES
+from .pooling_whisper_emotion import POOLING_CLASSES
+
+MEL_FRAMES_PER_SECOND = 100
+
+
+@dataclass
+class WhisperEmotionOutput(ModelOutput):
+    """Output of `WhisperForEmotionClassification`.
+
+    Args:
+        loss: Scalar, where labels were given.
+        logits: `(batch, labels)`.
+        embedding: The pooled vector `(batch, pooling's output_dim)` that the classifier sees.
+        pooling_weights: `(batch, heads, frames)`; sum to 1 over the pooled frames of a clip, 0 elsewhere.
+        hidden_states: `encoder_layer + 1` tensors `(batch, frames, d_model)`, on request.
+        attentions: `encoder_layer` tensors `(batch, heads, frames, frames)`, on request.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    embedding: torch.FloatTensor | None = None
+    pooling_weights: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def encoder_frames(mel_frames):
+    """Number of encoder frames of a clip of `mel_frames`: the second convolution has stride 2. Ints or tensors."""
+    return (mel_frames - 1) // 2 + 1
+
+
+class WhisperEmotionEncoder(nn.Module):
+    """The stock Whisper encoder's parts up to `encoder_layer`, for clips of any length up to the window."""
+
+    def __init__(self, config: WhisperEmotionConfig):
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config.max_source_positions, config.d_model)
+        self.layers = nn.ModuleList(WhisperEncoderLayer(config) for _ in range(config.encoder_layer))
+        # In the stock model the last layer's output is normalised, and no other's.
+        if config.encoder_layer == config.encoder_layers:
+            self.layer_norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        lengths: torch.Tensor,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutput:
+        """Encode clips of `lengths` mel frames each.
+
+        Args:
+            input_features: `(batch, mel, frames)`; what lies behind a clip's length has no influence.
+            lengths: `(batch,)`, mel frames to encode of each clip.
+            output_hidden_states: Return all hidden states.
+            output_attentions: Return the attention maps; needs `set_attn_implementation("eager")`.
+
+        Returns:
+            `last_hidden_state` `(batch, (frames - 1) // 2 + 1, d_model)`; where asked for `hidden_states` (from the
+            convolutions' to `encoder_layer`'s) and `attentions`.
+
+        Raises:
+            ValueError: Attention maps are asked of an implementation that has none.
+        """
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError("output_attentions=True: only set_attn_implementation('eager') returns attention maps")
+        # A convolution pads with zeros where its input ends. A clip's input ends at its own length, whatever the
+        # width of the batch, so it must be zero from there on before each of the two.
+        beyond = ~_prefix_mask(lengths, input_features.shape[-1])[:, None]
+        hidden = nn.functional.gelu(self.conv1(input_features.masked_fill(beyond, 0.0)))
+        hidden = nn.functional.gelu(self.conv2(hidden.masked_fill(beyond, 0.0))).transpose(1, 2)
+        hidden = self.dropout(hidden + self.embed_positions.weight[: hidden.shape[1]])
+
+        mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
+        mask = create_bidirectional_mask(self.config, hidden, mask)
+        hidden_states, attentions = [hidden], []
+        for layer in self.layers:
+            if output_attentions:
+                # The stock layer keeps its map to itself; `self_attn` returns (output, map).
+                hook = layer.self_attn.register_forward_hook(lambda *call: attentions.append(call[-1][1]))
+            hidden = layer(hidden, mask)
+            if output_attentions:
+                hook.remove()
+            if output_hidden_states:
+                hidden_states.append(hidden)
+        if hasattr(self, "layer_norm"):
+            hidden = self.layer_norm(hidden)
+            hidden_states[-1] = hidden
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+class WhisperForEmotionClassification(WhisperPreTrainedModel):
+    """Whisper encoder up to `encoder_layer` -> linear projector, LayerNorm -> pooling -> linear classifier.
+
+    Source: arXiv 2602.06000, section 3. Loads from its own checkpoints and straight from OpenAI's Whisper checkpoints
+    (`from_pretrained("openai/whisper-small", encoder_layer=8, pooling="qkv", num_labels=4)`), whose decoder and upper
+    layers are left out and whose head is then new.
+    """
+
+    config_class = WhisperEmotionConfig
+    input_modalities = ("audio",)
+    _input_embed_layer = "conv1"
+    # The loss is a mean over the batch, so Trainer must divide it by its accumulation steps itself.
+    accepts_loss_kwargs = False
+    # Parts of a Whisper checkpoint that are left out on purpose.
+    _keys_to_ignore_on_load_unexpected = [
+        r"decoder\.",
+        r"proj_out\.",
+        r"encoder\.layers\.\d+\.",
+        r"encoder\.layer_norm\.",
+    ]
+
+    def __init__(self, config: WhisperEmotionConfig):
+        super().__init__(config)
+        config.resolve()
+        self.encoder = WhisperEmotionEncoder(config)
+        if config.use_weighted_layer_sum:
+            self.layer_weights = nn.Parameter(torch.zeros(config.encoder_layer + 1))
+        self.projector = nn.Linear(config.d_model, config.classifier_proj_size)
+        self.projector_norm = nn.LayerNorm(config.classifier_proj_size)
+        self.pooling = POOLING_CLASSES[config.pooling](
+            config.classifier_proj_size,
+            config.pooling_heads,
+            config.pooling_head_dim,
+            config.pooling_dropout,
+            config.pooling_scores,
+        )
+        self.classifier = nn.Linear(self.pooling.output_dim, config.num_labels)
+        self.post_init()
+        self._freeze()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, WhisperEmotionEncoder):
+            init.copy_(module.embed_positions.weight, sinusoids(*module.embed_positions.weight.shape))
+        elif isinstance(module, WhisperForEmotionClassification) and module.config.use_weighted_layer_sum:
+            init.zeros_(module.layer_weights)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a checkpoint, in float32 unless `dtype` says otherwise, and freeze what the config says is frozen."""
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
+        model._freeze()  # loading replaces the parameters, and with them requires_grad
+        return loaded
+
+    def _freeze(self) -> None:
+        self.encoder.requires_grad_(not self.config.freeze_encoder)
+        self.encoder.embed_positions.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """Set training mode; a frozen encoder stays in evaluation mode, so its frames are always the same."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the first convolution."""
+        return self.encoder.conv1
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> WhisperEmotionOutput:
+        """Classify a batch of utterances.
+
+        Args:
+            input_features: Log-mel `(batch, mel, frames)`, at most the window (3,000 frames) wide, in any dtype.
+            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None: all are.
+            encoder_outputs: In place of `input_features`: stored frames, as `encode` returns them, with their mask as
+                `attention_mask`; or the encoder's output, with the mask of encoder or of mel frames.
+            labels: Class ids `(batch,)`, or soft labels `(batch, labels)` that sum to 1.
+            output_hidden_states: Return the encoder's hidden states.
+            output_attentions: Return the encoder's attention maps.
+
+        Raises:
+            ValueError: The inputs have the wrong shape, or a clip has no frame.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if encoder_outputs is None:
+            if input_features is None:
+                raise ValueError("forward needs input_features or encoder_outputs")
+            encoder_outputs, mask = self._run_encoder(
+                input_features, attention_mask, output_hidden_states, output_attentions
+            )
+        else:
+            if not isinstance(encoder_outputs, BaseModelOutput):
+                parts = (encoder_outputs,) if isinstance(encoder_outputs, torch.Tensor) else encoder_outputs
+                encoder_outputs = BaseModelOutput(*parts)
+            mask = self._stored_mask(encoder_outputs.last_hidden_state, attention_mask)
+
+        frames = self._select_layers(encoder_outputs).to(self.projector.weight.dtype)
+        frames = self.projector_norm(self.projector(frames))
+        embedding, pooling_weights = self.pooling(frames, mask)
+        logits = self.classifier(embedding)
+        return WhisperEmotionOutput(
+            loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
+            logits=logits,
+            embedding=embedding,
+            pooling_weights=pooling_weights,
+            hidden_states=encoder_outputs.hidden_states if output_hidden_states else None,
+            attentions=encoder_outputs.attentions if output_attentions else None,
+        )
+
+    def encode(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the encoder alone, for frames that are computed once and trained on many times.
+
+        Returns:
+            What `forward` takes as `encoder_outputs`: frames `(batch, frames, d_model)` of `encoder_layer`, or of all
+            layers `(batch, encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`; and the mask
+            `(batch, frames)` of those that are pooled.
+        """
+        outputs, mask = self._run_encoder(input_features, attention_mask, False, False)
+        if self.config.use_weighted_layer_sum:
+            return torch.stack(outputs.hidden_states, dim=1), mask
+        return outputs.last_hidden_state, mask
+
+    def _run_encoder(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> tuple[BaseModelOutput, torch.Tensor]:
+        """Encode each clip in its context; return the encoder's output and the mask of the frames to pool."""
+        config, window = self.config, 2 * self.config.max_source_positions
+        if input_features.ndim != 3 or input_features.shape[1] != config.num_mel_bins:
+            raise ValueError(
+                f"input_features has shape {tuple(input_features.shape)}: this model takes (batch, "
+                f"{config.num_mel_bins}, frames)"
+            )
+        width = input_features.shape[-1]
+        if width > window:
+            raise ValueError(f"input_features has {width} frames: the encoder takes at most {window} (30 s)")
+        lengths = _lengths(attention_mask, input_features)
+
+        if config.encoder_context == "window":
+            encoded = torch.full_like(lengths, window)
+        else:
+            margin = round(config.context_margin * MEL_FRAMES_PER_SECOND)
+            encoded = (lengths + margin).clamp(max=window)
+        features = _extend_with_silence(input_features, lengths, int(encoded.max()))
+        outputs = self.encoder(
+            features.to(self.encoder.conv1.weight.dtype),
+            encoded,
+            output_hidden_states or config.use_weighted_layer_sum,
+            output_attentions,
+        )
+        pooled = lengths if config.mask_padding else encoded
+        return outputs, _prefix_mask(encoder_frames(pooled), outputs.last_hidden_state.shape[1])
+
+    def _stored_mask(self, frames: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Mask of the pooled frames among stored ones `(…, frames, d_model)`, whose mask may count mel frames."""
+        count = frames.shape[-2]
+        if attention_mask is None or attention_mask.shape[1] == count:
+            return attention_mask
+        if not self.config.mask_padding:
+            return None
+        return _prefix_mask(encoder_frames(_lengths(attention_mask)), count)
+
+    def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
+        """Return the frames to pool, `(batch, frames, d_model)`."""
+        if not self.config.use_weighted_layer_sum:
+            return outputs.last_hidden_state
+        layers = outputs.last_hidden_state  # stored: (batch, layers, frames, d_model)
+        if outputs.hidden_states is not None:
+            layers = torch.stack(outputs.hidden_states, dim=1)
+        return torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with the config's class weights and label smoothing, in float32."""
+        weights = self.config.class_weights
+        return nn.functional.cross_entropy(
+            logits.float(),
+            labels.float() if labels.ndim == 2 else labels,
+            weight=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device),
+            label_smoothing=self.config.label_smoothing,
+        )
+
+
+def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """`(batch,)` lengths -> `(batch, width)` mask, true before each length."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor | None = None) -> torch.Tensor:
+    """Number of real mel frames `(batch,)` of a mask, which must fit the features where they are given."""
+    if attention_mask is None:
+        batch, _, width = input_features.shape
+        return torch.full((batch,), width, device=input_features.device)
+    if input_features is not None and attention_mask.shape != (input_features.shape[0], input_features.shape[2]):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: it must have one value for each of the "
+            f"{input_features.shape[2]} mel frames of each of the {input_features.shape[0]} clips"
+        )
+    lengths = attention_mask.long().sum(dim=1)
+    if (attention_mask.bool() != _prefix_mask(lengths, attention_mask.shape[1])).any():
+        raise ValueError("attention_mask must be ones followed by zeros: a clip's frames come first, its padding last")
+    if (lengths == 0).any():
+        raise ValueError(f"clip {int((lengths == 0).nonzero()[0])} of the batch has no frame in attention_mask")
+    return lengths
+
+
+def _extend_with_silence(input_features: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """Make features `width` frames wide, silent behind each clip's own frames and the two that still hear its end.
+
+    Silence is what the extractor pads a clip with: log10(1e-10), raised to the clip's maximum less 8, then scaled by
+    (x + 4) / 4. What stood there before (a batch's padding) is of no consequence.
+    """
+    real = _prefix_mask(lengths, input_features.shape[-1])[:, None]
+    loudest = input_features.masked_fill(~real, -torch.inf).amax(dim=(1, 2))
+    silence = (loudest - 2.0).clamp(min=-1.5)[:, None, None]
+    features = nn.functional.pad(input_features, (0, max(0, width - input_features.shape[-1])))[..., :width]
+    heard = (lengths + TAIL_FRAMES).clamp(max=input_features.shape[-1])
+    return torch.where(_prefix_mask(heard, width)[:, None], features, silence)
+
+
+WhisperForEmotionClassification.register_for_auto_class("AutoModelForAudioClassification")
+
+__all__ = ["WhisperEmotionOutput", "WhisperForEmotionClassification", "encoder_frames"]

@@ -1,0 +1,304 @@
+"""Training on some speakers and testing on others: folds, selection on held-out speakers, aggregation."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import Trainer
+
+from whisper_emotion.corpora import utterance_names
+from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_shared
+from whisper_emotion.errors import UserError
+from whisper_emotion.features import encode_corpus
+from whisper_emotion.metrics import compute_scores
+from whisper_emotion.training import (
+    AudioCollator,
+    EmotionTrainingArguments,
+    Utterances,
+    best_epoch,
+    build_extractor,
+    build_model,
+    collate_frames,
+    train,
+)
+
+SELECTIONS = ("dev", "last", "test")
+FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that decides what a model becomes, but for its rows and its seed.
+
+    Args:
+        corpus: What `load_corpus` returned.
+        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's. `class_weights` may be
+            `"balanced"`: inverse to the classes' frequencies among the training rows.
+        args: Hyper-parameters.
+        select_on: What chooses the epoch: speakers held out of the training rows (`dev`), nothing (`last`), or the
+            test rows (`test`), as the paper's released code does.
+        refit: After `dev` has chosen the number of epochs, train anew on all training rows for as many.
+        from_scratch: Take the encoder's configuration only, and train all weights from random ones.
+
+    Raises:
+        UserError: A random encoder was to be frozen, or the last epoch of no selection to be chosen.
+    """
+
+    corpus: Dataset
+    encoder: str
+    overrides: dict[str, Any]
+    args: EmotionTrainingArguments
+    select_on: str = "dev"
+    refit: bool = True
+    from_scratch: bool = False
+
+    def __post_init__(self):
+        """Refuse what would train nothing."""
+        if self.from_scratch and self.overrides.get("freeze_encoder", True):
+            raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names in the order of their ids."""
+        return self.corpus.features["label"].names
+
+    def model(self, rows: Sequence[int], seed: int):
+        """A fresh model, with weights of the classes among `rows` where they are to be balanced."""
+        overrides = dict(self.overrides)
+        if overrides.get("class_weights") == "balanced":
+            counts = np.bincount([self.corpus["label"][row] for row in rows], minlength=len(self.labels))
+            overrides["class_weights"] = (len(rows) / len(self.labels) / np.maximum(counts, 1)).tolist()
+        return build_model(self.encoder, self.labels, overrides, seed, self.from_scratch)
+
+    def utterances(self) -> tuple[Utterances, Any]:
+        """What is trained on, and its collator: stored frames where the encoder is frozen, else the audio."""
+        model, extractor = self.model(range(len(self.corpus)), self.args.seed), build_extractor(self.encoder)
+        if model.config.freeze_encoder:
+            return encode_corpus(model.to(self.args.device), extractor, self.corpus), collate_frames
+        return self.corpus, AudioCollator(extractor)
+
+
+def fit(
+    experiment: Experiment,
+    utterances: Utterances,
+    collator,
+    train_rows: list[int],
+    test_rows: list[int] | None,
+    seed: int,
+    work_dir: Path,
+) -> Trainer:
+    """Train one model; a run that was cut off goes on from its last checkpoint.
+
+    Args:
+        experiment: What to train.
+        utterances: `experiment.utterances()`, of the whole corpus.
+        collator: The same.
+        train_rows: Rows to learn from.
+        test_rows: Rows that choose the epoch under `select_on="test"`; not looked at otherwise.
+        seed: Seed of the head, the order of the batches, dropout, and of the choice of held-out speakers.
+        work_dir: Folder of the checkpoints.
+
+    Returns:
+        A trainer that holds the final model.
+
+    Raises:
+        UserError: There are not enough speakers to hold out, or no test rows to select on.
+    """
+    args = dataclasses.replace(experiment.args, seed=seed)
+    fit_rows, selection_rows = train_rows, None
+    if experiment.select_on == "dev":
+        fit_rows, selection_rows = hold_out_speakers(experiment.corpus, train_rows, seed)
+    elif experiment.select_on == "test":
+        if test_rows is None:
+            raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
+        selection_rows = test_rows
+    trainer = train(
+        experiment.model(fit_rows, seed),
+        _rows(utterances, fit_rows),
+        None if selection_rows is None else _rows(utterances, selection_rows),
+        collator,
+        args,
+        work_dir / "select",
+    )
+    if experiment.select_on == "dev" and experiment.refit:
+        model, everything = experiment.model(train_rows, seed), _rows(utterances, train_rows)
+        trainer = train(model, everything, None, collator, args, work_dir / "refit", epochs=best_epoch(trainer))
+    return trainer
+
+
+def predict(trainer: Trainer, experiment: Experiment, utterances: Utterances, fold: Fold, seed: int) -> pd.DataFrame:
+    """Classify a fold's test rows.
+
+    Returns:
+        A row an utterance: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name.
+    """
+    logits = torch.tensor(trainer.predict(_rows(utterances, fold.test)).predictions, dtype=torch.float64)
+    probabilities = logits.softmax(dim=-1).numpy()
+    names, labels = utterance_names(experiment.corpus), experiment.corpus["label"]
+    table = pd.DataFrame(
+        {
+            "name": [names[row] for row in fold.test],
+            "fold": fold.number,
+            "seed": seed,
+            "label": [experiment.labels[labels[row]] for row in fold.test],
+            "predicted": [experiment.labels[index] for index in probabilities.argmax(axis=1)],
+        }
+    )
+    for label, column in zip(experiment.labels, probabilities.T, strict=True):
+        table[PROBABILITY + label] = column
+    return table
+
+
+def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame:
+    """Train and test on every fold with every seed; finished ones are found again in `work_dir`.
+
+    Returns:
+        The predictions of all folds and seeds, in order.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cells = {(seed, fold.number): work_dir / f"seed{seed}_fold{fold.number}.csv" for seed in seeds for fold in folds}
+    if not all(path.exists() for path in cells.values()):
+        utterances, collator = experiment.utterances()
+    with tqdm(total=len(cells), desc="cross-validation", unit="fold") as bar:
+        for seed in seeds:
+            for fold in folds:
+                path = cells[seed, fold.number]
+                if not path.exists():
+                    folder = path.with_suffix("")
+                    trainer = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
+                    table = predict(trainer, experiment, utterances, fold, seed)
+                    write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
+                    shutil.rmtree(folder)
+                bar.update()
+    return pd.concat([pd.read_csv(path, keep_default_na=False) for path in cells.values()], ignore_index=True)
+
+
+def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
+    """Score predictions fold by fold and pooled.
+
+    Returns:
+        The part of `scores.json` that follows from the predictions: each of `weighted_accuracy`,
+        `unweighted_accuracy` and `macro_f1` as `{mean, std, folds}` (fractions; mean and population deviation over
+        folds, then their means over seeds; `folds` has a list a seed), `pooled` (all folds' clips together, mean over
+        seeds), `interval` (95 % percentile bootstrap of the pooled figures over test clips), `confusion_matrix`
+        (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
+        (a fold).
+    """
+    seeds = list(dict.fromkeys(predictions["seed"]))
+    by_fold = [
+        [_score(predictions[(predictions["seed"] == seed) & (predictions["fold"] == fold.number)], experiment.labels)
+         for fold in folds]
+        for seed in seeds
+    ]  # fmt: skip
+    pooled = [_score(predictions[predictions["seed"] == seed], experiment.labels) for seed in seeds]
+    scores: dict[str, Any] = {}
+    for figure in FIGURES:
+        values = np.array([[cell[figure] for cell in row] for row in by_fold])
+        scores[figure] = {
+            "mean": float(values.mean()),
+            "std": float(values.std(axis=1).mean()),
+            "folds": values.tolist(),
+        }
+    scores["pooled"] = {figure: float(np.mean([score[figure] for score in pooled])) for figure in FIGURES}
+    scores["interval"] = _intervals(predictions, experiment.labels)
+    scores["confusion_matrix"] = np.sum([score["confusion_matrix"] for score in pooled], axis=0).tolist()
+    scores["ece"] = float(np.mean([score["ece"] for score in pooled]))
+    scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
+    return scores
+
+
+def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
+    ids = {label: index for index, label in enumerate(labels)}
+    return compute_scores(
+        predictions["predicted"].map(ids),
+        predictions["label"].map(ids),
+        probabilities=predictions[[PROBABILITY + label for label in labels]],
+        num_classes=len(labels),
+    )
+
+
+def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
+    """95 % intervals of the pooled figures: test clips drawn anew, each with its predictions under all seeds."""
+    ids = {label: index for index, label in enumerate(labels)}
+    groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
+    references = groups[0]["label"].map(ids).to_numpy()
+    predicted = [table["predicted"].map(ids).to_numpy() for table in groups]
+    rng = np.random.default_rng(0)
+    draws: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    for _ in range(RESAMPLES):
+        clips = rng.integers(len(references), size=len(references))
+        drawn = [compute_scores(seed[clips], references[clips], num_classes=len(labels)) for seed in predicted]
+        for figure in FIGURES:
+            draws[figure].append(float(np.mean([score[figure] for score in drawn])))
+    return {figure: np.percentile(values, [2.5, 97.5]).tolist() for figure, values in draws.items()}
+
+
+def _rows(utterances: Utterances, rows: list[int]) -> Utterances:
+    return utterances.select(rows) if isinstance(utterances, Dataset) else [utterances[row] for row in rows]
+
+
+def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **facts: Any) -> dict[str, Any]:
+    """Write `scores.json`: what was run, and what came of it.
+
+    Args:
+        path: The file.
+        scores: What `summarise` returned.
+        experiment: What was run.
+        **facts: What else the file says: `corpus`, `folds`, `seeds`, `seconds`, `config` (the model's).
+
+    Returns:
+        What was written.
+    """
+    config = facts.pop("config")
+    record = {
+        **facts,
+        "select_on": experiment.select_on,
+        "encoder": experiment.encoder,
+        "encoder_layer": config.encoder_layer,
+        "pooling": config.pooling,
+        "labels": experiment.labels,
+        **scores,
+    }
+    write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is never seen half written."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def claim(work_dir: Path, settings: dict[str, Any]) -> None:
+    """Make sure that what an interrupted run left in `work_dir` was made with the same settings.
+
+    Raises:
+        UserError: It was not; the message names the first setting that differs.
+    """
+    record = work_dir / "settings.json"
+    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
+    if record.exists():
+        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"--output_dir: {work_dir} holds an unfinished run with {name}={before.get(name)}, not "
+                    f"{now.get(name)}: finish that one, delete the folder, or name another --output_dir"
+                )
+        return
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(record, text)

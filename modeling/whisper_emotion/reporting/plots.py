@@ -1,0 +1,93 @@
+"""Pictures of results, drawn without pyplot: no global figure, no display, safe in threads."""
+
+import textwrap
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+
+CELL_INCHES = 0.62  # room for a five-digit count in bold
+DOTS_PER_INCH = 160
+TITLE_CHARACTERS_PER_INCH = 12.5
+
+
+def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | PathLike[str], title: str) -> None:
+    """Draws a confusion matrix: shade and percent are the share of the row, with the count beneath.
+
+    Args:
+        matrix: counts, `(classes, classes)`; rows are true classes, columns predicted ones.
+        labels: the name of each class, in the matrix's order.
+        path: the PNG file to write.
+        title: what the matrix shows, of any length: it is wrapped to the picture's width.
+
+    Raises:
+        ValueError: the matrix is not square, does not fit the labels, or holds a negative or non-finite count.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    classes = len(labels)
+    if counts.shape != (classes, classes):
+        raise ValueError(f"a confusion matrix of {classes} labels must be square, found the shape {counts.shape}")
+    if not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError("a confusion matrix holds counts: finite and not negative")
+    clips = counts.sum(axis=1)
+    shares = counts / np.maximum(clips, 1)[:, None]
+
+    side = max(classes * CELL_INCHES, 2.6)
+    figure = Figure(figsize=(side + 2.3, side + 1.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    # One hue from light to dark: the order survives grey print and every kind of colour blindness
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    colours = image.to_rgba(shares)
+    for row, column in np.ndindex(counts.shape):
+        axes.text(
+            column,
+            row,
+            _cell_text(float(counts[row, column]), float(shares[row, column])),
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold" if row == column else "normal",
+            color=_text_colour(colours[row, column]),
+        )
+
+    names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
+    crowded = max(len(name) for name in names) * 0.085 > CELL_INCHES
+    slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(classes), names, **slant)
+    axes.set_yticks(range(classes), [f"{name}\n({total:,.0f})" for name, total in zip(names, clips, strict=True)])
+    axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("predicted emotion")
+    axes.set_ylabel("true emotion (clips)")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1))
+    bar.set_label("share of the true emotion's clips")
+    heading = figure.suptitle(
+        "\n".join(textwrap.wrap(title, int((side + 2.3) * TITLE_CHARACTERS_PER_INCH))), fontsize=10, x=0.02, ha="left"
+    )
+    # A class or corpus may be named with a dollar sign; it is a name, never a formula
+    for text in (heading, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)
+    canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+
+
+def _cell_text(count: float, share: float) -> str:
+    if count == 0:
+        return "0"
+    # Rounding must not turn a few mistakes into none
+    percent = "<1%" if share < 0.01 else ">99%" if 0.99 < share < 1 else f"{share:.0%}"
+    return f"{percent}\n{count:,.0f}"
+
+
+def _text_colour(background: ArrayLike) -> str:
+    """Black or white, whichever stands out more by WCAG 2.1's contrast ratio (relative luminance)."""
+    channels = np.asarray(background)[:3]
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

@@ -1,0 +1,201 @@
+"""What the Hugging Face `Trainer` needs to train `WhisperForEmotionClassification`, and no more."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from whisper_emotion.audio import SAMPLING_RATE, read_audio
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.errors import UserError
+from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.metrics import compute_scores
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+
+# Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
+Utterances = Dataset | list[dict[str, Any]]
+
+
+@dataclass
+class EmotionTrainingArguments(TrainingArguments):
+    """`TrainingArguments` whose defaults are the hyper-parameters of arXiv 2602.06000, section 4."""
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
+    warmup_steps: float = field(default=0.1, metadata={"help": "warm-up steps, or their share where below 1"})
+    num_train_epochs: float = field(default=30, metadata={"help": "epochs of the schedule"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "utterances in a training batch"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "utterances in an evaluation batch"})
+    metric_for_best_model: str | None = field(
+        default="unweighted_accuracy",
+        metadata={"help": "what chooses the epoch: weighted_accuracy, unweighted_accuracy, macro_f1 or loss"},
+    )
+    logging_strategy: str = field(default="epoch", metadata={"help": "when the training loss is logged"})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "trackers that get the logs"})
+    # The columns are audio files or stored frames; the collators turn them into what `forward` takes.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false"})
+
+
+@dataclass
+class AudioCollator:
+    """Rows `{audio, label}` of a corpus -> `input_features`, `attention_mask` and `labels`, as wide as the longest.
+
+    Args:
+        extractor: Computes the features.
+    """
+
+    extractor: WhisperEmotionFeatureExtractor
+
+    def __call__(self, utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Read, extract and pad a batch."""
+        clips = [read_audio(utterance["audio"]) for utterance in utterances]
+        batch = dict(self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt"))
+        batch["labels"] = torch.tensor([utterance["label"] for utterance in utterances])
+        return batch
+
+
+def collate_frames(utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stored frames `(…, frames, d_model)` with labels -> a float32 batch padded to its longest, with its mask."""
+    frames = [utterance["encoder_outputs"] for utterance in utterances]
+    lengths = torch.tensor([clip.shape[-2] for clip in frames])
+    batch = torch.zeros(len(frames), *frames[0].shape[:-2], int(lengths.max()), frames[0].shape[-1])
+    for row, clip in zip(batch, frames, strict=True):
+        row[..., : clip.shape[-2], :] = clip
+    return {
+        "encoder_outputs": batch,
+        "attention_mask": torch.arange(batch.shape[-2]) < lengths[:, None],
+        "labels": torch.tensor([utterance["label"] for utterance in utterances]),
+    }
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Weighted and unweighted accuracy and macro F1 of logits `(clips, labels)`, for the `Trainer`."""
+    logits = np.asarray(prediction.predictions)
+    scores = compute_scores(logits.argmax(axis=-1), prediction.label_ids, num_classes=logits.shape[-1])
+    return {name: scores[name] for name in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
+
+
+def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
+    """Load the feature extractor that belongs to an encoder, a folder or a Hub name.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+
+
+def build_model(
+    encoder: str, labels: Sequence[str], overrides: dict[str, Any], seed: int, from_scratch: bool = False
+) -> WhisperForEmotionClassification:
+    """Load an encoder and put a new head on it, initialised from `seed`.
+
+    Args:
+        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        labels: Class names, in the order of their ids.
+        overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
+        seed: Seed of the random initialisation.
+        from_scratch: Take the encoder's configuration only, and initialise its weights at random.
+
+    Raises:
+        UserError: The encoder cannot be loaded, or a field's value is not allowed.
+    """
+    fields = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        **overrides,
+    }
+    set_seed(seed)
+    try:
+        if from_scratch:
+            return WhisperForEmotionClassification(WhisperEmotionConfig.from_pretrained(encoder, **fields))
+        return WhisperForEmotionClassification.from_pretrained(encoder, **fields)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+
+
+class StopAfterEpoch(TrainerCallback):
+    """Ends the training after some epochs, without shortening the learning rate's schedule.
+
+    Args:
+        epochs: Number of epochs to train.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Ask the Trainer to stop once enough epochs are done."""
+        control.should_training_stop = control.should_training_stop or round(state.epoch) >= self.epochs
+
+
+def train(
+    model: WhisperForEmotionClassification,
+    train_set: Utterances,
+    selection_set: Utterances | None,
+    collator,
+    args: EmotionTrainingArguments,
+    output_dir: Path,
+    epochs: int | None = None,
+) -> Trainer:
+    """Train with the stock `Trainer`, from the last checkpoint in `output_dir` on where there is one.
+
+    Args:
+        model: Trained in place.
+        train_set: Utterances as the collator takes them.
+        selection_set: Utterances that choose the epoch; None keeps the last one.
+        collator: `AudioCollator`, or `collate_frames` for stored frames.
+        args: Hyper-parameters.
+        output_dir: Folder of the checkpoints.
+        epochs: Stop after so many of the schedule's epochs.
+
+    Returns:
+        The trainer; its model has the chosen epoch's weights.
+    """
+    args = dataclasses.replace(
+        args,
+        output_dir=str(output_dir),
+        eval_strategy="no" if selection_set is None else "epoch",
+        load_best_model_at_end=selection_set is not None,
+        save_strategy="epoch",
+        save_total_limit=1,
+    )
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train_set,
+        eval_dataset=selection_set,
+        data_collator=collator,
+        compute_metrics=compute_metrics,
+        callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
+    )
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
+    # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen
+    try:
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if output_dir.is_dir() else None)
+    finally:
+        model._keys_to_ignore_on_save = always_ignored
+    return trainer
+
+
+def best_epoch(trainer: Trainer) -> int:
+    """Number of the epoch, from 1, whose weights a trainer with a selection set has kept."""
+    step = trainer.state.best_global_step
+    return next(round(entry["epoch"]) for entry in trainer.state.log_history if entry["step"] == step)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,67 @@
+"""Train and test on every fold of a corpus, with every seed: what can be said of a model on unseen speakers."""
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers.utils import logging
+
+from whisper_emotion.arguments import (
+    CorpusArguments,
+    ModelArguments,
+    ProtocolArguments,
+    load_experiment,
+    parse_arguments,
+    parse_seeds,
+    run_script,
+    settings,
+)
+from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.protocol import claim, cross_validate, summarise, write_scores, write_whole
+from whisper_emotion.reporting import describe_scores, plot_confusion_matrix
+from whisper_emotion.training import EmotionTrainingArguments
+
+
+@dataclass
+class CrossValidationArguments:
+    """What is repeated."""
+
+    seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
+
+
+def main() -> None:
+    """Run the protocol and write `scores.json`, `predictions.csv` and `confusion_matrix.png`."""
+    corpus, protocol, repeats, model, training = arguments = parse_arguments(
+        CorpusArguments, ProtocolArguments, CrossValidationArguments, ModelArguments, EmotionTrainingArguments
+    )
+    started = time.monotonic()
+    seeds = [training.seed] if repeats.seeds is None else parse_seeds(repeats.seeds)
+    output_dir = Path(training.output_dir)
+    experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
+    folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+    claim(output_dir / "unfinished", settings(*arguments))
+    logging.set_verbosity_error()  # every fold loads the encoder: its report and bar would drown the others
+    logging.disable_progress_bar()
+
+    predictions = cross_validate(experiment, folds, seeds, output_dir / "unfinished")
+    scores = write_scores(
+        output_dir / "scores.json",
+        summarise(predictions, experiment, folds),
+        experiment,
+        corpus=corpus.corpus,
+        folds=corpus.folds,
+        seeds=seeds,
+        seconds=round(time.monotonic() - started, 1),
+        config=experiment.model(range(len(experiment.corpus)), seeds[0]).config,
+    )
+    write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
+    caption = describe_scores(scores)
+    plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption)
+    shutil.rmtree(output_dir / "unfinished")
+    print(caption)
+
+
+if __name__ == "__main__":
+    run_script(main)

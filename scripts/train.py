@@ -1,0 +1,91 @@
+"""Train one model, on all folds but one or on everything, and leave a folder that is ready for the Hub."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whisper_emotion.arguments import (
+    CorpusArguments,
+    ModelArguments,
+    ProtocolArguments,
+    hyper_parameters,
+    load_experiment,
+    parse_arguments,
+    run_script,
+    settings,
+)
+from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.errors import UserError
+from whisper_emotion.protocol import claim, fit, predict, summarise, write_scores, write_whole
+from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
+from whisper_emotion.training import EmotionTrainingArguments, build_extractor
+
+
+@dataclass
+class TrainArguments:
+    """What is held out."""
+
+    test_fold: int | None = field(
+        default=None, metadata={"help": "fold to test on, from 1; without it the model is trained on everything"}
+    )
+
+
+def main() -> None:
+    """Train, test where a fold is held out, and write the folder."""
+    corpus, protocol, holdout, model, training = arguments = parse_arguments(
+        CorpusArguments, ProtocolArguments, TrainArguments, ModelArguments, EmotionTrainingArguments
+    )
+    started = time.monotonic()
+    output_dir = Path(training.output_dir)
+    experiment = load_experiment(corpus, protocol, model, training)
+    fold, train_rows = None, list(range(len(experiment.corpus)))
+    if holdout.test_fold is not None:
+        folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+        if not 1 <= holdout.test_fold <= len(folds):
+            raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
+        fold = folds[holdout.test_fold - 1]
+        train_rows = fold.train
+    claim(output_dir / "unfinished", settings(*arguments))
+
+    utterances, collator = experiment.utterances()
+    test_rows = None if fold is None else fold.test
+    trainer = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, output_dir / "unfinished")
+    trainer.model.save_pretrained(output_dir)
+    build_extractor(protocol.encoder).save_pretrained(output_dir)
+
+    scores = None
+    if fold is not None:
+        predictions = predict(trainer, experiment, utterances, fold, training.seed)
+        write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
+        scores = summarise(predictions, experiment, [fold])
+    record = write_scores(
+        output_dir / "scores.json",
+        scores or {},
+        experiment,
+        corpus=corpus.corpus,
+        folds=corpus.folds,
+        test_fold=holdout.test_fold,
+        seeds=[training.seed],
+        seconds=round(time.monotonic() - started, 1),
+        config=trainer.model.config,
+    )
+    if scores is not None:
+        caption = describe_scores(record)
+        plot_confusion_matrix(
+            record["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption
+        )
+        print(caption)
+    facts = {"corpus": corpus.corpus, "encoder": protocol.encoder, "test_fold": holdout.test_fold}
+    write_model_card(
+        output_dir,
+        None if scores is None else record,
+        trainer.model.config,
+        facts | {"select_on": protocol.select_on} | hyper_parameters(training),
+    )
+    shutil.rmtree(output_dir / "unfinished")
+    print(f"saved to {output_dir}")
+
+
+if __name__ == "__main__":
+    run_script(main)

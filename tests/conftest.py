@@ -1,0 +1,104 @@
+"""Fixtures that several test files share, and an environment without network or windows on the screen."""
+
+import csv
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+# Before any import of datasets, transformers or matplotlib: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("repeatable")
+
+
+def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int = 1) -> bytes:
+    """A 16-bit wav file of silence, as bytes: thousands of them are written faster than with a codec."""
+    size = int(seconds * sampling_rate) * 2 * channels
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, sampling_rate,
+                       sampling_rate * 2 * channels, 2 * channels, 16, b"data", size)  # fmt: skip
+    return head + bytes(size)
+
+
+def write_files(root: Path, contents: dict[str, bytes | str]) -> Path:
+    """Write files by their paths below a folder; returns the folder."""
+    made = set()
+    for name, content in contents.items():
+        path = root / name
+        if path.parent not in made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.add(path.parent)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root
+
+
+def iemocap_files(rows: list[dict[str, str]], wav: bytes) -> dict[str, bytes | str]:
+    """IEMOCAP's layout with all its label lines (and single annotators' lines between) for the rows of its sheet."""
+    files: dict[str, bytes | str] = {}
+    sheets: dict[str, list[str]] = {}
+    for row in rows:
+        name, emotion = row["name"], row["emotion"]
+        dialogue = name.rsplit("_", 1)[0]
+        session = f"Session{name[4]}"
+        grades = ", ".join(f"{float(row[key]):.4f}" for key in ("valence", "activation", "dominance"))
+        sheets.setdefault(f"{session}/dialog/EmoEvaluation/{dialogue}.txt", []).append(
+            f"[{float(row['start']):.4f} - {float(row['end']):.4f}]\t{name}\t{emotion}\t[{grades}]\n"
+            "C-E2:\tNeutral;\t()\nC-E4:\tSadness;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
+        )
+        files[f"{session}/sentences/wav/{dialogue}/{name}.wav"] = wav
+    for path, lines in sheets.items():
+        files[path] = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n" + "".join(lines)
+        folder, sheet = path.rsplit("/", 1)
+        dialogue = sheet.removesuffix(".txt")
+        session = path.split("/", 1)[0]
+        files[f"{folder}/._{sheet}"] = b"\x00\x05\x16\x07 Mac OS X"
+        files[f"{session}/sentences/wav/{dialogue}/._{dialogue}_F000.wav"] = b"\x00\x05\x16\x07 Mac OS X"
+    return files
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of real encoders, corpora and labels; a test that needs it is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    path = Path(os.environ.get("WHISPER_EMOTION_SHARED", default))
+    if not path.is_dir():
+        pytest.skip(f"real corpora and encoders are not here: no folder {path} (WHISPER_EMOTION_SHARED names another)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def iemocap_dir(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """IEMOCAP in its owners' layout: all 10,039 utterances and their real labels, silent audio."""
+    rows = read_table(shared_dir / "labels" / "iemocap.csv")
+    return write_files(tmp_path_factory.mktemp("iemocap"), iemocap_files(rows, silent_wav()))
+
+
+@pytest.fixture(scope="session")
+def shemo_dir(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ShEMO in its owners' layout: all 3,000 names, silent audio at 44.1 kHz."""
+    wav = silent_wav(sampling_rate=44_100)
+    rows = read_table(shared_dir / "labels" / "shemo.csv")
+    return write_files(tmp_path_factory.mktemp("shemo"), {f"{row['gender']}/{row['name']}.wav": wav for row in rows})
+
+
+@pytest.fixture(scope="session")
+def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic corpus: 4 speakers, 4 emotions, 3 utterances each."""
+    from whisper_emotion.corpora import load_corpus
+
+    path = tmp_path_factory.mktemp("synthetic") / "corpus"
+    load_corpus("synthetic", path, speakers=4, utterances=3)
+    return path

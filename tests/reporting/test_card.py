@@ -1,0 +1,211 @@
+"""The model card: metadata that the Hub's own classes read back, and text that hides nothing."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard, metadata_load
+
+from whisper_emotion.reporting import describe_scores, write_model_card
+
+EXPECTED = Path(__file__).with_name("expected_card.md")
+LABELS = ["anger", "happiness", "neutral", "sadness"]
+CONFIG = SimpleNamespace(
+    encoder_layer=8,
+    encoder_layers=12,
+    use_weighted_layer_sum=False,
+    encoder_context="window",
+    context_margin=1.0,
+    classifier_proj_size=256,
+    pooling="qkv",
+    pooling_heads=6,
+    pooling_head_dim=4,
+    pooling_scores="paper",
+    mask_padding=True,
+    freeze_encoder=True,
+    num_labels=4,
+    id2label=dict(enumerate(LABELS)),
+)
+TRAINING = {
+    "learning_rate": 0.001,
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 16,
+    "weight_decay": 0.01,
+    "max_steps": None,
+    "seed": 42,
+}
+SCORES = {
+    "corpus": "shemo",
+    "folds": "paper",
+    "select_on": "dev",
+    "encoder": "openai/whisper-small",
+    "encoder_layer": 8,
+    "pooling": "qkv",
+    "seeds": [42],
+    "labels": LABELS,
+    "weighted_accuracy": {"mean": 0.8919, "std": 0.0268, "folds": [[0.8654, 0.9184]]},
+    "unweighted_accuracy": {"mean": 0.8307, "std": 0.0499, "folds": [[0.7808, 0.8806]]},
+    "macro_f1": {"mean": 0.841, "std": 0.0301, "folds": [[0.8109, 0.8711]]},
+    "pooled": {"weighted_accuracy": 0.8921, "unweighted_accuracy": 0.8312, "macro_f1": 0.8402},
+    "confusion_matrix": [[90, 5, 5, 0], [2, 16, 2, 0], [5, 1, 92, 2], [1, 1, 8, 30]],
+    "ece": 0.0512,
+    "speakers_shared": [0, 0],
+    "seconds": 12.5,
+}
+
+
+def one_fold(**changes):
+    scores = copy.deepcopy(SCORES) | {"speakers_shared": [0]}
+    for key in ("weighted_accuracy", "unweighted_accuracy", "macro_f1"):
+        scores[key] = {"mean": scores["pooled"][key], "std": 0.0, "folds": [[scores["pooled"][key]]]}
+    return scores | changes
+
+
+def write(folder, scores=SCORES, config=CONFIG, training=TRAINING):
+    folder = folder / "my-model"
+    folder.mkdir()
+    write_model_card(folder, scores, config, training)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_whole_card_is_as_recorded(tmp_path):
+    text = write(tmp_path)
+    assert text == EXPECTED.read_text(encoding="utf-8"), "read the new card, then record it"
+
+
+def test_metadata_survives_the_hubs_own_classes(tmp_path):
+    write(tmp_path)
+    data = ModelCard.load(tmp_path / "my-model" / "README.md").data
+    common = {
+        "task_type": "audio-classification",
+        "task_name": "Speech emotion recognition",
+        "dataset_type": "shemo",
+        "dataset_name": "ShEMO",
+        "dataset_config": "paper",
+        "dataset_split": "test",
+        "dataset_args": {"select_on": "dev", "speakers_shared": [0, 0]},
+    }
+    macro = {"average": "macro"}
+    assert data.eval_results == [
+        EvalResult(
+            metric_type="accuracy", metric_value="89.2 ± 2.7", metric_name="Weighted accuracy (WA), %", **common
+        ),
+        EvalResult(
+            metric_type="recall",
+            metric_value="83.1 ± 5.0",
+            metric_name="Unweighted accuracy (UA), %",
+            metric_args=macro,
+            **common,
+        ),
+        EvalResult(
+            metric_type="f1", metric_value="84.1 ± 3.0", metric_name="Macro F1, %", metric_args=macro, **common
+        ),
+    ]
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert metadata["model-index"][0]["name"] == "my-model"
+    assert (metadata["language"], metadata["base_model"], metadata["datasets"]) == (
+        "fa",
+        "openai/whisper-small",
+        ["shemo"],
+    )
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("transformers", "audio-classification")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "language", "license", "says"),
+    [
+        ("emodb", "de", "other", "535 German"),
+        ("ravdess", "en", "cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"),
+        ("iemocap", "en", "other", "release form"),
+        ("shemo", "fa", "other", "Persian"),
+        ("synthetic", None, "apache-2.0", "measure nothing about real speech"),
+        ("folder", None, "other", "own recordings"),
+        ("hub:someone/voices", None, "other", "https://huggingface.co/datasets/someone/voices"),
+    ],
+)
+def test_language_licence_and_notes_follow_the_corpus(tmp_path, corpus, language, license, says):
+    text = write(tmp_path, one_fold(corpus=corpus))
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert (metadata.get("language"), metadata["license"]) == (language, license)
+    assert says in text
+    assert "\n\n\n" not in text and "None" not in text.replace("top_k=None", "")
+
+
+def test_one_fold_is_one_number_without_a_spread(tmp_path):
+    text = write(tmp_path, one_fold(), training=TRAINING | {"test_fold": 3})
+    results = ModelCard.load(tmp_path / "my-model" / "README.md").data.eval_results
+    assert results is not None
+    assert [result.metric_value for result in results] == [89.2, 83.1, 84.0]
+    assert "±" not in text
+    assert "Folds: `paper`, test fold 3; seeds 42." in text
+
+
+def test_selection_on_the_test_fold_is_called_optimistic(tmp_path):
+    text = write(tmp_path, one_fold(select_on="test"))
+    assert "- **Selection: the epoch was chosen on the test fold itself. These figures are optimistic" in text
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert all("optimistic" in metric["name"] for metric in metadata["model-index"][0]["results"][0]["metrics"])
+    assert "optimistic" not in write_again(tmp_path, one_fold(select_on="last"))
+
+
+def write_again(folder, scores):
+    write_model_card(folder / "my-model", scores, CONFIG, TRAINING)
+    return (folder / "my-model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_shared_speakers_are_stated_in_text_and_caption(tmp_path):
+    shared = SCORES | {"speakers_shared": [10, 9]}
+    text = write(tmp_path, shared)
+    assert "- **Speaker leakage: test speakers also heard in training, fold by fold: 10, 9." in text
+    assert "fold by fold: 10, 9." in describe_scores(shared)
+    assert "The figures are of new voices" not in text
+    assert describe_scores(SCORES) in write_again(tmp_path, SCORES)
+    assert describe_scores(SCORES).endswith("Test speakers also heard in training: 0.")
+
+
+def test_unknown_speakers_are_not_called_new(tmp_path):
+    text = write(tmp_path, one_fold(corpus="folder"))
+    assert "- Test speakers also heard in training: 0, as far as the file names tell.\n" in text
+    assert "new voices" not in text
+
+
+def test_a_model_without_a_test_says_so_and_gives_no_figure(tmp_path):
+    text = write(tmp_path, None, training=TRAINING | {"corpus": "emodb", "encoder": "openai/whisper-base"})
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert "**No test was held out.**" in text
+    assert "model-index" not in metadata
+    assert "confusion_matrix.png" not in text and "Calibration" not in text
+    assert (metadata["base_model"], metadata["language"]) == ("openai/whisper-base", "de")
+    assert "\n\n\n" not in text
+
+
+def test_local_paths_never_reach_the_card(tmp_path, monkeypatch):
+    local = tmp_path / "secret-home" / "my-encoder"
+    local.mkdir(parents=True)
+    training = TRAINING | {"resumed": str(local), "init": local, "files": [local / "a.yaml", "b.yaml"]}
+    text = write(tmp_path, one_fold(encoder=str(local)), training=training)
+    assert "secret-home" not in text and str(tmp_path) not in text
+    assert "| encoder | `my-encoder`, frozen |" in text
+    assert "| `files` | a.yaml, b.yaml |" in text
+    assert "base_model" not in (metadata_load(tmp_path / "my-model" / "README.md") or {})
+    # Two components look like a Hub id; the folder that exists decides
+    monkeypatch.chdir(tmp_path)
+    text = write_again(tmp_path, one_fold(encoder="secret-home/my-encoder"))
+    assert "secret-home" not in text and "base_model" not in text
+
+
+def test_folder_names_cannot_break_a_table_and_missing_figures_are_dashes(tmp_path):
+    labels = ["a|b", "two\nlines", "neutral", "absent"]
+    config = SimpleNamespace(**vars(CONFIG) | {"id2label": dict(enumerate(labels)), "pooling": "mean"})
+    matrix = [[3, 1, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
+    text = write(tmp_path, one_fold(labels=labels, confusion_matrix=matrix, ece=None), config)
+    assert "| a\\|b | 4 | 75.0 |" in text
+    assert "| two lines | 4 | 100.0 |" in text
+    assert "| absent | 0 | – |" in text
+    assert "was not measured" in text
+    assert "| pooling | `mean` |" in text

@@ -1,0 +1,143 @@
+import os
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio
+from whisper_emotion.errors import UserError
+
+
+def tone(seconds: float, sampling_rate: int, frequency: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * sampling_rate)) / sampling_rate)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_reads_mono_float32_as_it_is(tmp_path, suffix):
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(0.5, SAMPLING_RATE), SAMPLING_RATE)
+    samples = read_audio(path)
+    assert samples.shape == (8000,) and samples.dtype == np.float32
+    np.testing.assert_allclose(samples, tone(0.5, SAMPLING_RATE), atol=1 / 2**15)
+    assert audio_seconds(path) == 0.5
+
+
+@pytest.mark.parametrize("sampling_rate", [8_000, 22_050, 44_100, 48_000])
+def test_resamples_to_16_khz(tmp_path, sampling_rate):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(1.0, sampling_rate), sampling_rate, subtype="FLOAT")
+    samples = read_audio(path)
+    assert abs(len(samples) - SAMPLING_RATE) <= 1
+    middle = slice(2000, 14_000)  # the filter's edges are not the tone's
+    np.testing.assert_allclose(samples[middle], tone(1.0, SAMPLING_RATE)[middle], atol=1e-3)
+    assert audio_seconds(path) == 1.0
+
+
+def test_channels_are_mixed_by_their_mean(tmp_path):
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.array([[0.5, 0.25], [0.5, -0.5], [1.0, 0.0]]), SAMPLING_RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path), np.float32([0.375, 0.0, 0.5]))
+
+
+def test_reads_what_a_dataset_column_holds(tmp_path):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(0.1, SAMPLING_RATE), SAMPLING_RATE)
+    expected = read_audio(path)
+    np.testing.assert_array_equal(read_audio({"path": str(path), "bytes": None}), expected)
+    np.testing.assert_array_equal(read_audio({"path": None, "bytes": path.read_bytes()}), expected)
+    np.testing.assert_array_equal(read_audio({"path": "gone.wav", "bytes": path.read_bytes()}), expected)
+    with pytest.raises(UserError, match="neither a path nor bytes"):
+        read_audio({"path": None, "bytes": None})
+    with pytest.raises(UserError, match=r"^clip.wav: cannot be decoded"):
+        read_audio({"path": "clip.wav", "bytes": b"nothing"})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"", "cannot be decoded"), (b"RIFF", "cannot be decoded"), (b"text " * 100, "cannot be decoded")],
+)
+def test_a_file_that_is_no_sound_is_named(tmp_path, content, message):
+    path = tmp_path / "clip.wav"
+    path.write_bytes(content)
+    for read in (read_audio, audio_seconds):
+        with pytest.raises(UserError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_dangling_link_and_a_folder_are_named(tmp_path):
+    link = tmp_path / "link.wav"
+    link.symlink_to(tmp_path / "gone.wav")
+    for path, message in [(tmp_path / "no.wav", "does not exist"), (link, "is a link to"), (tmp_path, "is a folder")]:
+        for read in (read_audio, audio_seconds):
+            with pytest.raises(UserError, match=message) as caught:
+                read(path)
+            assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read every file")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    path = tmp_path / "secret.wav"
+    soundfile.write(path, tone(0.1, SAMPLING_RATE), SAMPLING_RATE)
+    path.chmod(0)
+    with pytest.raises(UserError, match="may not be read"):
+        read_audio(path)
+
+
+def test_a_file_without_samples_is_refused(tmp_path):
+    path = tmp_path / "empty.wav"
+    soundfile.write(path, np.zeros(0), SAMPLING_RATE)
+    for read in (read_audio, audio_seconds):
+        with pytest.raises(UserError, match="holds no audio"):
+            read(path)
+
+
+def test_a_flac_cut_short_is_refused(tmp_path):
+    path = tmp_path / "cut.flac"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48_000), SAMPLING_RATE)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(UserError, match=r"cut\.flac: cannot be decoded"):
+        read_audio(path)
+
+
+def test_a_flac_of_unknown_length_is_measured(tmp_path):
+    path = tmp_path / "streamed.flac"
+    soundfile.write(path, tone(0.5, SAMPLING_RATE), SAMPLING_RATE)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO's 36-bit count of samples, which an encoder that writes to a pipe leaves at 0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert soundfile.info(path).frames > 2**62
+    assert audio_seconds(path) == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_refused(tmp_path, value):
+    path = tmp_path / "broken.wav"
+    soundfile.write(path, np.array([0.0, value, 0.1]), SAMPLING_RATE, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"broken\.wav: holds samples that are NaN or infinite"):
+        read_audio(path)
+
+
+def test_reads_ravdess_originals(shared_dir):
+    paths = sorted((shared_dir / "corpora" / "ravdess_originals").rglob("*.wav"))
+    headers = [soundfile.info(path) for path in paths]
+    assert {header.samplerate for header in headers} == {48_000}
+    assert sum(header.channels == 2 for header in headers) == 5
+    for path in paths:
+        samples = read_audio(path)
+        assert samples.ndim == 1 and np.isfinite(samples).all() and np.abs(samples).max() > 0.005
+        assert len(samples) == pytest.approx(audio_seconds(path) * SAMPLING_RATE, abs=1)
+
+
+@given(
+    st.integers(1, 4), st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100, 96_000]), st.floats(0.02, 0.5)
+)
+def test_any_rate_and_channels_keep_the_length(tmp_path_factory, channels, sampling_rate, seconds):
+    path = tmp_path_factory.getbasetemp() / "any.wav"
+    soundfile.write(path, np.repeat(tone(seconds, sampling_rate)[:, None], channels, axis=1), sampling_rate)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(audio_seconds(path) * SAMPLING_RATE, abs=1)
