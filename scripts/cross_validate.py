@@ -42,8 +42,7 @@ def main() -> None:
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
     claim(output_dir / "unfinished", settings(*arguments))
-    logging.set_verbosity_error()  # every fold loads the encoder: its report and bar would drown the others
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # every fold loads the encoder, whose report would drown all else
 
     predictions = cross_validate(experiment, folds, seeds, output_dir / "unfinished")
     scores = write_scores(

@@ -3,6 +3,8 @@
 import csv
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -102,3 +104,46 @@ def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("synthetic") / "corpus"
     load_corpus("synthetic", path, speakers=4, utterances=3)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stock Whisper checkpoint of random weights: 3 encoder layers, 16 wide, in half precision, with its decoder."""
+    import torch
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=16, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=3, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        # Far from the small initial values, so that layers, positions and masks all matter to the output.
+        if "embed_positions" not in name and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    path = tmp_path_factory.mktemp("tiny") / "encoder"
+    model.half().save_pretrained(path)
+    WhisperFeatureExtractor().save_pretrained(path)
+    return path
+
+
+def run_script(name: str, *options: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run one of our scripts in a process of its own."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / name
+    command = [sys.executable, str(script), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def trained_dir(tiny_encoder: Path, synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train.py` leaves behind, by its own command line."""
+    output = tmp_path_factory.mktemp("trained") / "model"
+    done = run_script(
+        "train.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--folds", "speakers:2", "--test_fold", 1,
+        "--encoder", tiny_encoder, "--encoder_layer", 2, "--pooling", "qkv", "--encoder_context", "utterance",
+        "--num_train_epochs", 2, "--disable_tqdm", "true", "--output_dir", output,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return output

@@ -38,7 +38,7 @@ def test_resamples_to_16_khz(tmp_path, sampling_rate):
 def test_channels_are_mixed_by_their_mean(tmp_path):
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.array([[0.5, 0.25], [0.5, -0.5], [1.0, 0.0]]), SAMPLING_RATE, subtype="FLOAT")
-    np.testing.assert_array_equal(read_audio(path), np.float32([0.375, 0.0, 0.5]))
+    np.testing.assert_array_equal(read_audio(path), np.array([0.375, 0.0, 0.5], dtype=np.float32))
 
 
 def test_reads_what_a_dataset_column_holds(tmp_path):
@@ -102,15 +102,16 @@ def test_a_flac_cut_short_is_refused(tmp_path):
         read_audio(path)
 
 
-def test_a_flac_of_unknown_length_is_measured(tmp_path):
+def test_a_flac_of_unknown_length_is_refused(tmp_path):
     path = tmp_path / "streamed.flac"
     soundfile.write(path, tone(0.5, SAMPLING_RATE), SAMPLING_RATE)
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # STREAMINFO's 36-bit count of samples, which an encoder that writes to a pipe leaves at 0
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    assert soundfile.info(path).frames > 2**62
-    assert audio_seconds(path) == 0.5
+    for read in (read_audio, audio_seconds):
+        with pytest.raises(UserError, match=r"streamed\.flac: has no length in its header"):
+            read(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -132,9 +133,7 @@ def test_reads_ravdess_originals(shared_dir):
         assert len(samples) == pytest.approx(audio_seconds(path) * SAMPLING_RATE, abs=1)
 
 
-@given(
-    st.integers(1, 4), st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100, 96_000]), st.floats(0.02, 0.5)
-)
+@given(st.integers(1, 4), st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100, 96_000]), st.floats(0.02, 0.5))
 def test_any_rate_and_channels_keep_the_length(tmp_path_factory, channels, sampling_rate, seconds):
     path = tmp_path_factory.getbasetemp() / "any.wav"
     soundfile.write(path, np.repeat(tone(seconds, sampling_rate)[:, None], channels, axis=1), sampling_rate)

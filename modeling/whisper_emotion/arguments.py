@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.protocol import SELECTIONS, Experiment
+from whisper_emotion.protocol import PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.training import EmotionTrainingArguments
 
 HYPER_PARAMETERS = (
@@ -58,6 +59,13 @@ class ProtocolArguments:
             "choices": SELECTIONS,
         },
     )
+    projector: str = field(
+        default="learned",
+        metadata={
+            "help": "learned with the head, or pca: the principal components of the training frames, fixed",
+            "choices": PROJECTORS,
+        },
+    )
     refit: bool = field(
         default=True,
         metadata={"help": "dev: train anew on all training speakers for as many epochs as dev has chosen"},
@@ -71,7 +79,7 @@ ModelArguments = dataclasses.make_dataclass(
         (
             option.name,
             # "balanced", or numbers: told apart after parsing
-            str | None if option.name == "class_weights" else option.type | None,
+            str | None if option.name == "class_weights" else option.type | None,  # type: ignore[operator]
             field(default=None, metadata={"help": option.metadata["help"]}),
         )
         for option in dataclasses.fields(WhisperEmotionConfig)
@@ -165,6 +173,7 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         select_on=protocol.select_on,
         refit=protocol.refit,
         from_scratch=protocol.from_scratch,
+        projector=protocol.projector,
     )
 
 
@@ -211,6 +220,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2."""
+    logging.disable_progress_bar()  # transformers' bars of loading and saving; the Trainer's stay
     try:
         sys.exit(main() or 0)
     except UserError as error:

@@ -17,7 +17,8 @@ from whisper_emotion.errors import UserError
 SAMPLING_RATE = 16_000
 """Samples a second that Whisper's feature extractor expects, in Hz."""
 
-# A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count.
+# A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
+# neither seek in the file nor read it in parts.
 _UNKNOWN_LENGTH = 2**63 - 1
 
 
@@ -36,7 +37,9 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
     """
     name, stream = _open(source)
     try:
-        samples, sampling_rate = soundfile.read(stream, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(stream) as file:
+            _require_samples(name, file.frames)
+            samples, sampling_rate = file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
     mono = samples.mean(axis=1)
@@ -44,8 +47,7 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
         raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
     if sampling_rate != SAMPLING_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLING_RATE, quality="HQ")
-    if mono.size == 0:
-        raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
+        _require_samples(name, mono.size)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
@@ -66,10 +68,7 @@ def audio_seconds(path: str | os.PathLike[str]) -> float:
         header = soundfile.info(stream)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
-    if header.frames == _UNKNOWN_LENGTH:
-        return len(read_audio(path)) / SAMPLING_RATE
-    if header.frames <= 0:
-        raise UserError(f"{name}: holds no audio, expected at least one sample")
+    _require_samples(name, header.frames)
     return header.frames / header.samplerate
 
 
@@ -90,6 +89,14 @@ def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str 
         kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise UserError(f"{path}: {kind}, expected a sound file")
     return str(path), str(path)
+
+
+def _require_samples(name: str, samples: int) -> None:
+    """Raise for a recording without samples, or one that does not say how many it has."""
+    if samples <= 0:
+        raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
+    if samples == _UNKNOWN_LENGTH:
+        raise UserError(f"{name}: has no length in its header, expected a FLAC that was written to a file, not a pipe")
 
 
 def _unreadable(name: str, error: Exception) -> UserError:

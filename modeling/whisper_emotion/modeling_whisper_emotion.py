@@ -47,6 +47,10 @@ def encoder_frames(mel_frames):
     return (mel_frames - 1) // 2 + 1
 
 
+class SinusoidalPositions(nn.Embedding):
+    """Whisper's fixed positions. A class of its own, since only a module that holds parameters is initialised."""
+
+
 class WhisperEmotionEncoder(nn.Module):
     """The stock Whisper encoder's parts up to `encoder_layer`, for clips of any length up to the window."""
 
@@ -55,7 +59,7 @@ class WhisperEmotionEncoder(nn.Module):
         self.config = config
         self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = nn.Embedding(config.max_source_positions, config.d_model)
+        self.embed_positions = SinusoidalPositions(config.max_source_positions, config.d_model)
         self.layers = nn.ModuleList(WhisperEncoderLayer(config) for _ in range(config.encoder_layer))
         # In the stock model the last layer's output is normalised, and no other's.
         if config.encoder_layer == config.encoder_layers:
@@ -96,15 +100,15 @@ class WhisperEmotionEncoder(nn.Module):
         mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
         mask = create_bidirectional_mask(self.config, hidden, mask)
         hidden_states, attentions = [hidden], []
+        # The stock layer keeps its map to itself; `self_attn` returns (output, map).
+        watched = [layer.self_attn for layer in self.layers] if output_attentions else []
+        hooks = [part.register_forward_hook(lambda *call: attentions.append(call[-1][1])) for part in watched]
         for layer in self.layers:
-            if output_attentions:
-                # The stock layer keeps its map to itself; `self_attn` returns (output, map).
-                hook = layer.self_attn.register_forward_hook(lambda *call: attentions.append(call[-1][1]))
             hidden = layer(hidden, mask)
-            if output_attentions:
-                hook.remove()
             if output_hidden_states:
                 hidden_states.append(hidden)
+        for hook in hooks:
+            hook.remove()
         if hasattr(self, "layer_norm"):
             hidden = self.layer_norm(hidden)
             hidden_states[-1] = hidden
@@ -158,8 +162,8 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, WhisperEmotionEncoder):
-            init.copy_(module.embed_positions.weight, sinusoids(*module.embed_positions.weight.shape))
+        if isinstance(module, SinusoidalPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
         elif isinstance(module, WhisperForEmotionClassification) and module.config.use_weighted_layer_sum:
             init.zeros_(module.layer_weights)
 

@@ -21,6 +21,7 @@ from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_sha
 from whisper_emotion.errors import UserError
 from whisper_emotion.features import encode_corpus
 from whisper_emotion.metrics import compute_scores
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.training import (
     AudioCollator,
     EmotionTrainingArguments,
@@ -29,10 +30,12 @@ from whisper_emotion.training import (
     build_extractor,
     build_model,
     collate_frames,
+    fit_pca_projector,
     train,
 )
 
 SELECTIONS = ("dev", "last", "test")
+PROJECTORS = ("learned", "pca")
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
 RESAMPLES = 2000
@@ -52,9 +55,10 @@ class Experiment:
             test rows (`test`), as the paper's released code does.
         refit: After `dev` has chosen the number of epochs, train anew on all training rows for as many.
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
+        projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows' frames, fixed.
 
     Raises:
-        UserError: A random encoder was to be frozen, or the last epoch of no selection to be chosen.
+        UserError: Options that exclude one another.
     """
 
     corpus: Dataset
@@ -64,9 +68,12 @@ class Experiment:
     select_on: str = "dev"
     refit: bool = True
     from_scratch: bool = False
+    projector: str = "learned"
 
     def __post_init__(self):
-        """Refuse what would train nothing."""
+        """Refuse options that exclude one another."""
+        if self.projector == "pca" and self.overrides.get("use_weighted_layer_sum"):
+            raise UserError("--projector pca: has the components of one layer, leave --use_weighted_layer_sum out")
         if self.from_scratch and self.overrides.get("freeze_encoder", True):
             raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
 
@@ -75,13 +82,27 @@ class Experiment:
         """Class names in the order of their ids."""
         return self.corpus.features["label"].names
 
-    def model(self, rows: Sequence[int], seed: int):
+    def model(self, rows: Sequence[int], seed: int) -> WhisperForEmotionClassification:
         """A fresh model, with weights of the classes among `rows` where they are to be balanced."""
         overrides = dict(self.overrides)
         if overrides.get("class_weights") == "balanced":
             counts = np.bincount([self.corpus["label"][row] for row in rows], minlength=len(self.labels))
             overrides["class_weights"] = (len(rows) / len(self.labels) / np.maximum(counts, 1)).tolist()
-        return build_model(self.encoder, self.labels, overrides, seed, self.from_scratch)
+        model = build_model(self.encoder, self.labels, overrides, seed, self.from_scratch)
+        if self.projector == "pca":
+            size, width = model.config.classifier_proj_size, model.config.d_model
+            if not model.config.freeze_encoder:
+                raise UserError("--projector pca: needs the frames of a frozen encoder, add --freeze_encoder true")
+            if size > width:
+                raise UserError(f"--classifier_proj_size {size}: pca has at most the encoder's {width} components")
+        return model
+
+    def model_for(self, utterances: Utterances, rows: Sequence[int], seed: int) -> WhisperForEmotionClassification:
+        """A fresh model that is ready to be trained on `rows` of `utterances`."""
+        model = self.model(rows, seed)
+        if self.projector == "pca":
+            fit_pca_projector(model, [utterances[row] for row in rows])
+        return model
 
     def utterances(self) -> tuple[Utterances, Any]:
         """What is trained on, and its collator: stored frames where the encoder is frozen, else the audio."""
@@ -126,7 +147,7 @@ def fit(
             raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
         selection_rows = test_rows
     trainer = train(
-        experiment.model(fit_rows, seed),
+        experiment.model_for(utterances, fit_rows, seed),
         _rows(utterances, fit_rows),
         None if selection_rows is None else _rows(utterances, selection_rows),
         collator,
@@ -134,7 +155,7 @@ def fit(
         work_dir / "select",
     )
     if experiment.select_on == "dev" and experiment.refit:
-        model, everything = experiment.model(train_rows, seed), _rows(utterances, train_rows)
+        model, everything = experiment.model_for(utterances, train_rows, seed), _rows(utterances, train_rows)
         trainer = train(model, everything, None, collator, args, work_dir / "refit", epochs=best_epoch(trainer))
     return trainer
 
@@ -169,21 +190,19 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
         The predictions of all folds and seeds, in order.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    cells = {(seed, fold.number): work_dir / f"seed{seed}_fold{fold.number}.csv" for seed in seeds for fold in folds}
-    if not all(path.exists() for path in cells.values()):
+    cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
+    missing = {path: cell for path, cell in cells.items() if not path.exists()}
+    if missing:
         utterances, collator = experiment.utterances()
-    with tqdm(total=len(cells), desc="cross-validation", unit="fold") as bar:
-        for seed in seeds:
-            for fold in folds:
-                path = cells[seed, fold.number]
-                if not path.exists():
-                    folder = path.with_suffix("")
-                    trainer = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
-                    table = predict(trainer, experiment, utterances, fold, seed)
-                    write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
-                    shutil.rmtree(folder)
-                bar.update()
-    return pd.concat([pd.read_csv(path, keep_default_na=False) for path in cells.values()], ignore_index=True)
+        progress = tqdm(missing.items(), desc="cross-validation", unit="fold", initial=len(cells) - len(missing),
+                        total=len(cells))  # fmt: skip
+        for path, (seed, fold) in progress:
+            folder = path.with_suffix("")
+            trainer = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
+            table = predict(trainer, experiment, utterances, fold, seed)
+            write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
+            shutil.rmtree(folder)
+    return pd.concat([pd.read_csv(path, keep_default_na=False) for path in cells], ignore_index=True)
 
 
 def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
@@ -291,7 +310,7 @@ def claim(work_dir: Path, settings: dict[str, Any]) -> None:
     """
     record = work_dir / "settings.json"
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-    if record.exists():
+    if record.exists() and len(list(work_dir.iterdir())) > 1:
         before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):

@@ -124,6 +124,36 @@ def build_model(
         raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
 
 
+@torch.no_grad()
+def fit_pca_projector(model: WhisperForEmotionClassification, utterances: list[dict[str, Any]]) -> None:
+    """Make the projector the principal components of stored frames, and freeze it.
+
+    The components are those of the frames with each of the encoder's dimensions scaled to unit variance: a few of
+    Whisper's dimensions are many times as large as the others. A projector that is learned from few utterances hears
+    little else, and learns its speakers by heart.
+
+    Args:
+        model: Its projector is set; the rest of the head stays as it is.
+        utterances: Stored frames `(frames, d_model)`, of training utterances only.
+    """
+    count, width = 0, model.config.d_model
+    total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
+    for utterance in utterances:
+        frames = utterance["encoder_outputs"].double()
+        count += len(frames)
+        total += frames.sum(0)
+        products += frames.T @ frames
+    mean = total / count
+    covariance = products / count - mean[:, None] * mean
+    deviation = covariance.diagonal().sqrt()
+    _, components = torch.linalg.eigh(covariance / deviation[:, None] / deviation)
+    strongest = slice(-model.config.classifier_proj_size, None)  # eigh sorts ascending
+    weight = components[:, strongest].T / deviation
+    model.projector.weight.copy_(weight)
+    model.projector.bias.copy_(-weight @ mean)
+    model.projector.requires_grad_(False)
+
+
 class StopAfterEpoch(TrainerCallback):
     """Ends the training after some epochs, without shortening the learning rate's schedule.
 
@@ -169,6 +199,7 @@ def train(
         load_best_model_at_end=selection_set is not None,
         save_strategy="epoch",
         save_total_limit=1,
+        dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
     )
     trainer = Trainer(
         model=model,

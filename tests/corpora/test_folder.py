@@ -13,7 +13,9 @@ def folder(tmp_path):
 
 
 def test_classes_are_the_sub_folders(folder):
-    write_files(folder, {"README.md": "text", "sad/notes.txt": "text", "angry/._anna_01.wav": b"Mac", ".git/x.wav": b""})
+    write_files(
+        folder, {"README.md": "text", "sad/notes.txt": "text", "angry/._anna_01.wav": b"Mac", ".git/x.wav": b""}
+    )
     dataset = load_corpus("folder", folder)
     assert dataset.features["label"].names == ["angry", "sad"]
     assert utterance_names(dataset) == ["anna_01", "anna_02", "bert_01", "bert_02"]
@@ -48,7 +50,9 @@ def test_a_pattern_that_does_not_fit_is_refused(folder, pattern, message):
 
 
 def test_colliding_stems_are_named_by_their_paths(tmp_path):
-    write_files(tmp_path, {"data/angry/a.wav": silent_wav(), "data/sad/a.wav": silent_wav(), "data/sad/v1.2.wav": silent_wav()})
+    write_files(
+        tmp_path, {"data/angry/a.wav": silent_wav(), "data/sad/a.wav": silent_wav(), "data/sad/v1.2.wav": silent_wav()}
+    )
     dataset = load_corpus("folder", tmp_path / "data")
     assert utterance_names(dataset) == ["angry/a", "sad/a", "sad/v1.2"]
     assert utterance_names(dataset.select([1])) == ["a"]

@@ -48,7 +48,9 @@ def test_the_improvised_half(iemocap_dir):
 def test_the_speaker_is_the_last_letter(small_dir):
     dataset = load_corpus("iemocap", small_dir)
     label = dataset.features["label"].int2str
-    rows = zip(utterance_names(dataset), dataset["speaker"], dataset["gender"], map(label, dataset["label"]), strict=True)
+    rows = zip(
+        utterance_names(dataset), dataset["speaker"], dataset["gender"], map(label, dataset["label"]), strict=True
+    )
     assert list(rows) == [
         ("Ses01F_impro01_F000", "Ses01F", "female", "neutral"),
         ("Ses01F_impro01_M003", "Ses01M", "male", "angry"),

@@ -15,7 +15,10 @@ def test_the_real_corpus_is_whole(shared_dir):
     ]  # fmt: skip
     assert Counter(dataset["label"]) == {0: 96} | dict.fromkeys(range(1, 8), 192)
     assert Counter(dataset["speaker"]) == {f"{actor:02d}": 60 for actor in range(1, 25)}
-    assert all((gender == "female") == (int(actor) % 2 == 0) for actor, gender in zip(dataset["speaker"], dataset["gender"], strict=True))
+    assert all(
+        (gender == "female") == (int(actor) % 2 == 0)
+        for actor, gender in zip(dataset["speaker"], dataset["gender"], strict=True)
+    )
 
 
 def test_the_originals_load(shared_dir):

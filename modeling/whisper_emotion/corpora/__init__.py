@@ -2,7 +2,8 @@
 
 `load_corpus` gives the columns `audio, label, speaker, gender, session, seconds` for every corpus; `splits` turns them
 into folds. A corpus is one module with `LABELS` (`None` where the folder decides), `PUBLISHED` (how many utterances
-its owners publish, `None` where that has no meaning) and `read(corpus_dir, **options)`.
+its owners publish, `None` where that has no meaning), `LAYOUT` (what its files look like, for messages) and
+`read(corpus_dir, **options)`.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _chosen_classes(classes: str | Iterable[str] | None, labels: Sequence[str], 
         chosen = set(labels)
     else:
         names = classes.split(",") if isinstance(classes, str) else list(classes)
-        chosen = {name.strip() for name in names if name.strip()}
+        chosen = {str(name).strip() for name in names} - {""}
         for name in sorted(chosen):
             if name not in labels:
                 raise UserError(f"classes: unknown class {name!r}, expected some of {', '.join(labels)}")

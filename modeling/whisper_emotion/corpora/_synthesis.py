@@ -3,8 +3,8 @@
 The source is a polynomial glottal pulse (Klatt and Klatt, JASA 1990, their KLGLOTT88) with jitter, shimmer, tilt and
 aspiration, the filter a cascade of resonators at a vowel's formants (Peterson and Barney, JASA 1952). Emotions move
 pitch, pitch range, loudness, tempo and voice quality the way that is reported for acted speech (Scherer, Speech
-Communication 2003), with wide variation between utterances, unknown recording levels, channels and noise: no single
-measure tells the emotions apart. It is babble, made to train and test pipelines; nothing about people follows from it.
+Communication 2003), with variation between speakers and utterances, random recording levels, channels and noise: no
+single measure tells the emotions apart. It is babble, made to try pipelines on; nothing about people follows from it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Style:
 
 
 STYLES = {
-    "angry": Style(2.5, 2.6, -2.0, 3.0, 1.20, 0.36, 5.0, 0.3, 0.060, 0.006, 0.94),
-    "happy": Style(5.5, 6.5, 3.0, 2.0, 1.25, 0.62, 2.4, 1.2, 0.004, 0.030, 1.12),
-    "neutral": Style(0.0, 1.0, -1.5, 0.0, 1.00, 0.52, 1.0, 0.5, 0.010, 0.040, 1.00),
-    "sad": Style(-1.0, 0.8, -3.0, -3.0, 0.62, 0.80, 0.32, 8.0, 0.016, 0.100, 0.96),
+    "angry": Style(2.5, 2.6, -2.0, 4.0, 1.20, 0.34, 4.0, 0.3, 0.060, 0.006, 0.94),
+    "happy": Style(6.0, 6.5, 3.0, 2.0, 1.30, 0.66, 2.2, 1.0, 0.004, 0.030, 1.14),
+    "neutral": Style(0.0, 1.0, -1.5, 0.0, 1.00, 0.50, 0.7, 0.4, 0.010, 0.040, 1.00),
+    "sad": Style(-1.5, 0.8, -3.0, -4.0, 0.60, 0.80, 0.15, 8.0, 0.016, 0.110, 0.95),
 }
 
 
@@ -84,10 +84,10 @@ def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
     """A random speaker, `female` or `male`."""
     pitch, tract = (205.0, 1.16) if gender == "female" else (118.0, 1.0)
     return Voice(
-        pitch=pitch * np.exp(rng.normal(0, 0.10)),
+        pitch=pitch * np.exp(rng.normal(0, 0.08)),
         tract=tract * np.exp(rng.normal(0, 0.02)),
-        brightness=1500 * np.exp(rng.normal(0, 0.08)),
-        breath=0.05 * np.exp(rng.normal(0, 0.2)),
+        brightness=1500 * np.exp(rng.normal(0, 0.05)),
+        breath=0.05 * np.exp(rng.normal(0, 0.15)),
         tempo=4.6 * np.exp(rng.normal(0, 0.06)),
     )
 
@@ -120,10 +120,10 @@ def synthesise(voice: Voice, emotion: str, rng: np.random.Generator) -> np.ndarr
 
 
 def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """The glottal source of a whole utterance, `(samples,)`: pulses and breath, its pitch moving with the syllables."""
+    """The glottal source of an utterance, `(samples,)`: pulses and breath, the pitch moving with the syllables."""
     time = np.linspace(0, 1, samples)
     accents = rng.normal(0, style.span * np.exp(rng.normal(0, 0.2)), len(bounds) - 1)
-    semitones = style.level + rng.normal(0, 1.3) + (style.slope + rng.normal(0, 1.5)) * (time - 0.5)
+    semitones = style.level + rng.normal(0, 1.0) + (style.slope + rng.normal(0, 1.0)) * (time - 0.5)
     semitones += np.interp(np.arange(samples), (bounds[:-1] + bounds[1:]) / 2, accents)
     pitch = voice.pitch * 2 ** (semitones / 12)
 
@@ -133,13 +133,13 @@ def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: n
     phase = np.cumsum(pitch * (1 + jitter * rng.normal(size=cycles[-1] + 1))[cycles] / SAMPLING_RATE)
     cycles = phase.astype(int)
     strength = 1 + 4 * jitter * rng.normal(size=cycles[-1] + 1)[cycles]
-    quotient = np.clip(style.open_quotient + rng.normal(0, 0.05), 0.3, 0.85)
+    quotient = np.clip(style.open_quotient + rng.normal(0, 0.03), 0.3, 0.85)
     position = (phase - cycles) / quotient
     # Derivative of the flow `x**2 - x**3` over the open phase; its jump at the end is the closure that excites.
     pulses = np.where(position < 1, 2 * position - 3 * position**2, 0) * strength
-    breath = voice.breath * style.breath * np.exp(rng.normal(0, 0.2))
+    breath = voice.breath * style.breath * np.exp(rng.normal(0, 0.15))
     pulses += breath * rng.normal(size=samples) * np.where(position < 1, 1.0, 0.3)
-    cutoff = voice.brightness * style.brightness * np.exp(rng.normal(0, 0.1))
+    cutoff = voice.brightness * style.brightness * np.exp(rng.normal(0, 0.07))
     pole = np.exp(-2 * np.pi * min(cutoff, 6000.0) / SAMPLING_RATE)
     return np.asarray(lfilter([1 - pole], [1, -pole], pulses))
 
@@ -155,11 +155,11 @@ def _syllable(source: np.ndarray, style: Style, formants: float, rng: np.random.
     )
     envelope = np.sin(np.pi / 2 * envelope) ** 2 * np.exp(rng.normal(0, 0.25))
     voiced = np.concatenate([source * envelope, np.zeros(int(0.03 * SAMPLING_RATE))])
-    speech = sosfilt(_resonators(np.append(vowel, UPPER_FORMANTS) * formants), voiced)
+    speech = np.asarray(sosfilt(_resonators(np.append(vowel, UPPER_FORMANTS) * formants), voiced))
     if rng.random() < 0.5:
         # A fricative: differenced noise, strong in the high frequencies; otherwise the onset is a stop's silence.
         noise = np.diff(rng.normal(size=onset + 1)) * np.hanning(onset)
-        speech[:onset] += noise * 0.04 * np.exp(rng.normal(0, 0.4))
+        speech[:onset] += noise * 0.03 * np.exp(rng.normal(0, 0.2))
     return speech
 
 
@@ -173,9 +173,9 @@ def _resonators(frequencies: np.ndarray) -> np.ndarray:
 
 def _record(speech: np.ndarray, loudness: float, rng: np.random.Generator) -> np.ndarray:
     """Through a random channel, at a random level, into noise; `(samples,)` within -1 to 1."""
-    speech = np.asarray(lfilter([1, rng.uniform(-0.15, 0.15)], [1], speech))
+    speech = np.asarray(lfilter([1, rng.uniform(-0.1, 0.1)], [1], speech))
     noise = np.asarray(lfilter([1], [1, -rng.uniform(0.5, 0.95)], rng.normal(size=len(speech))))
-    level = 10 ** ((-26 + loudness + rng.normal(0, 3.5)) / 20)
+    level = 10 ** ((-26 + loudness + rng.normal(0, 2.0)) / 20)
     snr = 10 ** (rng.uniform(25, 40) / 20)
     mixed = speech / np.sqrt(np.mean(speech**2)) + noise / np.sqrt(np.mean(noise**2)) / snr
     return mixed * min(level, 0.98 / np.abs(mixed).max())

@@ -43,11 +43,11 @@ def audio_files(root: Path) -> list[Path]:
     are followed, each folder once.
 
     Raises:
-        UserError: The folder is missing or is a file, or a file's name is not valid UTF-8.
+        UserError: The folder is missing, is a file or may not be read, or a file's name is not valid UTF-8.
     """
     require_folder(root)
     found, seen = [], {os.path.realpath(root)}
-    for folder, inner, files in os.walk(root, followlinks=True):
+    for folder, inner, files in os.walk(root, onerror=_refuse, followlinks=True):
         inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
         inner[:] = [name for name in inner if not _visited(os.path.join(folder, name), seen)]
         found += [Path(folder, name) for name in files if is_audio(name)]
@@ -90,7 +90,9 @@ def is_audio(name: str) -> bool:
 
 
 def require_folder(path: Path) -> None:
-    """Raise `UserError` unless the path is an existing folder."""
+    """Raise `UserError` unless the path is an existing folder that may be read."""
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{path}: may not be read by this user, expected a readable folder")
     if not path.is_dir():
         wrong = "is a file" if path.exists() else "does not exist"
         raise UserError(f"{path}: {wrong}, expected a folder of the corpus")
@@ -129,6 +131,11 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
     features = Features({name: kinds[name] for name in columns})
     # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
     return Dataset.from_dict(columns, features=features).cast_column("audio", Audio(decode=False))
+
+
+def _refuse(error: OSError) -> None:
+    """Do not pass over a sub-folder that cannot be listed: its utterances would be missing without a word."""
+    raise UserError(f"{error.filename}: cannot be listed ({error.strerror}), expected a readable folder") from error
 
 
 def _visited(folder: str, seen: set[str]) -> bool:

@@ -152,7 +152,7 @@ def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float)
     return best
 
 
-def _folds_by_group(groups: Sequence[str | int], order: Sequence[str | int] | None = None) -> list[Fold]:
+def _folds_by_group(groups: Sequence[str] | np.ndarray, order: Sequence[str] | None = None) -> list[Fold]:
     """A fold for every group of rows, in sorted or in the given order; the other groups train."""
     names = np.asarray(groups)
     return [
@@ -187,10 +187,10 @@ def _balanced_groups(dataset: Dataset, folds: str) -> np.ndarray:
     return groups
 
 
-def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], list[str]]:
+def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], Sequence[str]]:
     """Every row's group in arXiv 2602.06000, and all groups in order."""
     if corpus == "iemocap":
-        groups, order = dataset["session"][:], list(IEMOCAP_SESSIONS)
+        groups, order = dataset["session"][:], IEMOCAP_SESSIONS
     else:
         of_speaker, order = {}, []
         for women, men in SHEMO_GROUPS:
@@ -205,13 +205,17 @@ def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], list[str]]:
     return groups, order
 
 
+def read_emobox(corpus: str) -> list[dict[str, str]]:
+    """EmoBox's table of a corpus: `fold` (the one that tests a clip, 0 where it only ever trains), `name`, `label`."""
+    with open(TABLES / f"emobox_{corpus}.csv", encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(line for line in table if not line.startswith("#")))
+
+
 def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
-    """EmoBox's folds from its table: `fold` is the one that tests a clip, 0 where it only ever trains."""
+    """EmoBox's folds of the classes that the dataset has; clips that the table does not list are in none."""
     rows = {name: row for row, name in enumerate(utterance_names(dataset))}
     classes = set(dataset.features["label"].names)
-    with open(TABLES / f"emobox_{corpus}.csv", encoding="utf-8", newline="") as table:
-        listed = list(csv.DictReader(line for line in table if not line.startswith("#")))
-    listed = [entry for entry in listed if entry["label"] in classes]
+    listed = [entry for entry in read_emobox(corpus) if entry["label"] in classes]
     absent = [entry["name"] for entry in listed if entry["name"] not in rows]
     if absent:
         raise UserError(

@@ -21,7 +21,7 @@ LAYOUT = "S01F/S01F_angry_01.wav, …, as they are generated"
 
 # Says how a folder's corpus was generated. It is written last but for the rename, so a folder that has it is whole.
 RECORD = "synthetic.json"
-DEFAULTS = {"speakers": 12, "utterances": 10, "seed": 0}
+DEFAULTS = {"speakers": 16, "utterances": 10, "seed": 0}
 SMALLEST = {"speakers": 2, "utterances": 1, "seed": 0}
 LARGEST = {"speakers": 99, "utterances": 99, "seed": 2**32 - 1}
 
@@ -33,7 +33,7 @@ def read(
 
     Args:
         corpus_dir: The folder. One that holds the corpus is used as it is.
-        speakers: How many speakers, every other one female (12).
+        speakers: How many speakers, every other one female (16).
         utterances: How many utterances of each speaker and emotion (10).
         seed: Seed of everything random (0).
 
@@ -52,7 +52,7 @@ def read(
     for name, value in asked.items():
         if recorded[name] != value:
             raise UserError(
-                f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}: remove it or name another folder"
+                f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}, remove it or name another"
             )
     found = [
         Utterance(corpus_dir / speaker / f"{speaker}_{label}_{number:02d}.wav", label, speaker, gender)

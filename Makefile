@@ -1,0 +1,33 @@
+# `make demo` and `make test` do everything on a machine that has Python 3.10 or newer, pip, git and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+
+.PHONY: install demo test lint types clean
+
+install: $(VENV)/installed
+
+# torch first: with a CPU build there, nothing after it asks for gigabytes of CUDA.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Train a small Whisper of random weights on generated speech, then let a process without this package use it.
+demo: install
+	$(RUN)/python scripts/train.py --config scripts/recipes/demo.yaml
+	$(RUN)/python scripts/try_pipeline.py --model runs/demo data/synthetic/S01F/S01F_angry_01.wav
+
+test: install
+	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
+
+lint: install
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: install
+	$(RUN)/pyright
+
+clean:
+	rm -rf $(VENV) runs data .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,323 @@
+"""The model: what it computes, what it keeps, what it loads, and that a clip's company is of no consequence."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import WhisperForAudioClassification
+
+from whisper_emotion import WhisperEmotionConfig, WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
+from whisper_emotion.audio import read_audio
+from whisper_emotion.modeling_whisper_emotion import encoder_frames
+from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
+
+RATE = 16_000
+EXTRACTOR = WhisperEmotionFeatureExtractor()
+
+
+def load(encoder, **fields):
+    torch.manual_seed(0)
+    return WhisperForEmotionClassification.from_pretrained(encoder, **fields).eval()
+
+
+def clips(*seconds, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(0.1 * rng.standard_normal(round(length * RATE))).astype(np.float32) for length in seconds]
+
+
+def extract(audio, **options):
+    return EXTRACTOR(audio, sampling_rate=RATE, return_tensors="pt", **options)
+
+
+# --- what it computes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "whisper-base-encoder", "whisper-tiny.en-encoder"])
+def test_window_context_gives_the_stock_encoder_s_hidden_states(name, request):
+    if name == "tiny":
+        encoder, audio = request.getfixturevalue("tiny_encoder"), clips(0.5, 2.0)
+    else:
+        shared = request.getfixturevalue("shared_dir")
+        encoder = shared / "encoders" / name
+        audio = [read_audio(shared / "corpora/emodb/wav" / f"{clip}.flac") for clip in ("03a01Fa", "16b10Wb")]
+    model = load(encoder)
+    stock = WhisperForAudioClassification.from_pretrained(encoder, dtype=torch.float32).eval().encoder
+    inputs = extract(audio)
+    with torch.no_grad():
+        ours = model(**inputs, output_hidden_states=True).hidden_states
+        theirs = stock(inputs.input_features, output_hidden_states=True).hidden_states
+    assert len(ours) == len(theirs) == model.config.encoder_layers + 1
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_layer_alone_is_normalised(tiny_encoder):
+    inputs = extract(clips(1.0))
+    with torch.no_grad():
+        whole = load(tiny_encoder)(**inputs, output_hidden_states=True).hidden_states
+        cut = load(tiny_encoder, encoder_layer=2)
+        assert not hasattr(cut.encoder, "layer_norm")
+        torch.testing.assert_close(cut(**inputs, output_hidden_states=True).hidden_states[-1], whole[2])
+
+
+def test_a_narrow_batch_is_extended_with_the_window_s_own_silence(tiny_encoder):
+    model, audio = load(tiny_encoder), clips(0.5, 1.7)
+    with torch.no_grad():
+        wide, narrow = model(**extract(audio)).logits, model(**extract(audio, padding="longest")).logits
+    torch.testing.assert_close(wide, narrow, atol=1e-5, rtol=1e-5)
+
+
+def test_utterance_context_with_a_margin_to_the_end_is_the_window(tiny_encoder):
+    inputs = extract(clips(0.5, 1.7))
+    with torch.no_grad():
+        window = load(tiny_encoder, encoder_context="window")(**inputs).logits
+        utterance = load(tiny_encoder, encoder_context="utterance", context_margin=30.0)(**inputs).logits
+    torch.testing.assert_close(window, utterance, atol=1e-5, rtol=1e-5)
+
+
+def test_utterance_context_encodes_the_audio_and_the_margin(tiny_encoder):
+    inputs = extract(clips(1.0))
+    for margin, frames in ((0.0, 50), (0.5, 75)):
+        model = load(tiny_encoder, encoder_context="utterance", context_margin=margin)
+        with torch.no_grad():
+            output = model(**inputs, output_hidden_states=True)
+        assert output.hidden_states[-1].shape[1] == frames
+        assert (output.pooling_weights[0, 0] > 0).sum() == 50  # the margin is heard, not pooled
+
+
+@pytest.mark.parametrize(("context", "pooled"), [("window", 1500), ("utterance", 100)])
+def test_without_mask_padding_every_encoded_frame_of_the_clip_is_pooled(tiny_encoder, context, pooled):
+    model = load(tiny_encoder, encoder_context=context, mask_padding=False)
+    with torch.no_grad():
+        weights = model(**extract(clips(1.0, 2.0))).pooling_weights
+    assert (weights[0, 0] > 0).sum() == pooled
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 1))
+
+
+def test_the_paper_s_mean_is_the_mean_of_1500_frames(tiny_encoder):
+    model, inputs = load(tiny_encoder, mask_padding=False), extract(clips(1.0))
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        frames = model.projector_norm(model.projector(output.hidden_states[-1]))
+    torch.testing.assert_close(output.embedding, frames.mean(1))
+    torch.testing.assert_close(output.logits, model.classifier(frames.mean(1)))
+
+
+def test_weighted_layer_sum_starts_as_the_mean_of_the_layers(tiny_encoder):
+    model, inputs = load(tiny_encoder, encoder_layer=2, use_weighted_layer_sum=True), extract(clips(1.0))
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        mixed = torch.stack(output.hidden_states).mean(0)
+        frames, mask = model.projector_norm(model.projector(mixed)), inputs.attention_mask[:, ::2]
+        torch.testing.assert_close(output.embedding, model.pooling(frames, torch.arange(1500)[None] < mask.sum())[0])
+        model.layer_weights.copy_(torch.tensor([-50.0, 50.0, -50.0]))
+        one_layer = load(tiny_encoder, encoder_layer=1)
+        torch.testing.assert_close(model(**inputs).logits, one_layer(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"mask_padding": False}, {"encoder_context": "utterance"}])
+def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, weighted, fields):
+    model = load(tiny_encoder, encoder_layer=2, use_weighted_layer_sum=weighted, pooling="attentive", **fields)
+    inputs = extract(clips(0.5, 1.7))
+    with torch.no_grad():
+        expected = model(**inputs, output_hidden_states=True)
+        frames, mask = model.encode(**inputs)
+        stored = model(encoder_outputs=frames, attention_mask=mask)
+        torch.testing.assert_close(stored.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        # the encoder's own output, with the mask of mel frames
+        hidden = expected.hidden_states
+        output = model(encoder_outputs=(hidden[-1], hidden), attention_mask=inputs.attention_mask)
+    if fields.get("mask_padding", True) or fields.get("encoder_context", "window") == "window":
+        torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [400, 401, 480, 16_000, 16_161, 480_000])
+def test_encoder_frames_of_a_clip(samples):
+    mel = -(-samples // 160)
+    assert encoder_frames(mel) == len(range(0, mel, 2))
+
+
+# --- a clip's company ------------------------------------------------------------------------------------------------
+
+MODELS = {}
+
+
+@settings(max_examples=12)
+@given(
+    lengths=st.lists(st.integers(400, 480_000), min_size=2, max_size=4),
+    context=st.sampled_from(["window", "utterance"]),
+    attention=st.sampled_from(["sdpa", "eager"]),
+    seed=st.integers(0, 99),
+)
+def test_a_clip_has_the_same_logits_alone_in_any_batch_and_order(tiny_encoder, lengths, context, attention, seed):
+    key = (context, attention)
+    if key not in MODELS:
+        MODELS[key] = load(tiny_encoder, encoder_context=context, pooling="qkv", attn_implementation=attention)
+    model, audio = MODELS[key], clips(*(length / RATE for length in lengths), seed=seed)
+    with torch.no_grad():
+        together = model(**extract(audio, padding="longest")).logits
+        reverse = model(**extract(audio[::-1])).logits.flip(0)
+        alone = torch.cat([model(**extract(clip, padding="longest")).logits for clip in audio])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together, reverse, atol=1e-4, rtol=0)
+
+
+def test_what_stands_in_the_padding_is_of_no_consequence(tiny_encoder):
+    model, inputs = load(tiny_encoder, encoder_context="utterance"), extract(clips(0.5, 1.0), padding="longest")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        inputs["input_features"][0, :, 52:] = 1000.0  # behind the two frames that still hear the clip's end
+        torch.testing.assert_close(model(**inputs).logits, expected)
+
+
+def test_real_speech_in_a_batch(shared_dir):
+    model = load(shared_dir / "encoders/whisper-base-encoder", encoder_layer=3, encoder_context="utterance")
+    paths = sorted((shared_dir / "corpora/emodb/wav").glob("*.flac"))[::90]
+    audio = [read_audio(path) for path in paths]
+    with torch.no_grad():
+        together = model(**extract(audio)).logits
+        alone = torch.cat([model(**extract(clip)).logits for clip in audio])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+# --- loading, saving, freezing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", POOLING_CLASSES)
+def test_the_missing_keys_of_a_stock_checkpoint_are_exactly_the_head_s(tiny_encoder, pooling):
+    model, report = WhisperForEmotionClassification.from_pretrained(
+        tiny_encoder, encoder_layer=2, pooling=pooling, use_weighted_layer_sum=True, output_loading_info=True
+    )
+    head = {name for name in model.state_dict() if not name.startswith("encoder.")}
+    assert set(report["missing_keys"]) == head
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_layers_above_the_chosen_one_are_neither_built_nor_saved(tiny_encoder, layer, tmp_path):
+    model = load(tiny_encoder, encoder_layer=layer)
+    assert len(model.encoder.layers) == layer
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config.encoder_layer == layer
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    inputs = extract(clips(0.3))
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_half_precision_checkpoints_come_up_in_float32_unless_asked(tiny_encoder):
+    assert load(tiny_encoder).dtype == torch.float32
+    half = load(tiny_encoder, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half(**extract(clips(0.3))).logits.dtype == torch.bfloat16  # float32 features are cast
+
+
+def test_weights_are_the_checkpoint_s_and_positions_are_whisper_s(tiny_encoder):
+    model = load(tiny_encoder)
+    stock = WhisperForAudioClassification.from_pretrained(tiny_encoder, dtype=torch.float32).encoder.state_dict()
+    assert stock.keys() == model.encoder.state_dict().keys()
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, stock[name]), name
+    fresh = WhisperForEmotionClassification(WhisperEmotionConfig(d_model=16, encoder_attention_heads=2))
+    torch.testing.assert_close(fresh.encoder.embed_positions.weight[0, 8:], torch.ones(8))  # cosines of 0
+
+
+def test_the_head_is_the_same_for_the_same_seed(tiny_encoder):
+    one, other = load(tiny_encoder, pooling="qkv"), load(tiny_encoder, pooling="qkv")
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+        assert torch.isfinite(tensor).all(), name
+
+
+def test_a_frozen_encoder_is_frozen_again_after_loading(tiny_encoder, tmp_path):
+    load(tiny_encoder, pooling="attentive").save_pretrained(tmp_path)
+    for path in (tiny_encoder, tmp_path):
+        model = load(path).train()
+        assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+        assert all(p.requires_grad for name, p in model.named_parameters() if not name.startswith("encoder."))
+        assert not model.encoder.training
+
+
+def test_an_encoder_that_is_not_frozen_trains_all_but_the_positions(tiny_encoder):
+    model = load(tiny_encoder, freeze_encoder=False).train()
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"encoder.embed_positions.weight"}
+    model(**extract(clips(0.3)), labels=torch.tensor([0])).loss.backward()
+    assert model.encoder.conv1.weight.grad.abs().sum() > 0
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_encoder):
+    gradients = []
+    for checkpointing in (False, True):
+        model = load(tiny_encoder, freeze_encoder=False, encoder_context="utterance").train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert model.is_activation_checkpointing
+        model(**extract(clips(0.3)), labels=torch.tensor([0])).loss.backward()
+        gradients.append(model.encoder.conv1.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_128_mel_bins(tmp_path):
+    model = WhisperForEmotionClassification(
+        WhisperEmotionConfig(num_mel_bins=128, d_model=16, encoder_attention_heads=2, encoder_layers=1)
+    ).eval()
+    features = WhisperEmotionFeatureExtractor(feature_size=128)(clips(0.3), sampling_rate=RATE, return_tensors="pt")
+    assert model(**features).logits.shape == (1, 2)
+
+
+# --- loss and outputs ------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_weighted_smoothed_cross_entropy(tiny_encoder):
+    model = load(tiny_encoder, num_labels=3, class_weights=[1.0, 2.0, 4.0], label_smoothing=0.1)
+    labels = torch.tensor([2, 0])
+    with torch.no_grad():
+        output = model(**extract(clips(0.3, 0.5)), labels=labels)
+    expected = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 4.0]), label_smoothing=0.1)
+    torch.testing.assert_close(output.loss, expected(output.logits, labels))
+
+
+def test_soft_labels_that_are_certain_are_hard_labels(tiny_encoder):
+    model, inputs = load(tiny_encoder, num_labels=3), extract(clips(0.3, 0.5))
+    with torch.no_grad():
+        hard = model(**inputs, labels=torch.tensor([2, 0])).loss
+        soft = model(**inputs, labels=torch.tensor([[0, 0, 1], [1, 0, 0]])).loss
+        mixed = model(**inputs, labels=torch.tensor([[0, 0.5, 0.5], [1, 0, 0]])).loss
+    torch.testing.assert_close(hard, soft)
+    assert not torch.isclose(mixed, soft)
+
+
+def test_outputs_on_request(tiny_encoder):
+    model, inputs = load(tiny_encoder, encoder_layer=2, encoder_context="utterance"), extract(clips(0.3))
+    plain = model(**inputs)
+    assert plain.hidden_states is None and plain.attentions is None and plain.loss is None
+    with pytest.raises(ValueError, match="set_attn_implementation"):
+        model(**inputs, output_attentions=True)
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_attentions=True)
+    assert [maps.shape for maps in output.attentions] == [(1, 2, 65, 65)] * 2
+    torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(1, 2, 65))
+    torch.testing.assert_close(output.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    assert torch.equal(model(**inputs, return_dict=False)[0], output.logits)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({}, "needs input_features or encoder_outputs"),
+        ({"input_features": torch.zeros(1, 128, 100)}, r"\(1, 128, 100\): this model takes \(batch, 80, frames\)"),
+        ({"input_features": torch.zeros(1, 80, 3001)}, "3001 frames: the encoder takes at most 3000"),
+        ({"input_features": torch.zeros(1, 80, 9), "attention_mask": torch.ones(1, 8)}, "one value for each of the 9"),
+        ({"input_features": torch.zeros(1, 80, 3), "attention_mask": torch.zeros(1, 3)}, "clip 0 .* has no frame"),
+        (
+            {"input_features": torch.zeros(1, 80, 3), "attention_mask": torch.tensor([[0, 1, 1]])},
+            "ones followed by zeros",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(tiny_encoder, inputs, reason):
+    with pytest.raises(ValueError, match=reason):
+        load(tiny_encoder)(**inputs)

@@ -1,0 +1,176 @@
+"""Who is trained on, who chooses, who is tested on; and what is made of the predictions."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from whisper_emotion import protocol
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.corpora.splits import Fold, make_folds
+from whisper_emotion.errors import UserError
+from whisper_emotion.protocol import Experiment, claim, cross_validate, fit, summarise
+from whisper_emotion.training import EmotionTrainingArguments
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_encoder, synthetic_dir, tmp_path_factory):
+    args = EmotionTrainingArguments(
+        output_dir=str(tmp_path_factory.mktemp("run")), num_train_epochs=3, disable_tqdm=True, use_cpu=True
+    )
+    overrides = {"encoder_context": "utterance", "encoder_layer": 1, "classifier_proj_size": 16}
+    return Experiment(load_corpus("synthetic", synthetic_dir), str(tiny_encoder), overrides, args, "last")
+
+
+@pytest.fixture(scope="module")
+def folds(experiment):
+    return make_folds(experiment.corpus, "synthetic", "loso")
+
+
+# --- scores by hand --------------------------------------------------------------------------------------------------
+
+
+def predictions(*rows):
+    columns = ["name", "fold", "seed", "label", "predicted", "p_angry", "p_happy", "p_neutral", "p_sad"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_scores_by_hand(experiment, folds):
+    """Two folds of two clips, two seeds: 1 and 1/2 right with the first, 1/2 and 1/2 with the second."""
+    sure, unsure = (1.0, 0.0, 0.0, 0.0), (0.6, 0.4, 0.0, 0.0)
+    table = predictions(
+        ("a", 1, 0, "angry", "angry", *sure),
+        ("b", 1, 0, "happy", "happy", 0.0, 1.0, 0.0, 0.0),
+        ("c", 2, 0, "angry", "angry", *sure),
+        ("d", 2, 0, "happy", "angry", *unsure),
+        ("a", 1, 1, "angry", "angry", *sure),
+        ("b", 1, 1, "happy", "angry", *sure),
+        ("c", 2, 1, "angry", "angry", *sure),
+        ("d", 2, 1, "happy", "angry", *unsure),
+    )
+    scores = summarise(table, experiment, folds[:2])
+    accuracy = scores["unweighted_accuracy"]
+    assert accuracy["folds"] == [[1.0, 0.5], [0.5, 0.5]]
+    assert accuracy["mean"] == 0.625
+    assert accuracy["std"] == pytest.approx((0.25 + 0.0) / 2)  # population deviation of each seed, then their mean
+    assert scores["pooled"]["weighted_accuracy"] == pytest.approx((0.75 + 0.5) / 2)
+    assert scores["confusion_matrix"] == [[4, 0, 0, 0], [3, 1, 0, 0], [0] * 4, [0] * 4]
+    # confidence bins: seed 0 has 3 right at 1.0 and one wrong at 0.6; seed 1 has 2 of 3 right at 1.0
+    assert scores["ece"] == pytest.approx((0.6 / 4 + (1 / 4 + 0.6 / 4)) / 2)
+    assert scores["speakers_shared"] == [0, 0]
+    low, high = scores["interval"]["weighted_accuracy"]
+    assert 0 <= low < scores["pooled"]["weighted_accuracy"] < high <= 1
+
+
+def test_speakers_that_are_in_both_parts_are_counted(experiment):
+    rows = list(range(len(experiment.corpus)))
+    table = predictions(("a", 1, 0, "angry", "angry", 1.0, 0.0, 0.0, 0.0))
+    assert summarise(table, experiment, [Fold(1, rows[::2], rows[1::2])])["speakers_shared"] == [4]
+
+
+# --- who sees what ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Records the rows of every training in place of training."""
+    calls = []
+
+    def train(model, train_set, selection_set, collator, args, output_dir, epochs=None):
+        calls.append((train_set, selection_set, epochs, args.seed))
+        return "trainer"
+
+    monkeypatch.setattr(protocol, "train", train)
+    monkeypatch.setattr(protocol, "best_epoch", lambda trainer: 2)
+    return calls
+
+
+def run(experiment, fold, seed=5, **changes):
+    rows = list(range(len(experiment.corpus)))  # each utterance is its own row number
+    changed = dataclasses.replace(experiment, **changes)
+    return fit(changed, rows, None, fold.train, fold.test, seed, None or experiment_dir(changed))
+
+
+def experiment_dir(experiment):
+    from pathlib import Path
+
+    return Path(experiment.args.output_dir) / "work"
+
+
+def test_dev_chooses_on_held_out_training_speakers_and_then_trains_on_all_of_them(experiment, folds, seen):
+    run(experiment, folds[0], select_on="dev")
+    (chosen, dev, epochs, seed), (everything, nothing, refit_epochs, _) = seen
+    speakers = np.array(experiment.corpus["speaker"][:])
+    assert sorted(chosen + dev) == folds[0].train
+    assert not set(speakers[chosen]) & set(speakers[dev])
+    assert not set(speakers[dev]) & set(speakers[folds[0].test])
+    assert (epochs, seed) == (None, 5)
+    assert (everything, nothing, refit_epochs) == (folds[0].train, None, 2)
+
+
+def test_dev_without_refit_trains_once(experiment, folds, seen):
+    run(experiment, folds[0], select_on="dev", refit=False)
+    assert len(seen) == 1
+
+
+def test_last_looks_at_nothing_else(experiment, folds, seen):
+    run(experiment, folds[0], select_on="last")
+    assert seen == [(folds[0].train, None, None, 5)]
+
+
+def test_test_chooses_on_the_test_fold(experiment, folds, seen):
+    run(experiment, folds[0], select_on="test")
+    assert seen == [(folds[0].train, folds[0].test, None, 5)]
+
+
+def test_test_needs_a_test_fold(experiment, folds, seen):
+    with pytest.raises(UserError, match="--select_on test: there is no test fold"):
+        run(experiment, Fold(1, folds[0].train, None), select_on="test")
+
+
+def test_balanced_class_weights_are_those_of_the_training_rows(experiment):
+    balanced = dataclasses.replace(experiment, overrides=experiment.overrides | {"class_weights": "balanced"})
+    labels = np.array(experiment.corpus["label"][:])
+    rows = [*np.flatnonzero(labels == 0)[:6], *np.flatnonzero(labels == 1)[:2], *np.flatnonzero(labels > 1)[:16]]
+    weights = balanced.model(rows, seed=0).config.class_weights
+    counts = np.bincount(labels[rows], minlength=4)
+    np.testing.assert_allclose(weights, 24 / 4 / counts)
+
+
+def test_a_random_encoder_cannot_be_frozen(experiment):
+    with pytest.raises(UserError, match="--from_scratch: .* add --freeze_encoder false"):
+        dataclasses.replace(experiment, from_scratch=True)
+
+
+# --- interruptions ---------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(experiment, folds, tmp_path, monkeypatch):
+    whole = cross_validate(experiment, folds[:3], [0, 1], tmp_path / "whole")
+    assert len(whole) == 2 * 36
+    assert set(whole["fold"]) == {1, 2, 3}
+
+    real, calls = protocol.predict, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(protocol, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(experiment, folds[:3], [0, 1], tmp_path / "cut")
+    resumed = cross_validate(experiment, folds[:3], [0, 1], tmp_path / "cut")
+    assert len(calls) == 3 + 4  # two folds were done, the third is predicted again
+    pd.testing.assert_frame_equal(resumed, whole)
+
+
+def test_settings_of_an_unfinished_run_are_not_mixed(tmp_path):
+    claim(tmp_path / "run", {"learning_rate": 0.3, "pooling": "mean"})
+    claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "mean"})  # nothing was done yet: a corrected mistake
+    (tmp_path / "run" / "seed0_fold1.csv").touch()
+    claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "mean"})
+    with pytest.raises(UserError, match="unfinished run with pooling=mean, not qkv"):
+        claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "qkv"})

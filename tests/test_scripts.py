@@ -1,0 +1,160 @@
+"""The scripts as people run them: what they leave behind, and what they say of a mistake."""
+
+import json
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import run_script
+
+from whisper_emotion.arguments import (
+    CorpusArguments,
+    ModelArguments,
+    ProtocolArguments,
+    parse_arguments,
+)
+from whisper_emotion.training import EmotionTrainingArguments
+
+
+@dataclass
+class Others:
+    """Options that only one of the scripts takes."""
+
+    test_fold: int | None = None
+    seeds: str | None = None
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KEYS = {
+    "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
+    "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "speakers_shared", "seconds",
+}  # fmt: skip
+
+
+def options(tiny_encoder, synthetic_dir, output):
+    return [
+        "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--encoder", tiny_encoder, "--encoder_layer", 1,
+        "--encoder_context", "utterance", "--num_train_epochs", 2, "--disable_tqdm", "true", "--output_dir", output,
+    ]  # fmt: skip
+
+
+def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
+    command = ["cross_validate.py", *options(tiny_encoder, synthetic_dir, tmp_path / "run")]
+    command += ["--folds", "speakers:2", "--seeds", "0,1", "--select_on", "dev"]
+    command += ["--projector", "pca", "--classifier_proj_size", 16]
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "scores.json", "predictions.csv", "confusion_matrix.png",
+    }  # fmt: skip
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(scores) == KEYS
+    assert scores["seeds"] == [0, 1]
+    assert [len(folds) for folds in scores["unweighted_accuracy"]["folds"]] == [2, 2]
+    assert scores["speakers_shared"] == [0, 0]
+    assert sum(map(sum, scores["confusion_matrix"])) == 2 * 48
+    header, *rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert header == "name,fold,seed,label,predicted,p_angry,p_happy,p_neutral,p_sad"
+    assert len(rows) == 2 * 48
+
+
+def test_the_same_seed_gives_the_same_predictions_and_selection_on_test_is_said(tiny_encoder, synthetic_dir, tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        output = tmp_path / name
+        done = run_script(
+            "train.py", *options(tiny_encoder, synthetic_dir, output), "--folds", "loso", "--test_fold", 2,
+            "--select_on", "test",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "optimistic" in done.stdout
+        assert "optimistic" in (output / "README.md").read_text()
+        assert json.loads((output / "scores.json").read_text())["select_on"] == "test"
+        texts.append((output / "predictions.csv").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, synthetic_dir, tmp_path):
+    done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), "--select_on", "last")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.safetensors").exists()
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["test_fold"] is None
+    assert "unweighted_accuracy" not in scores
+    assert "No test was held out" in " ".join((tmp_path / "README.md").read_text().split())
+
+
+def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, synthetic_dir):
+    import pandas as pd
+
+    from whisper_emotion.inference import EmotionClassifier
+
+    table = pd.read_csv(trained_dir / "predictions.csv").iloc[::5]
+    files = [next(synthetic_dir.rglob(f"{name}.wav")) for name in table["name"]]
+    for probabilities, (_, row) in zip(EmotionClassifier(trained_dir)(files), table.iterrows(), strict=True):
+        assert next(iter(probabilities)) == row["predicted"]
+        for label, value in probabilities.items():
+            assert value == pytest.approx(row[f"p_{label}"], abs=2e-3)  # training stored frames in half precision
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--corpus", "emodbb"], "emodbb"),
+        (["--corpus", "emodb", "--corpus_dir", "nowhere"], "nowhere"),
+        (["--folds", "paper"], "paper"),
+        (["--folds", "speakers:99"], "speakers:99"),
+        (["--test_fold", "3"], "--test_fold 3: speakers:2 has the folds 1 to 2"),
+        (["--pooling", "max"], "pooling='max' is not allowed"),
+        (["--encoder_layer", "4"], "encoder_layer=4 is not allowed"),
+        (["--encoder", "nowhere/at/all"], "nowhere/at/all"),
+        (["--select_on", "luck"], "--select_on"),
+        (["--learning_rate", "fast"], "--learning_rate"),
+        (["--lr_scheduler_type", "sometimes"], "sometimes"),
+        (["--class_weights", "1,2"], "class_weights"),
+        (["--class_weights", "even"], "--class_weights even"),
+        (["--classes", "angry,bored"], "bored"),
+        (["--speaker_pattern", "x"], "speaker_pattern"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--from_scratch"], "--freeze_encoder false"),
+        (["--projector", "pca", "--freeze_encoder", "false"], "--freeze_encoder true"),
+        (["--projector", "pca"], "--classifier_proj_size 256: pca has at most the encoder's 16 components"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_path, changes, said, monkeypatch, capfd):
+    script = REPOSITORY / "scripts" / "train.py"
+    command = [
+        script,
+        *options(tiny_encoder, synthetic_dir, tmp_path / "o"),
+        "--folds",
+        "speakers:2",
+        "--test_fold",
+        1,
+    ]
+    monkeypatch.setattr("sys.argv", [str(part) for part in (*command, *changes)])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(script), run_name="__main__")
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert exit_.value.code == 2, lines
+    assert said in lines[-1]
+    assert len(lines) == 1, lines
+    assert not (tmp_path / "o" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "scripts" / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_recipes_name_options_that_there_are(path, tmp_path):
+
+    kinds = (CorpusArguments, ProtocolArguments, Others, ModelArguments, EmotionTrainingArguments)
+    given = yaml.safe_load(path.read_text())
+    missing = [f"--{name}=x" for name in ("corpus_dir", "encoder") if name not in given]
+    corpus, protocol, _, model, training = parse_arguments(
+        *kinds, argv=["--config", str(path), *missing, "--output_dir", str(tmp_path)]
+    )
+    values = vars(corpus) | vars(protocol) | vars(model) | vars(training)
+    for name, value in given.items():
+        if name in values and name != "output_dir":
+            assert values[name] == value or str(values[name]) == str(value), name

@@ -1,0 +1,199 @@
+"""The Trainer's loss, checkpoints and selection, on heads small enough to train in a moment."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.errors import UserError
+from whisper_emotion.features import encode_corpus
+from whisper_emotion.training import (
+    AudioCollator,
+    EmotionTrainingArguments,
+    best_epoch,
+    build_extractor,
+    build_model,
+    collate_frames,
+    fit_pca_projector,
+    train,
+)
+
+LABELS = ["angry", "happy", "neutral"]
+
+
+def stored(count, seed=0, width=16):
+    """Frames whose mean tells their label, of lengths between 3 and 9."""
+    generator = torch.Generator().manual_seed(seed)
+    utterances = []
+    for index in range(count):
+        frames = torch.randn(3 + index % 7, width, generator=generator)
+        frames[:, index % 3] += 1.5
+        utterances.append({"encoder_outputs": frames.half(), "label": index % 3})
+    return utterances
+
+
+def arguments(folder, **options):
+    options = {"num_train_epochs": 4, "disable_tqdm": True, "use_cpu": True, "learning_rate": 0.01, **options}
+    return EmotionTrainingArguments(output_dir=str(folder), **options)
+
+
+def head(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+
+
+def fit(tiny_encoder, folder, selection=None, epochs=None, overrides=None, **options):
+    model = build_model(str(tiny_encoder), LABELS, {"pooling": "qkv", **(overrides or {})}, seed=3)
+    trainer = train(model, stored(24), selection, collate_frames, arguments(folder, seed=3, **options), folder, epochs)
+    return trainer
+
+
+def test_a_batch_of_stored_frames_is_padded_and_masked():
+    batch = collate_frames(
+        [
+            {"encoder_outputs": torch.ones(2, 3, dtype=torch.float16), "label": 1},
+            {"encoder_outputs": torch.ones(1, 3, dtype=torch.float16), "label": 0},
+        ]
+    )
+    assert batch["encoder_outputs"].dtype == torch.float32
+    assert batch["encoder_outputs"].sum((1, 2)).tolist() == [6, 3]
+    assert batch["attention_mask"].tolist() == [[True, True], [True, False]]
+    assert batch["labels"].tolist() == [1, 0]
+
+
+def test_gradient_accumulation_gives_the_loss_and_the_weights_of_the_whole_batch(tiny_encoder, tmp_path):
+    """Mean pooling has no dropout, so both runs see the same; the wrong division would be by four."""
+    runs = []
+    for accumulate in (1, 4):
+        trainer = fit(
+            tiny_encoder,
+            tmp_path / str(accumulate),
+            overrides={"pooling": "mean"},
+            per_device_train_batch_size=8 // accumulate,
+            gradient_accumulation_steps=accumulate,
+            logging_strategy="steps",
+            logging_steps=1,
+        )
+        runs.append(([entry["loss"] for entry in trainer.state.log_history if "loss" in entry], head(trainer.model)))
+    (losses, weights), (accumulated_losses, accumulated_weights) = runs
+    assert len(losses) == 12
+    np.testing.assert_allclose(losses, accumulated_losses, atol=1e-4)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, accumulated_weights[name], atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_encoder, tmp_path):
+    one, other = (head(fit(tiny_encoder, tmp_path / name).model) for name in "ab")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    another = build_model(str(tiny_encoder), LABELS, {"pooling": "qkv"}, seed=4)
+    assert not torch.equal(another.classifier.weight, build_model(str(tiny_encoder), LABELS, {}, 3).classifier.weight)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(tiny_encoder, tmp_path):
+    whole = head(fit(tiny_encoder, tmp_path / "whole").model)
+    fit(tiny_encoder, tmp_path / "cut", epochs=2)  # as a kill after the second checkpoint leaves it
+    resumed = fit(tiny_encoder, tmp_path / "cut")
+    assert resumed.state.epoch == 4
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in head(resumed.model).items())
+
+
+def test_checkpoints_leave_the_frozen_encoder_out_and_the_model_keeps_it(tiny_encoder, tmp_path):
+    trainer = fit(tiny_encoder, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    with safe_open(checkpoint / "model.safetensors", "pt") as weights:
+        assert not [name for name in weights.keys() if name.startswith("encoder.")]  # noqa: SIM118
+    trainer.model.save_pretrained(tmp_path / "saved")
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as weights:
+        assert set(weights.keys()) == set(trainer.model.state_dict())
+
+
+def test_the_selected_epoch_s_weights_are_kept(tiny_encoder, tmp_path):
+    trainer = fit(tiny_encoder, tmp_path / "run", selection=stored(12, seed=1))
+    history = [entry["eval_unweighted_accuracy"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(history) == 4
+    assert best_epoch(trainer) == 1 + int(np.argmax(history))
+    assert trainer.evaluate()["eval_unweighted_accuracy"] == max(history)
+
+
+def test_stopping_early_does_not_shorten_the_schedule(tiny_encoder, tmp_path):
+    stopped = fit(tiny_encoder, tmp_path / "run", epochs=2)
+    rates = [entry["learning_rate"] for entry in stopped.state.log_history if "learning_rate" in entry]
+    assert stopped.state.epoch == 2
+    assert rates[-1] > 0.004  # a schedule of two epochs would have ended at zero
+
+
+def test_stored_frames_train_the_head_that_audio_trains(tiny_encoder, synthetic_dir, tmp_path):
+    corpus = load_corpus("synthetic", synthetic_dir).select(range(0, 48, 4))
+    labels, extractor = corpus.features["label"].names, build_extractor(str(tiny_encoder))
+    heads = []
+    for road in ("audio", "frames"):
+        model = build_model(str(tiny_encoder), labels, {"encoder_context": "utterance", "encoder_layer": 1}, seed=0)
+        if road == "frames":
+            utterances, collator = encode_corpus(model, extractor, corpus), collate_frames
+        else:
+            utterances, collator = corpus, AudioCollator(extractor)
+        options = arguments(tmp_path, num_train_epochs=2, learning_rate=1e-3)
+        heads.append(head(train(model, utterances, None, collator, options, tmp_path / road).model))
+    for name, tensor in heads[0].items():
+        torch.testing.assert_close(tensor, heads[1][name], atol=2e-3, rtol=2e-2)  # frames are stored in half precision
+
+
+def test_frames_are_stored_in_the_order_of_the_corpus_and_without_padding(tiny_encoder, synthetic_dir):
+    corpus = load_corpus("synthetic", synthetic_dir).select(range(7))
+    model = build_model(str(tiny_encoder), ["a", "b"], {"encoder_context": "utterance"}, seed=0)
+    extractor = build_extractor(str(tiny_encoder))
+    utterances = encode_corpus(model, extractor, corpus, batch_size=3)
+    for row, utterance in zip(corpus, utterances, strict=True):
+        batch = AudioCollator(extractor)([row])
+        with torch.no_grad():
+            frames, mask = model.encode(batch["input_features"], batch["attention_mask"])
+        expected = frames[0, mask[0]].half()
+        torch.testing.assert_close(utterance["encoder_outputs"], expected, atol=5e-3, rtol=5e-3)
+        assert utterance["label"] == row["label"]
+
+
+@pytest.mark.parametrize("size", [16, 5])
+def test_a_pca_projector_gives_the_strongest_components_of_scaled_frames_and_is_not_trained(
+    tiny_encoder, tmp_path, size
+):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(16, 16, generator=generator) * torch.logspace(-2, 2, 16)  # as uneven as Whisper's frames
+    utterances = [
+        {"encoder_outputs": torch.randn(40, 16, generator=generator) @ mixing + 3.0, "label": index % 3}
+        for index in range(24)
+    ]
+    model = build_model(str(tiny_encoder), LABELS, {"classifier_proj_size": size}, seed=0)
+    fit_pca_projector(model, utterances)
+    frames = torch.cat([utterance["encoder_outputs"] for utterance in utterances]).double().numpy()
+    projected = model.projector(torch.from_numpy(frames).float()).detach().double().numpy()
+    expected = PCA(size).fit_transform(StandardScaler().fit_transform(frames))[:, ::-1]
+    np.testing.assert_allclose(np.abs(projected), np.abs(expected), atol=1e-2)  # a component's sign is arbitrary
+
+    before = model.projector.weight.clone()
+    train(model, utterances, None, collate_frames, arguments(tmp_path), tmp_path)
+    assert torch.equal(model.projector.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "overrides", "said"),
+    [
+        ("nowhere/at/all", {}, "--encoder nowhere/at/all: "),
+        (None, {"pooling": "max"}, "pooling='max' is not allowed: it must be one of mean"),
+        (None, {"encoder_layer": 9}, "encoder_layer=9 is not allowed: this encoder has 3 layers"),
+    ],
+)
+def test_what_cannot_be_built_is_a_user_s_mistake_of_one_line(tiny_encoder, encoder, overrides, said):
+    with pytest.raises(UserError) as error:
+        build_model(encoder or str(tiny_encoder), LABELS, overrides, seed=0)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_encoder_from_scratch_takes_the_shape_and_not_the_weights(tiny_encoder):
+    loaded, fresh = (build_model(str(tiny_encoder), LABELS, {}, 0, scratch) for scratch in (False, True))
+    assert loaded.encoder.conv1.weight.shape == fresh.encoder.conv1.weight.shape
+    assert not torch.equal(loaded.encoder.conv1.weight, fresh.encoder.conv1.weight)
+    positions = [model.encoder.embed_positions.weight for model in (loaded, fresh)]
+    torch.testing.assert_close(*positions, atol=1e-3, rtol=0)  # the checkpoint is in half precision
