@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers.utils import logging
-
 from whisper_emotion.arguments import (
     CorpusArguments,
     ModelArguments,
@@ -41,10 +39,9 @@ def main() -> None:
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-    claim(output_dir / "unfinished", settings(*arguments))
-    logging.set_verbosity_error()  # every fold loads the encoder, whose report would drown all else
+    work_dir = claim(output_dir, experiment, settings(*arguments))
 
-    predictions = cross_validate(experiment, folds, seeds, output_dir / "unfinished")
+    predictions = cross_validate(experiment, folds, seeds, work_dir)
     scores = write_scores(
         output_dir / "scores.json",
         summarise(predictions, experiment, folds),
@@ -58,7 +55,7 @@ def main() -> None:
     write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
     caption = describe_scores(scores)
     plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption)
-    shutil.rmtree(output_dir / "unfinished")
+    shutil.rmtree(work_dir)
     print(caption)
 
 

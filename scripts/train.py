@@ -46,11 +46,13 @@ def main() -> None:
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
         train_rows = fold.train
-    claim(output_dir / "unfinished", settings(*arguments))
+    work_dir = claim(output_dir, experiment, settings(*arguments))
 
     utterances, collator = experiment.utterances()
     test_rows = None if fold is None else fold.test
-    trainer = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, output_dir / "unfinished")
+    trainer = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
+    for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
+        (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     trainer.model.save_pretrained(output_dir)
     build_extractor(protocol.encoder).save_pretrained(output_dir)
 
@@ -64,7 +66,7 @@ def main() -> None:
         scores or {},
         experiment,
         corpus=corpus.corpus,
-        folds=corpus.folds,
+        folds=None if fold is None else corpus.folds,
         test_fold=holdout.test_fold,
         seeds=[training.seed],
         seconds=round(time.monotonic() - started, 1),
@@ -76,14 +78,16 @@ def main() -> None:
             record["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption
         )
         print(caption)
-    facts = {"corpus": corpus.corpus, "encoder": protocol.encoder, "test_fold": holdout.test_fold}
+    facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {
+        name: record[name] for name in ("encoder", "from_scratch", "projector", "select_on", "refit")
+    }
     write_model_card(
         output_dir,
         None if scores is None else record,
         trainer.model.config,
-        facts | {"select_on": protocol.select_on} | hyper_parameters(training),
+        facts | hyper_parameters(training),
     )
-    shutil.rmtree(output_dir / "unfinished")
+    shutil.rmtree(work_dir)
     print(f"saved to {output_dir}")
 
 

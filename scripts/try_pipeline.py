@@ -15,7 +15,10 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="trained folder or Hub name")
     parser.add_argument("file", help="mono audio file")
     arguments = parser.parse_args()
-    audio, rate = soundfile.read(arguments.file, dtype="float32")
+    try:
+        audio, rate = soundfile.read(arguments.file, dtype="float32")
+    except (soundfile.SoundFileError, OSError) as error:
+        parser.exit(2, f"try_pipeline.py: error: {arguments.file}: {error}\n")
     classify = pipeline("audio-classification", model=arguments.model, trust_remote_code=True)
     for score in classify({"raw": audio, "sampling_rate": rate}, top_k=None):
         print(f"{score['score']:.3f}  {score['label']}")

@@ -103,6 +103,12 @@ def test_a_flag_that_does_not_fit_is_one_line_and_status_2(argv, said, capsys):
     assert message.count("\n") == 1
 
 
+def test_a_recipe_s_value_may_begin_with_a_dash(tmp_path):
+    path = recipe(tmp_path, "speaker_pattern: '-(\\d+)$'\n")
+    corpus, *_ = parse_arguments(*ALL, argv=["--config", path, *NEEDED])
+    assert corpus.speaker_pattern == r"-(\d+)$"
+
+
 def test_lists_in_recipes(tmp_path):
     (few,) = parse_arguments(Few, argv=["--config", recipe(tmp_path, "words: [a, b]\nnumber: 3")])
     assert (few.number, few.words) == (3, ["a", "b"])

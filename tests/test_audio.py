@@ -37,8 +37,16 @@ def test_resamples_to_16_khz(tmp_path, sampling_rate):
 
 def test_channels_are_mixed_by_their_mean(tmp_path):
     path = tmp_path / "stereo.wav"
-    soundfile.write(path, np.array([[0.5, 0.25], [0.5, -0.5], [1.0, 0.0]]), SAMPLING_RATE, subtype="FLOAT")
-    np.testing.assert_array_equal(read_audio(path), np.array([0.375, 0.0, 0.5], dtype=np.float32))
+    channels = np.array([[0.5, 0.25], [0.5, -0.5], [1.0, 0.0]] * 200)
+    soundfile.write(path, channels, SAMPLING_RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(path), np.array([0.375, 0.0, 0.5] * 200, dtype=np.float32))
+
+
+def test_audio_shorter_than_one_window_is_refused_by_name(tmp_path):
+    path = tmp_path / "click.wav"
+    soundfile.write(path, np.zeros(399), SAMPLING_RATE)
+    with pytest.raises(UserError, match="click.wav: lasts 24.9 ms, expected at least 25 ms"):
+        read_audio(path)
 
 
 def test_reads_what_a_dataset_column_holds(tmp_path):
@@ -133,7 +141,7 @@ def test_reads_ravdess_originals(shared_dir):
         assert len(samples) == pytest.approx(audio_seconds(path) * SAMPLING_RATE, abs=1)
 
 
-@given(st.integers(1, 4), st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100, 96_000]), st.floats(0.02, 0.5))
+@given(st.integers(1, 4), st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100, 96_000]), st.floats(0.03, 0.5))
 def test_any_rate_and_channels_keep_the_length(tmp_path_factory, channels, sampling_rate, seconds):
     path = tmp_path_factory.getbasetemp() / "any.wav"
     soundfile.write(path, np.repeat(tone(seconds, sampling_rate)[:, None], channels, axis=1), sampling_rate)

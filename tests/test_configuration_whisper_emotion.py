@@ -37,7 +37,9 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(field, value, allow
         WhisperEmotionConfig(encoder_layers=3, **{field: value})
     with pytest.raises(ValueError) as loading:
         WhisperForEmotionClassification.from_pretrained(tiny_encoder, **{field: value})
-    for error in (construction, loading):
+    with pytest.raises(ValueError) as configuring:
+        WhisperEmotionConfig.from_pretrained(tiny_encoder, **{field: value})
+    for error in (construction, loading, configuring):
         assert field in str(error.value)
         assert allowed in str(error.value)
 
@@ -66,6 +68,13 @@ def test_survives_a_round_trip(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == "whisper_emotion"
     assert sorted(saved["auto_map"]) == ["AutoConfig", "AutoModel", "AutoModelForAudioClassification"]
+
+
+def test_class_weights_are_replaced_together_with_the_labels(tmp_path):
+    WhisperEmotionConfig(num_labels=3, class_weights=[1.0, 2.0, 3.0]).save_pretrained(tmp_path)
+    config = WhisperEmotionConfig.from_pretrained(tmp_path, num_labels=2, class_weights=[1.0, 2.0])
+    assert (config.num_labels, config.class_weights) == (2, [1.0, 2.0])
+    assert WhisperEmotionConfig.from_pretrained(tmp_path, encoder_layer=-2).encoder_layer == 3
 
 
 def test_a_stock_checkpoint_gives_its_shape_and_nothing_of_its_task(tiny_encoder, caplog):

@@ -107,6 +107,11 @@ def test_unusable_audio_is_named_by_its_place(clip, reason):
         OURS([noise(1600), clip], sampling_rate=RATE)
 
 
+def test_stereo_as_soundfile_reads_it_is_refused_as_such():
+    with pytest.raises(ValueError, match=r"audio 0 of the batch has shape \(1600, 2\): mix multi-channel"):
+        OURS(np.zeros((1600, 2), np.float32), sampling_rate=RATE)
+
+
 @pytest.mark.parametrize("nothing", [[], np.zeros(0, np.float32)])
 def test_nothing_is_refused(nothing):
     with pytest.raises(ValueError, match="audio 0 of the batch is empty"):
@@ -117,6 +122,7 @@ def test_nothing_is_refused(nothing):
     ("options", "reason"),
     [
         ({"sampling_rate": 44_100}, "sampling_rate=44100: the features need audio at 16000 Hz"),
+        ({"sampling_rate": RATE, "max_length": 100}, "max_length=100: it must be 400 samples or more"),
         ({"sampling_rate": RATE, "padding": "shortest"}, "padding='shortest' is not allowed"),
         ({"sampling_rate": RATE, "truncation": False, "max_length": 800}, "lasts 0.10 s: more than 0.05 s"),
     ],

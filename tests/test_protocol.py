@@ -167,10 +167,35 @@ def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(experim
     pd.testing.assert_frame_equal(resumed, whole)
 
 
-def test_settings_of_an_unfinished_run_are_not_mixed(tmp_path):
-    claim(tmp_path / "run", {"learning_rate": 0.3, "pooling": "mean"})
-    claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "mean"})  # nothing was done yet: a corrected mistake
-    (tmp_path / "run" / "seed0_fold1.csv").touch()
-    claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "mean"})
+def test_settings_of_an_unfinished_run_are_not_mixed(experiment, tmp_path):
+    claim(tmp_path, experiment, {"learning_rate": 0.3, "pooling": "mean"})
+    work_dir = claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "mean"})  # a mistake, mended in time
+    (work_dir / "seed0_fold1.csv").touch()
+    claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "mean"})
     with pytest.raises(UserError, match="unfinished run with pooling=mean, not qkv"):
-        claim(tmp_path / "run", {"learning_rate": 0.1, "pooling": "qkv"})
+        claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "qkv"})
+
+
+def test_an_unfinished_run_is_not_continued_on_another_corpus(experiment, tmp_path):
+    (claim(tmp_path, experiment, {}) / "seed0_fold1.csv").touch()
+    smaller = dataclasses.replace(experiment, corpus=experiment.corpus.select(range(40)))
+    with pytest.raises(UserError, match="contents of the corpus and the encoder"):
+        claim(tmp_path, smaller, {})
+
+
+def test_a_folder_of_something_else_is_not_written_into(experiment, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        claim(tmp_path, experiment, {})
+    with pytest.raises(UserError, match="is no folder that can be written"):
+        claim(tmp_path / "README.md", experiment, {})
+
+
+def test_classes_and_names_that_look_like_numbers_stay_text(experiment, folds, tmp_path, monkeypatch):
+    def predict(trainer, experiment, utterances, fold, seed):
+        return pd.DataFrame({"name": ["001"], "fold": 1, "seed": seed, "label": ["0"], "predicted": ["1"], "p_0": 0.5})
+
+    monkeypatch.setattr(protocol, "fit", lambda *arguments: arguments[-1].mkdir(parents=True))
+    monkeypatch.setattr(protocol, "predict", predict)
+    table = cross_validate(experiment, folds[:1], [0], tmp_path)
+    assert table[["name", "label", "predicted"]].iloc[0].tolist() == ["001", "0", "1"]

@@ -5,6 +5,7 @@ import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import run_script
@@ -15,6 +16,8 @@ from whisper_emotion.arguments import (
     ProtocolArguments,
     parse_arguments,
 )
+from whisper_emotion.errors import UserError
+from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -28,6 +31,7 @@ class Others:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
+    "refit", "from_scratch", "freeze_encoder", "encoder_context", "mask_padding", "projector",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "speakers_shared", "seconds",
 }  # fmt: skip
@@ -76,6 +80,11 @@ def test_the_same_seed_gives_the_same_predictions_and_selection_on_test_is_said(
     assert texts[0] == texts[1]
 
 
+def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):
+    with pytest.raises(UserError, match="is no trained emotion classifier"):
+        EmotionClassifier(tiny_encoder)
+
+
 def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), "--select_on", "last")
     assert done.returncode == 0, done.stderr
@@ -87,10 +96,6 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
 
 
 def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, synthetic_dir):
-    import pandas as pd
-
-    from whisper_emotion.inference import EmotionClassifier
-
     table = pd.read_csv(trained_dir / "predictions.csv").iloc[::5]
     files = [next(synthetic_dir.rglob(f"{name}.wav")) for name in table["name"]]
     for probabilities, (_, row) in zip(EmotionClassifier(trained_dir)(files), table.iterrows(), strict=True):
@@ -103,7 +108,14 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
     ("changes", "said"),
     [
         (["--corpus", "emodbb"], "emodbb"),
-        (["--corpus", "emodb", "--corpus_dir", "nowhere"], "nowhere"),
+        (["--corpus", "emodb", "--corpus_dir", "no/where"], "no/where"),
+        (["--output_dir", str(REPOSITORY / "README.md")], "is no folder that can be written"),
+        (["--output_dir", str(REPOSITORY)], "holds other files"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--num_train_epochs", "0"], "--num_train_epochs 0"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0"),
+        (["--learning_rate", "nan"], "--learning_rate nan"),
+        (["--metric_for_best_model", "luck"], "--metric_for_best_model luck: must be one of loss"),
         (["--folds", "paper"], "paper"),
         (["--folds", "speakers:99"], "speakers:99"),
         (["--test_fold", "3"], "--test_fold 3: speakers:2 has the folds 1 to 2"),

@@ -1,5 +1,7 @@
 """The Trainer's loss, checkpoints and selection, on heads small enough to train in a moment."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -180,15 +182,32 @@ def test_a_pca_projector_gives_the_strongest_components_of_scaled_frames_and_is_
     ("encoder", "overrides", "said"),
     [
         ("nowhere/at/all", {}, "--encoder nowhere/at/all: "),
+        ("corrupt", {}, "corrupt: "),
         (None, {"pooling": "max"}, "pooling='max' is not allowed: it must be one of mean"),
         (None, {"encoder_layer": 9}, "encoder_layer=9 is not allowed: this encoder has 3 layers"),
     ],
 )
-def test_what_cannot_be_built_is_a_user_s_mistake_of_one_line(tiny_encoder, encoder, overrides, said):
+def test_what_cannot_be_built_is_a_user_s_mistake_of_one_line(tiny_encoder, tmp_path, encoder, overrides, said):
+    if encoder == "corrupt":
+        encoder = str(tmp_path / "corrupt")
+        shutil.copytree(tiny_encoder, encoder)
+        (tmp_path / "corrupt" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError) as error:
         build_model(encoder or str(tiny_encoder), LABELS, overrides, seed=0)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_head_that_the_checkpoint_has_is_not_taken_over(tiny_encoder, tmp_path):
+    trained = build_model(str(tiny_encoder), LABELS, {"encoder_layer": 2}, seed=0)
+    torch.nn.init.ones_(trained.classifier.weight)
+    trained.save_pretrained(tmp_path)
+    again = build_model(str(tmp_path), LABELS, {}, seed=0)
+    assert torch.equal(again.encoder.conv1.weight, trained.encoder.conv1.weight)
+    assert not torch.equal(again.classifier.weight, trained.classifier.weight)
+    assert build_model(str(tmp_path), ["a", "b"], {"classifier_proj_size": 8}, seed=0).config.num_labels == 2
+    with pytest.raises(UserError, match="lacks encoder.* give a Whisper checkpoint that holds encoder layer 3"):
+        build_model(str(tmp_path), LABELS, {"encoder_layer": 3}, seed=0)
 
 
 def test_an_encoder_from_scratch_takes_the_shape_and_not_the_weights(tiny_encoder):

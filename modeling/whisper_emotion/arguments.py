@@ -128,7 +128,8 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
             for kind in dataclass_types
         )
     except (ValueError, TypeError, KeyError, ImportError) as error:
-        raise UserError(f"options: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())
+        raise UserError(message if message.startswith("--") else f"options: {message}") from error
 
 
 def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
@@ -149,7 +150,8 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
             raise UserError(f"--config {path}: {name}: must be a value, not a table of options")
         if value is not None:
             values = [str(one) for one in (value if isinstance(value, list) else [value])]
-            flags += [f"--{name}", *(values if known[name].nargs == "+" else [",".join(values)])]
+            # --name=value, for a value may begin with a dash
+            flags += [f"--{name}", *values] if known[name].nargs == "+" else [f"--{name}={','.join(values)}"]
     return flags
 
 

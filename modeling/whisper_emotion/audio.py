@@ -17,6 +17,8 @@ from whisper_emotion.errors import UserError
 SAMPLING_RATE = 16_000
 """Samples a second that Whisper's feature extractor expects, in Hz."""
 
+SHORTEST = 400  # samples: one window of the spectrogram, 25 ms
+
 # A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
 # neither seek in the file nor read it in parts.
 _UNKNOWN_LENGTH = 2**63 - 1
@@ -33,7 +35,8 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
         `np.ndarray` of shape `(samples,)`, float32, nominally within -1 to 1.
 
     Raises:
-        UserError: The file is missing, a folder, not a sound file, cut short, empty, or holds NaN or infinity.
+        UserError: The file is missing, a folder, not a sound file, empty, shorter than 25 ms, or holds NaN or
+            infinity.
     """
     name, stream = _open(source)
     try:
@@ -47,7 +50,11 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
         raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
     if sampling_rate != SAMPLING_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLING_RATE, quality="HQ")
-        _require_samples(name, mono.size)
+    if mono.size < SHORTEST:
+        raise UserError(
+            f"{name}: lasts {1000 * mono.size / SAMPLING_RATE:.1f} ms, expected at least "
+            f"{1000 * SHORTEST / SAMPLING_RATE:g} ms, one window of the spectrogram"
+        )
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 

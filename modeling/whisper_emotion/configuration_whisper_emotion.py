@@ -4,7 +4,7 @@ This file travels with every checkpoint: it imports torch, transformers, numpy a
 """
 
 import math
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 from transformers import WhisperConfig
@@ -49,7 +49,8 @@ class WhisperEmotionConfig(WhisperConfig):
         context_margin: Seconds of silence after the audio in `utterance` context.
         silence_stride: Reserved for the `sparse_window` context, which this version does not have yet.
         freeze_encoder: Train the head only. Holds after loading, too.
-        class_weights: One positive weight a class for the cross-entropy, or None.
+        class_weights: One positive weight a class for the cross-entropy, or None. As in PyTorch, a weighted loss is
+            divided by the weights of its own batch, so it depends on how a batch is divided for accumulation.
         label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
@@ -88,7 +89,7 @@ class WhisperEmotionConfig(WhisperConfig):
     def resolve(self) -> None:
         """Make `encoder_layer` non-negative and check every field of this class.
 
-        The model calls this again: keyword arguments of `from_pretrained` are set after construction.
+        The model calls this again, for what was set on the configuration since.
         """
         for name in ("encoder_layer", "classifier_proj_size", "pooling_heads", "pooling_head_dim", "silence_stride"):
             self._require(name, type(getattr(self, name)) is int, "a whole number")
@@ -146,6 +147,12 @@ class WhisperEmotionConfig(WhisperConfig):
             ):  # fmt: skip
                 config_dict.pop(name, None)
         return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Build a configuration; keyword arguments replace the fields before they are checked, not after."""
+        own = {field.name for field in fields(cls) if "help" in field.metadata} & kwargs.keys()
+        return super().from_dict({**config_dict, **{name: kwargs.pop(name) for name in own}}, **kwargs)
 
 
 WhisperEmotionConfig.register_for_auto_class()

@@ -78,6 +78,10 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         if padding not in ("max_length", "longest", True):
             raise ValueError(f"padding={padding!r} is not allowed: it must be 'max_length' or 'longest'")
         limit = max_length or self.n_samples
+        if limit < self.n_fft or limit % self.hop_length:
+            raise ValueError(
+                f"max_length={max_length}: it must be {self.n_fft} samples or more, in steps of {self.hop_length}"
+            )
         clips = [self._check(clip, index, limit, truncation) for index, clip in enumerate(self._as_list(raw_speech))]
         if do_normalize:
             clips = [(clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) for clip in clips]
@@ -97,6 +101,11 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     def _as_list(raw_speech) -> list:
         """Split a batch into its clips; a single clip is a batch of one."""
         if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
+            if raw_speech.ndim == 2 and 0 < raw_speech.shape[1] < 16 <= raw_speech.shape[0]:
+                raise ValueError(
+                    f"audio 0 of the batch has shape {tuple(raw_speech.shape)}: mix multi-channel audio down to mono "
+                    "`(samples,)`; a two-dimensional array is a batch `(clips, samples)`"
+                )
             return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
         if len(raw_speech) == 0:
             raise ValueError("audio 0 of the batch is empty: there is nothing to extract features from")
@@ -151,11 +160,11 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
 
         rows = np.concatenate([np.arange(span) + start for span, start in zip(spans, starts[:-1], strict=True)])
         frames = torch.from_numpy(signal).to(device).unfold(0, self.n_fft, hop)[torch.from_numpy(rows).to(device)]
-        power = torch.fft.rfft(frames * torch.hann_window(self.n_fft, device=device)).abs() ** 2
+        power = torch.fft.rfft(frames * torch.hann_window(self.n_fft, dtype=torch.float32, device=device)).abs() ** 2
         filters = torch.from_numpy(self.mel_filters).to(device, torch.float32)
         log_mel = (power @ filters).clamp(min=1e-10).log10()
 
-        features = torch.empty(len(clips), width, self.feature_size, device=device)
+        features = torch.empty(len(clips), width, self.feature_size, dtype=torch.float32, device=device)
         for row, clip_frames in zip(features, log_mel.split(spans), strict=True):
             # The stock extractor clamps at the clip's maximum less 8; silence is 1e-10, so 10 below 1.
             floor = clip_frames.max() - 8.0

@@ -26,7 +26,7 @@ def encode_corpus(
 
     Returns:
         For each row, in order, what `collate_frames` takes: `label`, and `encoder_outputs` `(frames, d_model)`, or
-        `(encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`, in half precision on the CPU.
+        `(encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`, in half precision, on the CPU.
     """
     model.eval()
     by_length = sorted(range(len(corpus)), key=corpus["seconds"].__getitem__)
@@ -39,7 +39,12 @@ def encode_corpus(
             inputs = extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
             frames, mask = model.encode(**inputs.to(model.device))
             for row, utterance, clip, pooled in zip(rows, utterances, frames, mask, strict=True):
-                clip = clip[..., : int(pooled.sum()), :].half().cpu()
-                stored[row] = {"encoder_outputs": clip, "label": utterance["label"]}
+                clip = clip[..., : int(pooled.sum()), :].cpu()
+                half = clip.half()
+                # Half precision ends at 65,504, which a large encoder's upper layers can pass.
+                stored[row] = {
+                    "encoder_outputs": half if half.isfinite().all() else clip,
+                    "label": utterance["label"],
+                }
             bar.update(len(rows))
     return stored

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.errors import UserError
@@ -23,32 +24,36 @@ class EmotionClassifier:
 
     def __init__(self, model: str | os.PathLike[str]):
         try:
-            self.model = WhisperForEmotionClassification.from_pretrained(model).eval()
+            loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
             self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{model}: no model to load: {' '.join(str(error).split())}") from error
+        if report["missing_keys"]:
+            lacking = min(report["missing_keys"])
+            raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
+        self.model = loaded.eval()
 
     @torch.inference_mode()
-    def __call__(self, files: Sequence[str | os.PathLike[str]], batch_size: int = 8) -> list[dict[str, float]]:
+    def __call__(
+        self, files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], batch_size: int = 8
+    ) -> list[dict[str, float]]:
         """Label files of any format, rate and number of channels that soundfile reads.
 
         Args:
-            files: Paths.
+            files: A path, or several.
             batch_size: Files in a batch; has no influence on the probabilities.
 
         Returns:
             For each file the probability of each label, the most probable first.
 
         Raises:
-            UserError: A file cannot be read, or is too short.
+            UserError: A file cannot be read, or lasts less than 25 ms.
         """
+        if isinstance(files, (str, os.PathLike)):
+            files = [files]
         results: list[dict[str, float]] = []
         for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            clips = [read_audio(file) for file in batch]
-            for file, clip in zip(batch, clips, strict=True):
-                if len(clip) < self.extractor.n_fft:
-                    raise UserError(f"{file}: lasts {1000 * len(clip) / SAMPLING_RATE:.0f} ms, at least 25 are needed")
+            clips = [read_audio(file) for file in files[start : start + batch_size]]
             inputs = self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
             probabilities = self.model(**inputs.to(self.model.device)).logits.softmax(dim=-1)
             for row in probabilities.tolist():

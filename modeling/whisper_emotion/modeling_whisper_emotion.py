@@ -103,12 +103,14 @@ class WhisperEmotionEncoder(nn.Module):
         # The stock layer keeps its map to itself; `self_attn` returns (output, map).
         watched = [layer.self_attn for layer in self.layers] if output_attentions else []
         hooks = [part.register_forward_hook(lambda *call: attentions.append(call[-1][1])) for part in watched]
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
-            if output_hidden_states:
-                hidden_states.append(hidden)
-        for hook in hooks:
-            hook.remove()
+        try:
+            for layer in self.layers:
+                hidden = layer(hidden, mask)
+                if output_hidden_states:
+                    hidden_states.append(hidden)
+        finally:
+            for hook in hooks:
+                hook.remove()
         if hasattr(self, "layer_norm"):
             hidden = self.layer_norm(hidden)
             hidden_states[-1] = hidden
@@ -197,7 +199,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         self,
         input_features: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -206,9 +208,10 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
 
         Args:
             input_features: Log-mel `(batch, mel, frames)`, at most the window (3,000 frames) wide, in any dtype.
-            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None: all are.
-            encoder_outputs: In place of `input_features`: stored frames, as `encode` returns them, with their mask as
-                `attention_mask`; or the encoder's output, with the mask of encoder or of mel frames.
+            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None: all are. The two
+                frames behind a clip's own still hear its end; the extractor returns them, so do not crop by the mask.
+            encoder_outputs: In place of `input_features`: the frames that `encode` returns, and as `attention_mask`
+                then the mask that it returns with them, `(batch, encoder frames)`. None: all are pooled.
             labels: Class ids `(batch,)`, or soft labels `(batch, labels)` that sum to 1.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
@@ -227,10 +230,11 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
                 input_features, attention_mask, output_hidden_states, output_attentions
             )
         else:
-            if not isinstance(encoder_outputs, BaseModelOutput):
-                parts = (encoder_outputs,) if isinstance(encoder_outputs, torch.Tensor) else encoder_outputs
-                encoder_outputs = BaseModelOutput(*parts)
-            mask = self._stored_mask(encoder_outputs.last_hidden_state, attention_mask)
+            if isinstance(encoder_outputs, torch.Tensor):
+                encoder_outputs = BaseModelOutput(last_hidden_state=encoder_outputs)
+            mask = attention_mask
+            if mask is not None:
+                _check_stored_mask(mask, encoder_outputs.last_hidden_state)
 
         frames = self._select_layers(encoder_outputs).to(self.projector.weight.dtype)
         frames = self.projector_norm(self.projector(frames))
@@ -294,15 +298,6 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         pooled = lengths if config.mask_padding else encoded
         return outputs, _prefix_mask(encoder_frames(pooled), outputs.last_hidden_state.shape[1])
 
-    def _stored_mask(self, frames: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Mask of the pooled frames among stored ones `(…, frames, d_model)`, whose mask may count mel frames."""
-        count = frames.shape[-2]
-        if attention_mask is None or attention_mask.shape[1] == count:
-            return attention_mask
-        if not self.config.mask_padding:
-            return None
-        return _prefix_mask(encoder_frames(_lengths(attention_mask)), count)
-
     def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
         """Return the frames to pool, `(batch, frames, d_model)`."""
         if not self.config.use_weighted_layer_sum:
@@ -328,12 +323,24 @@ def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor | None = None) -> torch.Tensor:
-    """Number of real mel frames `(batch,)` of a mask, which must fit the features where they are given."""
+def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor) -> None:
+    """Raise unless a mask belongs to stored frames `(batch, …, frames, d_model)`, and each clip has one."""
+    if mask.shape != (frames.shape[0], frames.shape[-2]):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}: with encoder_outputs it must have one value for each of "
+            f"the {frames.shape[-2]} encoder frames of each of the {frames.shape[0]} clips"
+        )
+    empty = ~mask.bool().any(dim=1)
+    if empty.any():
+        raise ValueError(f"clip {int(empty.nonzero()[0])} of the batch has no frame in attention_mask")
+
+
+def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) -> torch.Tensor:
+    """Number of real mel frames `(batch,)` of a mask, which must fit the features."""
     if attention_mask is None:
         batch, _, width = input_features.shape
         return torch.full((batch,), width, device=input_features.device)
-    if input_features is not None and attention_mask.shape != (input_features.shape[0], input_features.shape[2]):
+    if attention_mask.shape != (input_features.shape[0], input_features.shape[2]):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}: it must have one value for each of the "
             f"{input_features.shape[2]} mel frames of each of the {input_features.shape[0]} clips"

@@ -1,6 +1,7 @@
 """Training on some speakers and testing on others: folds, selection on held-out speakers, aggregation."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -55,7 +56,8 @@ class Experiment:
             test rows (`test`), as the paper's released code does.
         refit: After `dev` has chosen the number of epochs, train anew on all training rows for as many.
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
-        projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows' frames, fixed.
+        projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows'
+            frames, fixed.
 
     Raises:
         UserError: Options that exclude one another.
@@ -202,7 +204,9 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
             table = predict(trainer, experiment, utterances, fold, seed)
             write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
             shutil.rmtree(folder)
-    return pd.concat([pd.read_csv(path, keep_default_na=False) for path in cells], ignore_index=True)
+    # Names and labels as they are: 001 is no number, and neither are a folder's classes 0 and 1.
+    text = dict.fromkeys(("name", "label", "predicted"), str)
+    return pd.concat([pd.read_csv(path, keep_default_na=False, dtype=text) for path in cells], ignore_index=True)
 
 
 def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
@@ -285,8 +289,14 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
     record = {
         **facts,
         "select_on": experiment.select_on,
-        "encoder": experiment.encoder,
+        "refit": experiment.select_on == "dev" and experiment.refit,
+        "encoder": public_name(experiment.encoder),
+        "from_scratch": experiment.from_scratch,
+        "freeze_encoder": config.freeze_encoder,
         "encoder_layer": config.encoder_layer,
+        "encoder_context": config.encoder_context,
+        "mask_padding": config.mask_padding,
+        "projector": experiment.projector,
         "pooling": config.pooling,
         "labels": experiment.labels,
         **scores,
@@ -302,13 +312,36 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def claim(work_dir: Path, settings: dict[str, Any]) -> None:
-    """Make sure that what an interrupted run left in `work_dir` was made with the same settings.
+def public_name(encoder: str) -> str:
+    """An encoder's name without the path that it has on this machine."""
+    return Path(encoder).resolve().name if Path(encoder).exists() else encoder
+
+
+def claim(output_dir: Path, experiment: Experiment, settings: dict[str, Any]) -> Path:
+    """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
+
+    Args:
+        output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
+        experiment: Its corpus and the sizes of its encoder's files belong to the settings.
+        settings: Options by name.
+
+    Returns:
+        The folder of unfinished work.
 
     Raises:
-        UserError: It was not; the message names the first setting that differs.
+        UserError: The folder cannot be made, holds something else, or an unfinished run with other settings; the
+            message names the first that differs.
     """
+    work_dir = output_dir / "unfinished"
     record = work_dir / "settings.json"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if any(output_dir.iterdir()) and not work_dir.exists() and not (output_dir / "scores.json").exists():
+            raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
+        work_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})") from error
+    settings = {**settings, "contents of the corpus and the encoder": _fingerprint(experiment)}
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
     if record.exists() and len(list(work_dir.iterdir())) > 1:
         before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
@@ -318,6 +351,15 @@ def claim(work_dir: Path, settings: dict[str, Any]) -> None:
                     f"--output_dir: {work_dir} holds an unfinished run with {name}={before.get(name)}, not "
                     f"{now.get(name)}: finish that one, delete the folder, or name another --output_dir"
                 )
-        return
-    work_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(record, text)
+    else:
+        write_whole(record, text)
+    return work_dir
+
+
+def _fingerprint(experiment: Experiment) -> str:
+    """A hash of all rows of the corpus and of the sizes of the encoder's files, where it is a folder."""
+    corpus = experiment.corpus
+    rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]
+    folder = Path(experiment.encoder)
+    files = sorted((file.name, file.stat().st_size) for file in folder.iterdir()) if folder.is_dir() else []
+    return hashlib.sha256(json.dumps([rows, files]).encode()).hexdigest()[:16]

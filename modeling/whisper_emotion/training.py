@@ -1,6 +1,7 @@
 """What the Hugging Face `Trainer` needs to train `WhisperForEmotionClassification`, and no more."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
@@ -20,6 +23,7 @@ from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 # Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
+SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
 Utterances = Dataset | list[dict[str, Any]]
 
 
@@ -35,12 +39,27 @@ class EmotionTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "utterances in an evaluation batch"})
     metric_for_best_model: str | None = field(
         default="unweighted_accuracy",
-        metadata={"help": "what chooses the epoch: weighted_accuracy, unweighted_accuracy, macro_f1 or loss"},
+        metadata={"help": "what chooses the epoch: loss, weighted_accuracy, unweighted_accuracy or macro_f1"},
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "when the training loss is logged"})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "trackers that get the logs"})
     # The columns are audio files or stored frames; the collators turn them into what `forward` takes.
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false"})
+
+    def __post_init__(self):
+        """Refuse values that would fail, or train nothing, hours from now."""
+        for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be more than 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: must be 0 or more, and less than 2**32")
+        if self.metric_for_best_model not in SELECTION_METRICS:
+            raise ValueError(
+                f"--metric_for_best_model {self.metric_for_best_model}: must be one of {', '.join(SELECTION_METRICS)}"
+            )
+        if self.train_sampling_strategy == "group_by_length":
+            raise ValueError("--train_sampling_strategy group_by_length: is not supported, use random or sequential")
+        super().__post_init__()
 
 
 @dataclass
@@ -99,6 +118,8 @@ def build_model(
 ) -> WhisperForEmotionClassification:
     """Load an encoder and put a new head on it, initialised from `seed`.
 
+    A head that the checkpoint may have is left out: it has heard the speakers it was trained on.
+
     Args:
         encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
         labels: Class names, in the order of their ids.
@@ -107,21 +128,48 @@ def build_model(
         from_scratch: Take the encoder's configuration only, and initialise its weights at random.
 
     Raises:
-        UserError: The encoder cannot be loaded, or a field's value is not allowed.
+        UserError: The encoder cannot be loaded or lacks a layer that is asked for, or a field's value is not allowed.
     """
     fields = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
+        "class_weights": None,
         **overrides,
     }
-    set_seed(seed)
     try:
-        if from_scratch:
-            return WhisperForEmotionClassification(WhisperEmotionConfig.from_pretrained(encoder, **fields))
-        return WhisperForEmotionClassification.from_pretrained(encoder, **fields)
-    except (ValueError, OSError) as error:
+        config = WhisperEmotionConfig.from_pretrained(encoder, **fields)
+    except OSError as error:
         raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+    except ValueError as error:
+        raise UserError(_one_line(error)) from error
+    set_seed(seed)
+    model = WhisperForEmotionClassification(config)
+    if not from_scratch:
+        model.encoder.load_state_dict(_encoder_weights(encoder, config))
+    return model
+
+
+def _encoder_weights(encoder: str, config: WhisperEmotionConfig) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint's encoder, all of them."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report of what is missing is judged here, and not a user's to read
+    try:
+        loaded, report = WhisperForEmotionClassification.from_pretrained(
+            encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
+    lacking += sorted(name for name, *_ in report["mismatched_keys"] if name.startswith("encoder."))
+    if lacking:
+        raise UserError(
+            f"--encoder {encoder}: lacks {lacking[0]} and {len(lacking) - 1} more weights: give a Whisper checkpoint "
+            f"that holds encoder layer {config.encoder_layer}, or --from_scratch"
+        )
+    return loaded.encoder.state_dict()
 
 
 @torch.no_grad()
@@ -201,15 +249,18 @@ def train(
         save_total_limit=1,
         dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
     )
-    trainer = Trainer(
-        model=model,
-        args=args,
-        train_dataset=train_set,
-        eval_dataset=selection_set,
-        data_collator=collator,
-        compute_metrics=compute_metrics,
-        callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
-    )
+    try:
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=train_set,
+            eval_dataset=selection_set,
+            data_collator=collator,
+            compute_metrics=compute_metrics,
+            callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
+        raise UserError(f"options: {_one_line(error)}") from error
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
     # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.

@@ -59,7 +59,7 @@ def write_model_card(
         language=corpus.language,
         library_name="transformers",
         pipeline_tag="audio-classification",
-        base_model=run["encoder"] if _is_hub_id(run["encoder"]) else None,
+        base_model=run["encoder"] if _is_hub_id(run["encoder"]) and not training.get("from_scratch") else None,
         datasets=None if run["corpus"] in ("synthetic", "folder") else [run["corpus"].removeprefix("hub:")],
         metrics=None if scores is None else [hub_metric for _, hub_metric, _ in METRICS.values()],
         tags=["speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion"],
