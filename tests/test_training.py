@@ -173,9 +173,12 @@ def test_a_pca_projector_gives_the_strongest_components_of_scaled_frames_and_is_
     expected = PCA(size).fit_transform(StandardScaler().fit_transform(frames))[:, ::-1]
     np.testing.assert_allclose(np.abs(projected), np.abs(expected), atol=1e-2)  # a component's sign is arbitrary
 
-    before = model.projector.weight.clone()
+    before = head(model)
+    assert not before["classifier.weight"].any()
     train(model, utterances, None, collate_frames, arguments(tmp_path), tmp_path)
-    assert torch.equal(model.projector.weight, before)
+    after = head(model)
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
 
 
 @pytest.mark.parametrize(

@@ -174,14 +174,15 @@ def _encoder_weights(encoder: str, config: WhisperEmotionConfig) -> dict[str, to
 
 @torch.no_grad()
 def fit_pca_projector(model: WhisperForEmotionClassification, utterances: list[dict[str, Any]]) -> None:
-    """Make the projector the principal components of stored frames, and freeze it.
+    """Make the projector the principal components of stored frames, and freeze it and its norm.
 
     The components are those of the frames with each of the encoder's dimensions scaled to unit variance: a few of
     Whisper's dimensions are many times as large as the others. A projector that is learned from few utterances hears
-    little else, and learns its speakers by heart.
+    little else, and learns its speakers by heart. The classifier starts at zero: what is learned with mean pooling is
+    then a logistic regression, which owes nothing to random initial weights.
 
     Args:
-        model: Its projector is set; the rest of the head stays as it is.
+        model: Its projector and classifier are set; the rest of the head stays as it is.
         utterances: Stored frames `(frames, d_model)`, of training utterances only.
     """
     count, width = 0, model.config.d_model
@@ -200,6 +201,8 @@ def fit_pca_projector(model: WhisperForEmotionClassification, utterances: list[d
     model.projector.weight.copy_(weight)
     model.projector.bias.copy_(-weight @ mean)
     model.projector.requires_grad_(False)
+    model.projector_norm.requires_grad_(False)
+    torch.nn.init.zeros_(model.classifier.weight)
 
 
 class StopAfterEpoch(TrainerCallback):
