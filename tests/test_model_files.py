@@ -51,7 +51,7 @@ def test_nothing_is_opened_or_run(path):
 LAYERS = [
     ("arguments",),
     ("protocol", "reporting", "inference"),
-    ("training", "features", "corpora", "audio", "metrics"),
+    ("training", "features", "run_folder", "corpora", "audio", "metrics"),
     tuple(path.stem for path in MODEL_FILES),
     ("errors",),
 ]

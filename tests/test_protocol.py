@@ -10,7 +10,7 @@ from whisper_emotion import protocol
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold, make_folds
 from whisper_emotion.errors import UserError
-from whisper_emotion.protocol import Experiment, claim, cross_validate, fit, summarise
+from whisper_emotion.protocol import Experiment, cross_validate, fit, summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -165,30 +165,6 @@ def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(experim
     resumed = cross_validate(experiment, folds[:3], [0, 1], tmp_path / "cut")
     assert len(calls) == 3 + 4  # two folds were done, the third is predicted again
     pd.testing.assert_frame_equal(resumed, whole)
-
-
-def test_settings_of_an_unfinished_run_are_not_mixed(experiment, tmp_path):
-    claim(tmp_path, experiment, {"learning_rate": 0.3, "pooling": "mean"})
-    work_dir = claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "mean"})  # a mistake, mended in time
-    (work_dir / "seed0_fold1.csv").touch()
-    claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "mean"})
-    with pytest.raises(UserError, match="unfinished run with pooling=mean, not qkv"):
-        claim(tmp_path, experiment, {"learning_rate": 0.1, "pooling": "qkv"})
-
-
-def test_an_unfinished_run_is_not_continued_on_another_corpus(experiment, tmp_path):
-    (claim(tmp_path, experiment, {}) / "seed0_fold1.csv").touch()
-    smaller = dataclasses.replace(experiment, corpus=experiment.corpus.select(range(40)))
-    with pytest.raises(UserError, match="contents of the corpus and the encoder"):
-        claim(tmp_path, smaller, {})
-
-
-def test_a_folder_of_something_else_is_not_written_into(experiment, tmp_path):
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
-        claim(tmp_path, experiment, {})
-    with pytest.raises(UserError, match="is no folder that can be written"):
-        claim(tmp_path / "README.md", experiment, {})
 
 
 def test_classes_and_names_that_look_like_numbers_stay_text(experiment, folds, tmp_path, monkeypatch):

@@ -1,9 +1,7 @@
 """Training on some speakers and testing on others: folds, selection on held-out speakers, aggregation."""
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.features import encode_corpus
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import (
     AudioCollator,
     EmotionTrainingArguments,
@@ -88,7 +87,7 @@ class Experiment:
         """A fresh model, with weights of the classes among `rows` where they are to be balanced."""
         overrides = dict(self.overrides)
         if overrides.get("class_weights") == "balanced":
-            counts = np.bincount([self.corpus["label"][row] for row in rows], minlength=len(self.labels))
+            counts = np.bincount(np.asarray(self.corpus["label"][:])[rows], minlength=len(self.labels))
             overrides["class_weights"] = (len(rows) / len(self.labels) / np.maximum(counts, 1)).tolist()
         model = build_model(self.encoder, self.labels, overrides, seed, self.from_scratch)
         if self.projector == "pca":
@@ -170,7 +169,7 @@ def predict(trainer: Trainer, experiment: Experiment, utterances: Utterances, fo
     """
     logits = torch.tensor(trainer.predict(_rows(utterances, fold.test)).predictions, dtype=torch.float64)
     probabilities = logits.softmax(dim=-1).numpy()
-    names, labels = utterance_names(experiment.corpus), experiment.corpus["label"]
+    names, labels = utterance_names(experiment.corpus), experiment.corpus["label"][:]
     table = pd.DataFrame(
         {
             "name": [names[row] for row in fold.test],
@@ -305,61 +304,6 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
     return record
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is never seen half written."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def public_name(encoder: str) -> str:
     """An encoder's name without the path that it has on this machine."""
     return Path(encoder).resolve().name if Path(encoder).exists() else encoder
-
-
-def claim(output_dir: Path, experiment: Experiment, settings: dict[str, Any]) -> Path:
-    """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
-
-    Args:
-        output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
-        experiment: Its corpus and the sizes of its encoder's files belong to the settings.
-        settings: Options by name.
-
-    Returns:
-        The folder of unfinished work.
-
-    Raises:
-        UserError: The folder cannot be made, holds something else, or an unfinished run with other settings; the
-            message names the first that differs.
-    """
-    work_dir = output_dir / "unfinished"
-    record = work_dir / "settings.json"
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if any(output_dir.iterdir()) and not work_dir.exists() and not (output_dir / "scores.json").exists():
-            raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
-        work_dir.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})") from error
-    settings = {**settings, "contents of the corpus and the encoder": _fingerprint(experiment)}
-    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-    if record.exists() and len(list(work_dir.iterdir())) > 1:
-        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise UserError(
-                    f"--output_dir: {work_dir} holds an unfinished run with {name}={before.get(name)}, not "
-                    f"{now.get(name)}: finish that one, delete the folder, or name another --output_dir"
-                )
-    else:
-        write_whole(record, text)
-    return work_dir
-
-
-def _fingerprint(experiment: Experiment) -> str:
-    """A hash of all rows of the corpus and of the sizes of the encoder's files, where it is a folder."""
-    corpus = experiment.corpus
-    rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]
-    folder = Path(experiment.encoder)
-    files = sorted((file.name, file.stat().st_size) for file in folder.iterdir()) if folder.is_dir() else []
-    return hashlib.sha256(json.dumps([rows, files]).encode()).hexdigest()[:16]

@@ -1,0 +1,67 @@
+"""The folder of a run: taken by one set of settings, and never seen with half a file in it."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from whisper_emotion.corpora import utterance_names
+from whisper_emotion.errors import UserError
+
+
+def claim(output_dir: Path, corpus: Dataset, encoder: str, settings: dict[str, Any]) -> Path:
+    """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
+
+    Args:
+        output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
+        corpus: What is trained on; all its rows belong to the settings.
+        encoder: The encoder's name; where it is a folder, the sizes of its files belong to the settings, too.
+        settings: Options by name.
+
+    Returns:
+        The folder of unfinished work.
+
+    Raises:
+        UserError: The folder cannot be made, holds something else, or an unfinished run with other settings; the
+            message names the first that differs.
+    """
+    work_dir = output_dir / "unfinished"
+    record = work_dir / "settings.json"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if any(output_dir.iterdir()) and not work_dir.exists() and not (output_dir / "scores.json").exists():
+            raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
+        work_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})") from error
+    settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoder)}
+    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
+    if record.exists() and len(list(work_dir.iterdir())) > 1:
+        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"--output_dir: {work_dir} holds an unfinished run with {name}={before.get(name)}, not "
+                    f"{now.get(name)}: finish that one, delete the folder, or name another --output_dir"
+                )
+    else:
+        write_whole(record, text)
+    return work_dir
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is never seen half written."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _fingerprint(corpus: Dataset, encoder: str) -> str:
+    """A hash of all rows of the corpus and of the sizes of the encoder's files, where it is a folder."""
+    rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]
+    folder = Path(encoder)
+    files = sorted((file.name, file.stat().st_size) for file in folder.iterdir()) if folder.is_dir() else []
+    return hashlib.sha256(json.dumps([rows, files]).encode()).hexdigest()[:16]

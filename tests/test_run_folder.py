@@ -1,0 +1,41 @@
+"""A run's folder takes no other run's leftovers for its own."""
+
+import pytest
+
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.errors import UserError
+from whisper_emotion.run_folder import claim, write_whole
+
+
+@pytest.fixture(scope="module")
+def corpus(synthetic_dir):
+    return load_corpus("synthetic", synthetic_dir)
+
+
+def test_settings_of_an_unfinished_run_are_not_mixed(corpus, tmp_path):
+    claim(tmp_path, corpus, "encoder", {"learning_rate": 0.3, "pooling": "mean"})
+    work_dir = claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "mean"})
+    (work_dir / "seed0_fold1.csv").touch()
+    claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "mean"})
+    with pytest.raises(UserError, match="unfinished run with pooling=mean, not qkv"):
+        claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "qkv"})
+
+
+def test_an_unfinished_run_is_not_continued_on_another_corpus(corpus, tmp_path):
+    (claim(tmp_path, corpus, "encoder", {}) / "seed0_fold1.csv").touch()
+    with pytest.raises(UserError, match="contents of the corpus and the encoder"):
+        claim(tmp_path, corpus.select(range(40)), "encoder", {})
+
+
+def test_a_folder_of_something_else_is_not_written_into(corpus, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        claim(tmp_path, corpus, "encoder", {})
+    with pytest.raises(UserError, match="is no folder that can be written"):
+        claim(tmp_path / "README.md", corpus, "encoder", {})
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_whole(tmp_path / "scores.json", "one")
+    write_whole(tmp_path / "scores.json", "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("scores.json", "two")]
