@@ -156,8 +156,10 @@ def fit(
         work_dir / "select",
     )
     if experiment.select_on == "dev" and experiment.refit:
+        epochs = best_epoch(trainer)
+        tqdm.write(f"dev chose epoch {epochs}: training anew on all training speakers for as many")
         model, everything = experiment.model_for(utterances, train_rows, seed), _rows(utterances, train_rows)
-        trainer = train(model, everything, None, collator, args, work_dir / "refit", epochs=best_epoch(trainer))
+        trainer = train(model, everything, None, collator, args, work_dir / "refit", epochs)
     return trainer
 
 

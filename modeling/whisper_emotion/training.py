@@ -140,7 +140,9 @@ def build_model(
     try:
         config = WhisperEmotionConfig.from_pretrained(encoder, **fields)
     except OSError as error:
-        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+        found = Path(encoder).is_dir()
+        where = "holds no configuration" if found else "is no folder here, and was not found on the Hub"
+        raise UserError(f"--encoder {encoder}: {where}: {_one_line(error)}") from error
     except ValueError as error:
         raise UserError(_one_line(error)) from error
     set_seed(seed)
