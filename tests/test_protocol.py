@@ -1,6 +1,7 @@
 """Who is trained on, who chooses, who is tested on; and what is made of the predictions."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -89,13 +90,7 @@ def seen(monkeypatch):
 def run(experiment, fold, seed=5, **changes):
     rows = list(range(len(experiment.corpus)))  # each utterance is its own row number
     changed = dataclasses.replace(experiment, **changes)
-    return fit(changed, rows, None, fold.train, fold.test, seed, None or experiment_dir(changed))
-
-
-def experiment_dir(experiment):
-    from pathlib import Path
-
-    return Path(experiment.args.output_dir) / "work"
+    return fit(changed, rows, None, fold.train, fold.test, seed, Path(changed.args.output_dir) / "work")
 
 
 def test_dev_chooses_on_held_out_training_speakers_and_then_trains_on_all_of_them(experiment, folds, seen):

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.protocol import PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -128,7 +128,7 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
             for kind in dataclass_types
         )
     except (ValueError, TypeError, KeyError, ImportError) as error:
-        message = " ".join(str(error).split())
+        message = one_line(error)
         raise UserError(message if message.startswith("--") else f"options: {message}") from error
 
 
@@ -139,7 +139,7 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: cannot be read ({error.__class__.__name__})") from error
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config {path}: is not YAML: {one_line(error)}") from error
     if not isinstance(recipe, dict):
         raise UserError(f"--config {path}: must hold options by name, one `option: value` a line")
     flags: list[str] = []

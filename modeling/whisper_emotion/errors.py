@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and the one line that it says."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,8 @@ class UserError(ValueError):
     The message is one line that names the file or option, what is wrong, and what would be right. Scripts print it
     on stderr without a traceback and exit with 2; every other exception is a defect and keeps its traceback.
     """
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message with its line breaks and runs of blanks folded, to be part of a `UserError`'s."""
+    return " ".join(str(error).split())

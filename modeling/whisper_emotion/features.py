@@ -4,9 +4,9 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.training import AudioCollator
 
 
 @torch.inference_mode()
@@ -29,22 +29,22 @@ def encode_corpus(
         `(encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`, in half precision, on the CPU.
     """
     model.eval()
+    collate = AudioCollator(extractor)
     by_length = sorted(range(len(corpus)), key=corpus["seconds"].__getitem__)
     stored: list[dict] = [{} for _ in by_length]
     with tqdm(total=len(by_length), desc="encoding", unit="clip") as bar:
         for start in range(0, len(by_length), batch_size):
             rows = by_length[start : start + batch_size]
-            utterances = [corpus[row] for row in rows]
-            clips = [read_audio(utterance["audio"]) for utterance in utterances]
-            inputs = extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-            frames, mask = model.encode(**inputs.to(model.device))
-            for row, utterance, clip, pooled in zip(rows, utterances, frames, mask, strict=True):
+            batch = collate([corpus[row] for row in rows])
+            labels = batch.pop("labels").tolist()
+            frames, mask = model.encode(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            for row, label, clip, pooled in zip(rows, labels, frames, mask, strict=True):
                 clip = clip[..., : int(pooled.sum()), :].cpu()
                 half = clip.half()
                 # Half precision ends at 65,504, which a large encoder's upper layers can pass.
                 stored[row] = {
                     "encoder_outputs": half if half.isfinite().all() else clip,
-                    "label": utterance["label"],
+                    "label": label,
                 }
             bar.update(len(rows))
     return stored

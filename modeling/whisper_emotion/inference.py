@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
@@ -27,7 +27,7 @@ class EmotionClassifier:
             loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
             self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{model}: no model to load: {' '.join(str(error).split())}") from error
+            raise UserError(f"{model}: no model to load: {one_line(error)}") from error
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])
             raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")

@@ -244,11 +244,15 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
     return scores
 
 
+def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
+    """Class names as ids."""
+    return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
+
+
 def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
-    ids = {label: index for index, label in enumerate(labels)}
     return compute_scores(
-        predictions["predicted"].map(ids),
-        predictions["label"].map(ids),
+        _ids(predictions["predicted"], labels),
+        _ids(predictions["label"], labels),
         probabilities=predictions[[PROBABILITY + label for label in labels]],
         num_classes=len(labels),
     )
@@ -256,10 +260,9 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
 
 def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
     """95 % intervals of the pooled figures: test clips drawn anew, each with its predictions under all seeds."""
-    ids = {label: index for index, label in enumerate(labels)}
     groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
-    references = groups[0]["label"].map(ids).to_numpy()
-    predicted = [table["predicted"].map(ids).to_numpy() for table in groups]
+    references = _ids(groups[0]["label"], labels)
+    predicted = [_ids(table["predicted"], labels) for table in groups]
     rng = np.random.default_rng(0)
     draws: dict[str, list[float]] = {figure: [] for figure in FIGURES}
     for _ in range(RESAMPLES):

@@ -17,13 +17,13 @@ from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
-# Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
+# Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
 Utterances = Dataset | list[dict[str, Any]]
 
 
@@ -110,7 +110,7 @@ def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
     try:
         return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
     except (ValueError, OSError) as error:
-        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
 
 
 def build_model(
@@ -142,9 +142,9 @@ def build_model(
     except OSError as error:
         found = Path(encoder).is_dir()
         where = "holds no configuration" if found else "is no folder here, and was not found on the Hub"
-        raise UserError(f"--encoder {encoder}: {where}: {_one_line(error)}") from error
+        raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
     except ValueError as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error)) from error
     set_seed(seed)
     model = WhisperForEmotionClassification(config)
     if not from_scratch:
@@ -161,7 +161,7 @@ def _encoder_weights(encoder: str, config: WhisperEmotionConfig) -> dict[str, to
             encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--encoder {encoder}: {_one_line(error)}") from error
+        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
@@ -265,7 +265,7 @@ def train(
             callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
         )
     except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
-        raise UserError(f"options: {_one_line(error)}") from error
+        raise UserError(f"options: {one_line(error)}") from error
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
     # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
@@ -282,7 +282,3 @@ def best_epoch(trainer: Trainer) -> int:
     """Number of the epoch, from 1, whose weights a trainer with a selection set has kept."""
     step = trainer.state.best_global_step
     return next(round(entry["epoch"]) for entry in trainer.state.log_history if entry["step"] == step)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
