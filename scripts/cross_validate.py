@@ -17,8 +17,9 @@ from whisper_emotion.arguments import (
     settings,
 )
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.protocol import cross_validate, summarise, write_scores
+from whisper_emotion.protocol import cross_validate
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix
+from whisper_emotion.results import summarise, write_scores
 from whisper_emotion.run_folder import claim, write_whole
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -40,7 +41,7 @@ def main() -> None:
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-    work_dir = claim(output_dir, experiment.corpus, experiment.encoder, settings(*arguments))
+    work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     predictions = cross_validate(experiment, folds, seeds, work_dir)
     scores = write_scores(

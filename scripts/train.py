@@ -17,8 +17,9 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
-from whisper_emotion.protocol import fit, predict, summarise, write_scores
+from whisper_emotion.protocol import fit, predict
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
+from whisper_emotion.results import summarise, write_scores
 from whisper_emotion.run_folder import claim, write_whole
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor
 
@@ -47,7 +48,7 @@ def main() -> None:
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
         train_rows = fold.train
-    work_dir = claim(output_dir, experiment.corpus, experiment.encoder, settings(*arguments))
+    work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     utterances, collator = experiment.utterances()
     test_rows = None if fold is None else fold.test

@@ -24,7 +24,9 @@ HYPER_PARAMETERS = (
     "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "optim", "seed", "metric_for_best_model",
 )  # fmt: skip
 # Options that say where and how a run reports, not what it computes.
-WITHOUT_INFLUENCE = ("output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "log_level", "hub_token")
+WITHOUT_INFLUENCE = (
+    "output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "log_level", "hub_token", "store_dir",
+)  # fmt: skip
 
 
 @dataclass
@@ -69,6 +71,10 @@ class ProtocolArguments:
     refit: bool = field(
         default=True,
         metadata={"help": "dev: train anew on all training speakers for as many epochs as dev has chosen"},
+    )
+    store_dir: str | None = field(
+        default=None,
+        metadata={"help": "folder of the feature store; among Hugging Face's assets where not given"},
     )
 
 
@@ -176,6 +182,7 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         refit=protocol.refit,
         from_scratch=protocol.from_scratch,
         projector=protocol.projector,
+        store_dir=protocol.store_dir,
     )
 
 

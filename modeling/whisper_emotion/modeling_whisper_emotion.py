@@ -236,7 +236,9 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             if mask is not None:
                 _check_stored_mask(mask, encoder_outputs.last_hidden_state)
 
-        frames = self._select_layers(encoder_outputs).to(self.projector.weight.dtype)
+        frames = self._select_layers(encoder_outputs)
+        if not torch.is_autocast_enabled(frames.device.type):  # which casts by itself
+            frames = frames.to(self.projector.weight.dtype)
         frames = self.projector_norm(self.projector(frames))
         embedding, pooling_weights = self.pooling(frames, mask)
         logits = self.classifier(embedding)
@@ -250,19 +252,38 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         )
 
     def encode(
-        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        all_layers: bool | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the encoder alone, for frames that are computed once and trained on many times.
 
+        Args:
+            input_features: As `forward` takes them.
+            attention_mask: The same.
+            all_layers: Return every layer's frames; where not given, as `use_weighted_layer_sum` needs them.
+
         Returns:
             What `forward` takes as `encoder_outputs`: frames `(batch, frames, d_model)` of `encoder_layer`, or of all
-            layers `(batch, encoder_layer + 1, frames, d_model)` with `use_weighted_layer_sum`; and the mask
-            `(batch, frames)` of those that are pooled.
+            layers `(batch, encoder_layer + 1, frames, d_model)`; and the mask `(batch, frames)` of those that are
+            pooled.
         """
-        outputs, mask = self._run_encoder(input_features, attention_mask, False, False)
-        if self.config.use_weighted_layer_sum:
-            return torch.stack(outputs.hidden_states, dim=1), mask
-        return outputs.last_hidden_state, mask
+        if all_layers is None:
+            all_layers = self.config.use_weighted_layer_sum
+        outputs, mask = self._run_encoder(input_features, attention_mask, all_layers, False)
+        return torch.stack(outputs.hidden_states, dim=1) if all_layers else outputs.last_hidden_state, mask
+
+    def pooled_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
+        """Number of encoder frames `(clips,)` that are pooled of clips with `mel_frames` `(clips,)` frames."""
+        return encoder_frames(mel_frames if self.config.mask_padding else self._encoded_frames(mel_frames))
+
+    def _encoded_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
+        """Number of mel frames that are encoded of each clip: its own and the silence around it."""
+        window = 2 * self.config.max_source_positions
+        if self.config.encoder_context == "window":
+            return torch.full_like(mel_frames, window)
+        return (mel_frames + round(self.config.context_margin * MEL_FRAMES_PER_SECOND)).clamp(max=window)
 
     def _run_encoder(
         self,
@@ -283,11 +304,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             raise ValueError(f"input_features has {width} frames: the encoder takes at most {window} (30 s)")
         lengths = _lengths(attention_mask, input_features)
 
-        if config.encoder_context == "window":
-            encoded = torch.full_like(lengths, window)
-        else:
-            margin = round(config.context_margin * MEL_FRAMES_PER_SECOND)
-            encoded = (lengths + margin).clamp(max=window)
+        encoded = self._encoded_frames(lengths)
         features = _extend_with_silence(input_features, lengths, int(encoded.max()))
         outputs = self.encoder(
             features.to(self.encoder.conv1.weight.dtype),
@@ -295,8 +312,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             output_hidden_states or config.use_weighted_layer_sum,
             output_attentions,
         )
-        pooled = lengths if config.mask_padding else encoded
-        return outputs, _prefix_mask(encoder_frames(pooled), outputs.last_hidden_state.shape[1])
+        return outputs, _prefix_mask(self.pooled_frames(lengths), outputs.last_hidden_state.shape[1])
 
     def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
         """Return the frames to pool, `(batch, frames, d_model)`."""

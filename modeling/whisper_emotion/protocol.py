@@ -1,7 +1,6 @@
-"""Training on some speakers and testing on others: folds, selection on held-out speakers, aggregation."""
+"""Training on some speakers and testing on others, with selection on speakers held out of the training."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 from whisper_emotion.corpora import utterance_names
-from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_shared
+from whisper_emotion.corpora.splits import Fold, hold_out_speakers
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import encode_corpus
-from whisper_emotion.metrics import compute_scores
+from whisper_emotion.features import stack_layers, store_frames
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import (
@@ -36,9 +34,7 @@ from whisper_emotion.training import (
 
 SELECTIONS = ("dev", "last", "test")
 PROJECTORS = ("learned", "pca")
-FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Experiment:
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
         projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows'
             frames, fixed.
+        store_dir: Folder of the feature store; `store_frames`'s own where not given.
 
     Raises:
         UserError: Options that exclude one another.
@@ -70,6 +67,7 @@ class Experiment:
     refit: bool = True
     from_scratch: bool = False
     projector: str = "learned"
+    store_dir: str | None = None
 
     def __post_init__(self):
         """Refuse options that exclude one another."""
@@ -83,13 +81,15 @@ class Experiment:
         """Class names in the order of their ids."""
         return self.corpus.features["label"].names
 
-    def model(self, rows: Sequence[int], seed: int) -> WhisperForEmotionClassification:
+    def model(
+        self, rows: Sequence[int], seed: int, head_only: bool = False
+    ) -> WhisperForEmotionClassification:
         """A fresh model, with weights of the classes among `rows` where they are to be balanced."""
         overrides = dict(self.overrides)
         if overrides.get("class_weights") == "balanced":
             counts = np.bincount(np.asarray(self.corpus["label"][:])[rows], minlength=len(self.labels))
             overrides["class_weights"] = (len(rows) / len(self.labels) / np.maximum(counts, 1)).tolist()
-        model = build_model(self.encoder, self.labels, overrides, seed, self.from_scratch)
+        model = build_model(self.encoder, self.labels, overrides, seed, self.from_scratch, head_only)
         if self.projector == "pca":
             size, width = model.config.classifier_proj_size, model.config.d_model
             if not model.config.freeze_encoder:
@@ -98,9 +98,11 @@ class Experiment:
                 raise UserError(f"--classifier_proj_size {size}: pca has at most the encoder's {width} components")
         return model
 
-    def model_for(self, utterances: Utterances, rows: Sequence[int], seed: int) -> WhisperForEmotionClassification:
+    def model_for(
+        self, utterances: Utterances, rows: Sequence[int], seed: int, head_only: bool = False
+    ) -> WhisperForEmotionClassification:
         """A fresh model that is ready to be trained on `rows` of `utterances`."""
-        model = self.model(rows, seed)
+        model = self.model(rows, seed, head_only)
         if self.projector == "pca":
             fit_pca_projector(model, [utterances[row] for row in rows])
         return model
@@ -108,9 +110,12 @@ class Experiment:
     def utterances(self) -> tuple[Utterances, Any]:
         """What is trained on, and its collator: stored frames where the encoder is frozen, else the audio."""
         model, extractor = self.model(range(len(self.corpus)), self.args.seed), build_extractor(self.encoder)
-        if model.config.freeze_encoder:
-            return encode_corpus(model.to(self.args.device), extractor, self.corpus), collate_frames
-        return self.corpus, AudioCollator(extractor)
+        if not model.config.freeze_encoder:
+            return self.corpus, AudioCollator(extractor)
+        top = model.config.encoder_layer
+        layers = range(top + 1) if model.config.use_weighted_layer_sum else [top]
+        stored = store_frames(model.to(self.args.device), extractor, self.corpus, layers, self.store_dir)
+        return stack_layers(stored), collate_frames
 
 
 def fit(
@@ -169,8 +174,12 @@ def predict(trainer: Trainer, experiment: Experiment, utterances: Utterances, fo
     Returns:
         A row an utterance: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name.
     """
-    logits = torch.tensor(trainer.predict(_rows(utterances, fold.test)).predictions, dtype=torch.float64)
-    probabilities = logits.softmax(dim=-1).numpy()
+    return prediction_table(experiment, trainer.predict(_rows(utterances, fold.test)).predictions, fold, seed)
+
+
+def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, seed: int) -> pd.DataFrame:
+    """Write logits `(clips, labels)` of a fold's test rows down as predictions; `predict` says how."""
+    probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=-1).numpy()
     names, labels = utterance_names(experiment.corpus), experiment.corpus["label"][:]
     table = pd.DataFrame(
         {
@@ -184,6 +193,12 @@ def predict(trainer: Trainer, experiment: Experiment, utterances: Utterances, fo
     for label, column in zip(experiment.labels, probabilities.T, strict=True):
         table[PROBABILITY + label] = column
     return table
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read predictions with names and labels as they are: 001 is no number, and neither are a folder's classes 0, 1."""
+    text = dict.fromkeys(("name", "label", "predicted"), str)
+    return pd.read_csv(path, keep_default_na=False, dtype=text)
 
 
 def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame:
@@ -205,110 +220,8 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
             table = predict(trainer, experiment, utterances, fold, seed)
             write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
             shutil.rmtree(folder)
-    # Names and labels as they are: 001 is no number, and neither are a folder's classes 0 and 1.
-    text = dict.fromkeys(("name", "label", "predicted"), str)
-    return pd.concat([pd.read_csv(path, keep_default_na=False, dtype=text) for path in cells], ignore_index=True)
-
-
-def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
-    """Score predictions fold by fold and pooled.
-
-    Returns:
-        The part of `scores.json` that follows from the predictions: each of `weighted_accuracy`,
-        `unweighted_accuracy` and `macro_f1` as `{mean, std, folds}` (fractions; mean and population deviation over
-        folds, then their means over seeds; `folds` has a list a seed), `pooled` (all folds' clips together, mean over
-        seeds), `interval` (95 % percentile bootstrap of the pooled figures over test clips), `confusion_matrix`
-        (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
-        (a fold).
-    """
-    seeds = list(dict.fromkeys(predictions["seed"]))
-    by_fold = [
-        [_score(predictions[(predictions["seed"] == seed) & (predictions["fold"] == fold.number)], experiment.labels)
-         for fold in folds]
-        for seed in seeds
-    ]  # fmt: skip
-    pooled = [_score(predictions[predictions["seed"] == seed], experiment.labels) for seed in seeds]
-    scores: dict[str, Any] = {}
-    for figure in FIGURES:
-        values = np.array([[cell[figure] for cell in row] for row in by_fold])
-        scores[figure] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(axis=1).mean()),
-            "folds": values.tolist(),
-        }
-    scores["pooled"] = {figure: float(np.mean([score[figure] for score in pooled])) for figure in FIGURES}
-    scores["interval"] = _intervals(predictions, experiment.labels)
-    scores["confusion_matrix"] = np.sum([score["confusion_matrix"] for score in pooled], axis=0).tolist()
-    scores["ece"] = float(np.mean([score["ece"] for score in pooled]))
-    scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
-    return scores
-
-
-def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
-    """Class names as ids."""
-    return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
-
-
-def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
-    return compute_scores(
-        _ids(predictions["predicted"], labels),
-        _ids(predictions["label"], labels),
-        probabilities=predictions[[PROBABILITY + label for label in labels]],
-        num_classes=len(labels),
-    )
-
-
-def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
-    """95 % intervals of the pooled figures: test clips drawn anew, each with its predictions under all seeds."""
-    groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
-    references = _ids(groups[0]["label"], labels)
-    predicted = [_ids(table["predicted"], labels) for table in groups]
-    rng = np.random.default_rng(0)
-    draws: dict[str, list[float]] = {figure: [] for figure in FIGURES}
-    for _ in range(RESAMPLES):
-        clips = rng.integers(len(references), size=len(references))
-        drawn = [compute_scores(seed[clips], references[clips], num_classes=len(labels)) for seed in predicted]
-        for figure in FIGURES:
-            draws[figure].append(float(np.mean([score[figure] for score in drawn])))
-    return {figure: np.percentile(values, [2.5, 97.5]).tolist() for figure, values in draws.items()}
+    return pd.concat([read_predictions(path) for path in cells], ignore_index=True)
 
 
 def _rows(utterances: Utterances, rows: list[int]) -> Utterances:
     return utterances.select(rows) if isinstance(utterances, Dataset) else [utterances[row] for row in rows]
-
-
-def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **facts: Any) -> dict[str, Any]:
-    """Write `scores.json`: what was run, and what came of it.
-
-    Args:
-        path: The file.
-        scores: What `summarise` returned.
-        experiment: What was run.
-        **facts: What else the file says: `corpus`, `folds`, `seeds`, `seconds`, `config` (the model's).
-
-    Returns:
-        What was written.
-    """
-    config = facts.pop("config")
-    record = {
-        **facts,
-        "select_on": experiment.select_on,
-        "refit": experiment.select_on == "dev" and experiment.refit,
-        "encoder": public_name(experiment.encoder),
-        "from_scratch": experiment.from_scratch,
-        "freeze_encoder": config.freeze_encoder,
-        "encoder_layer": config.encoder_layer,
-        "encoder_context": config.encoder_context,
-        "mask_padding": config.mask_padding,
-        "projector": experiment.projector,
-        "pooling": config.pooling,
-        "labels": experiment.labels,
-        **scores,
-    }
-    write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    return record
-
-
-def public_name(encoder: str) -> str:
-    """An encoder's name without the path that it has on this machine."""
-    return Path(encoder).resolve().name if Path(encoder).exists() else encoder

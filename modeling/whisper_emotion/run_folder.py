@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,29 @@ from whisper_emotion.corpora import utterance_names
 from whisper_emotion.errors import UserError
 
 
-def claim(output_dir: Path, corpus: Dataset, encoder: str, settings: dict[str, Any]) -> Path:
+UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
+
+
+def claim(
+    output_dir: Path, corpus: Dataset, encoders: Sequence[str], settings: dict[str, Any], work: str = UNFINISHED
+) -> Path:
     """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
 
     Args:
         output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
         corpus: What is trained on; all its rows belong to the settings.
-        encoder: The encoder's name; where it is a folder, the sizes of its files belong to the settings, too.
+        encoders: The encoders' names; where one is a folder, the sizes of its files belong to the settings, too.
         settings: Options by name.
+        work: `UNFINISHED` or `CELLS`.
 
     Returns:
-        The folder of unfinished work.
+        The folder of the run's work.
 
     Raises:
-        UserError: The folder cannot be made, holds something else, or an unfinished run with other settings; the
-            message names the first that differs.
+        UserError: The folder cannot be made, holds something else, or a run with other settings; the message names
+            the first that differs.
     """
-    work_dir = output_dir / "unfinished"
+    work_dir = output_dir / work
     record = work_dir / "settings.json"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -37,15 +44,16 @@ def claim(output_dir: Path, corpus: Dataset, encoder: str, settings: dict[str, A
         work_dir.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})") from error
-    settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoder)}
+    settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoders)}
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
     if record.exists() and len(list(work_dir.iterdir())) > 1:
         before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 raise UserError(
-                    f"--output_dir: {work_dir} holds an unfinished run with {name}={before.get(name)}, not "
-                    f"{now.get(name)}: finish that one, delete the folder, or name another --output_dir"
+                    f"--output_dir: {work_dir} holds {'a sweep' if work == CELLS else 'an unfinished run'} with "
+                    f"{name}={before.get(name)}, not {now.get(name)}: finish that one, delete the folder, or name "
+                    "another --output_dir"
                 )
     else:
         write_whole(record, text)
@@ -59,9 +67,9 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _fingerprint(corpus: Dataset, encoder: str) -> str:
-    """A hash of all rows of the corpus and of the sizes of the encoder's files, where it is a folder."""
+def _fingerprint(corpus: Dataset, encoders: Sequence[str]) -> str:
+    """A hash of all rows of the corpus and of the sizes of the encoders' files, where they are folders."""
     rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]
-    folder = Path(encoder)
-    files = sorted((file.name, file.stat().st_size) for file in folder.iterdir()) if folder.is_dir() else []
+    folders = [Path(encoder) for encoder in encoders if Path(encoder).is_dir()]
+    files = [sorted((file.name, file.stat().st_size) for file in folder.iterdir()) for folder in folders]
     return hashlib.sha256(json.dumps([rows, files]).encode()).hexdigest()[:16]

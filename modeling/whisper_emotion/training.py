@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
+from torch.utils.data import Sampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
@@ -23,8 +25,9 @@ from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 # Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
-Utterances = Dataset | list[dict[str, Any]]
+Utterances = Dataset | Sequence[dict[str, Any]]
 
 
 @dataclass
@@ -57,8 +60,11 @@ class EmotionTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"--metric_for_best_model {self.metric_for_best_model}: must be one of {', '.join(SELECTION_METRICS)}"
             )
-        if self.train_sampling_strategy == "group_by_length":
-            raise ValueError("--train_sampling_strategy group_by_length: is not supported, use random or sequential")
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"--train_sampling_strategy {self.train_sampling_strategy}: must be one of "
+                + ", ".join(SAMPLING_STRATEGIES)
+            )
         super().__post_init__()
 
 
@@ -114,7 +120,12 @@ def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
 
 
 def build_model(
-    encoder: str, labels: Sequence[str], overrides: dict[str, Any], seed: int, from_scratch: bool = False
+    encoder: str,
+    labels: Sequence[str],
+    overrides: dict[str, Any],
+    seed: int,
+    from_scratch: bool = False,
+    head_only: bool = False,
 ) -> WhisperForEmotionClassification:
     """Load an encoder and put a new head on it, initialised from `seed`.
 
@@ -126,6 +137,7 @@ def build_model(
         overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
         seed: Seed of the random initialisation.
         from_scratch: Take the encoder's configuration only, and initialise its weights at random.
+        head_only: Leave the encoder out: a model that knows stored frames only, and is built in no time.
 
     Raises:
         UserError: The encoder cannot be loaded or lacks a layer that is asked for, or a field's value is not allowed.
@@ -145,15 +157,34 @@ def build_model(
         raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
     except ValueError as error:
         raise UserError(one_line(error)) from error
-    set_seed(seed)
-    model = WhisperForEmotionClassification(config)
-    if not from_scratch:
-        model.encoder.load_state_dict(_encoder_weights(encoder, config))
+    if from_scratch:
+        set_seed(seed)
+        return WhisperForEmotionClassification(config)
+    if head_only:
+        with torch.device("meta"):
+            model = WhisperForEmotionClassification(config)
+        model.encoder = torch.nn.Identity()
+    else:
+        model = _load_encoder(encoder, config)
+    _renew_head(model, seed)
     return model
 
 
-def _encoder_weights(encoder: str, config: WhisperEmotionConfig) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint's encoder, all of them."""
+def _renew_head(model: WhisperForEmotionClassification, seed: int) -> None:
+    """Initialise everything but the encoder from `seed`, whatever was there before."""
+    set_seed(seed)
+    if model.config.use_weighted_layer_sum:
+        model.layer_weights = torch.nn.Parameter(torch.zeros(model.config.encoder_layer + 1))
+    for name, part in model.named_children():
+        if name != "encoder":
+            part.to_empty(device="cpu")
+            for parameter in part.parameters():
+                parameter._is_hf_initialized = False  # which transformers would leave as it is
+            part.apply(model._init_weights)
+
+
+def _load_encoder(encoder: str, config: WhisperEmotionConfig) -> WhisperForEmotionClassification:
+    """A model with all the weights of a checkpoint's encoder, and with some head."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report of what is missing is judged here, and not a user's to read
     try:
@@ -171,7 +202,7 @@ def _encoder_weights(encoder: str, config: WhisperEmotionConfig) -> dict[str, to
             f"--encoder {encoder}: lacks {lacking[0]} and {len(lacking) - 1} more weights: give a Whisper checkpoint "
             f"that holds encoder layer {config.encoder_layer}, or --from_scratch"
         )
-    return loaded.encoder.state_dict()
+    return loaded
 
 
 @torch.no_grad()
@@ -222,6 +253,120 @@ class StopAfterEpoch(TrainerCallback):
         control.should_training_stop = control.should_training_stop or round(state.epoch) >= self.epochs
 
 
+class UtteranceSampler(Sampler[int]):
+    """The order of the utterances in an epoch, which depends on the seed and the epoch and on nothing else.
+
+    Args:
+        lengths: Length of each utterance, in any unit.
+        batch_size: Utterances in a batch.
+        strategy: `random`, `sequential`, or `group_by_length`: shuffled, then sorted within large groups of batches,
+            as transformers does it, so that a batch holds utterances of like length and little padding.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, lengths: Sequence[float], batch_size: int, strategy: str, seed: int):
+        self.lengths, self.batch_size, self.strategy, self.seed = list(lengths), batch_size, strategy, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        if self.strategy == "sequential":
+            order = range(len(self))
+        elif self.strategy == "random":
+            order = torch.randperm(len(self), generator=generator).tolist()
+        else:
+            order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        return iter(order)
+
+
+class EmotionTrainer(Trainer):
+    """The `Trainer` with `UtteranceSampler`'s order, and with a seed of its own for each step.
+
+    Two roads to the same weights: what else draws random numbers (evaluation, loaders, an interruption) has no
+    influence, and `heads.train_head` trains the same head without the Trainer's overhead.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_callback(_Repeat(self))
+
+    def _get_train_sampler(self, train_dataset=None) -> UtteranceSampler:
+        utterances, args = train_dataset or self.train_dataset, self.args
+        if isinstance(utterances, Dataset):
+            lengths = utterances["seconds"][:]
+        else:
+            lengths = [utterance["encoder_outputs"].shape[-2] for utterance in utterances]
+        seed = args.seed if args.data_seed is None else args.data_seed
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps
+        self.sampler = UtteranceSampler(lengths, batch_size, args.train_sampling_strategy, seed)
+        return self.sampler
+
+
+class _Repeat(TrainerCallback):
+    """Sets the sampler's epoch and each step's seed."""
+
+    def __init__(self, trainer: EmotionTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.sampler.epoch = int(state.epoch)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        seed_step(args.seed, state.global_step)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed what a training step draws (dropout) from the run's seed and the step's number, from 0."""
+    torch.manual_seed(_mix(seed, step))
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def build_trainer(
+    model: WhisperForEmotionClassification,
+    train_set: Utterances,
+    selection_set: Utterances | None,
+    collator,
+    args: EmotionTrainingArguments,
+    output_dir: Path,
+    epochs: int | None = None,
+) -> EmotionTrainer:
+    """Make a trainer; the arguments are those of `train`.
+
+    Raises:
+        UserError: An option needs what is not installed.
+    """
+    args = dataclasses.replace(
+        args,
+        output_dir=str(output_dir),
+        eval_strategy="no" if selection_set is None else "epoch",
+        load_best_model_at_end=selection_set is not None,
+        save_strategy="epoch",
+        save_total_limit=1,
+        dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+    )
+    try:
+        trainer = EmotionTrainer(
+            model=model,
+            args=args,
+            train_dataset=train_set,
+            eval_dataset=selection_set,
+            data_collator=collator,
+            compute_metrics=compute_metrics,
+            callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
+        raise UserError(f"options: {one_line(error)}") from error
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
+    return trainer
+
+
 def train(
     model: WhisperForEmotionClassification,
     train_set: Utterances,
@@ -230,8 +375,8 @@ def train(
     args: EmotionTrainingArguments,
     output_dir: Path,
     epochs: int | None = None,
-) -> Trainer:
-    """Train with the stock `Trainer`, from the last checkpoint in `output_dir` on where there is one.
+) -> EmotionTrainer:
+    """Train with the `Trainer`, from the last checkpoint in `output_dir` on where there is one.
 
     Args:
         model: Trained in place.
@@ -245,29 +390,7 @@ def train(
     Returns:
         The trainer; its model has the chosen epoch's weights.
     """
-    args = dataclasses.replace(
-        args,
-        output_dir=str(output_dir),
-        eval_strategy="no" if selection_set is None else "epoch",
-        load_best_model_at_end=selection_set is not None,
-        save_strategy="epoch",
-        save_total_limit=1,
-        dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
-    )
-    try:
-        trainer = Trainer(
-            model=model,
-            args=args,
-            train_dataset=train_set,
-            eval_dataset=selection_set,
-            data_collator=collator,
-            compute_metrics=compute_metrics,
-            callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
-        )
-    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
-        raise UserError(f"options: {one_line(error)}") from error
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
+    trainer = build_trainer(model, train_set, selection_set, collator, args, output_dir, epochs)
     # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen

@@ -1,6 +1,7 @@
-"""Results for readers: pictures and the model card."""
+"""Results for readers: pictures, tables and the model card."""
 
 from .card import describe_scores, write_model_card
 from .plots import plot_confusion_matrix
+from .sweep import SweepResults, write_sweep_report
 
-__all__ = ["describe_scores", "plot_confusion_matrix", "write_model_card"]
+__all__ = ["SweepResults", "describe_scores", "plot_confusion_matrix", "write_model_card", "write_sweep_report"]

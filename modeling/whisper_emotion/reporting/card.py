@@ -102,6 +102,11 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
     )
 
 
+def corpus_title(name: str) -> str:
+    """A corpus's name as its owners write it."""
+    return _corpus(name).name
+
+
 def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
     """The template's view of the scores, in percent."""
     matrix = scores["confusion_matrix"]

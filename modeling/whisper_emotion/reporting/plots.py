@@ -1,13 +1,14 @@
 """Pictures of results, drawn without pyplot: no global figure, no display, safe in threads."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
@@ -74,6 +75,83 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
     # A class or corpus may be named with a dollar sign; it is a name, never a formula
     for text in (heading, *axes.get_xticklabels(), *axes.get_yticklabels()):
         text.set_parse_math(False)
+    canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+
+
+class Curve(NamedTuple):
+    """One line of `plot_layers`.
+
+    Args:
+        name: What the legend calls it.
+        layers: Encoder layers, ascending.
+        values: A fraction a layer.
+        low: Lower ends of their intervals.
+        high: Upper ends.
+    """
+
+    name: str
+    layers: Sequence[int]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+# Okabe and Ito's colours, told apart by all kinds of colour vision; markers and strokes tell the lines apart in grey
+STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#000000", "D", ":"),
+    ("#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1))),
+    ("#E69F00", "P", (0, (1, 1))),
+)
+
+
+def plot_layers(panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str], title: str) -> None:
+    """Draws figures against encoder layers, a panel each, with their intervals as error bars.
+
+    Args:
+        panels: by the panel's heading, its lines; the same names in all panels, six at most.
+        path: the PNG file to write.
+        title: what is shown, of any length: it is wrapped to the picture's width.
+    """
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    width = 4.6 * columns + 0.4
+    figure = Figure(figsize=(width, 3.5 * rows + 0.9), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    names: dict[str, Any] = {}
+    for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
+        for place, (curve, (colour, marker, stroke)) in enumerate(zip(curves, STYLES, strict=False)):
+            # Side by side where they share a layer, or the bars would hide one another
+            across = np.asarray(curve.layers) + 0.07 * (place - (len(curves) - 1) / 2)
+            values = np.asarray(curve.values)
+            names[curve.name] = axes.errorbar(
+                across,
+                values,
+                yerr=[values - np.asarray(curve.low), np.asarray(curve.high) - values],
+                color=colour,
+                marker=marker,
+                linestyle=stroke,
+                markersize=5,
+                linewidth=1.4,
+                elinewidth=0.9,
+                capsize=2,
+                label=curve.name,
+            )
+        axes.set_title(heading, fontsize=10)
+        axes.set_xlabel("encoder layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_tick_params(labelleft=True)
+        axes.grid(axis="y", linewidth=0.4, color="0.85")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    heading = figure.suptitle(
+        "\n".join(textwrap.wrap(title, int(width * TITLE_CHARACTERS_PER_INCH))), fontsize=10, x=0.02, ha="left"
+    )
+    heading.set_parse_math(False)
     canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
 
 

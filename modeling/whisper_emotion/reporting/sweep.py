@@ -1,0 +1,330 @@
+"""The tables and pictures of a sweep: the paper's form, with intervals, a reference row and tested differences."""
+
+import csv
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from whisper_emotion.errors import UserError
+from whisper_emotion.metrics import compute_scores
+from whisper_emotion.reporting.card import SELECTION, corpus_title
+from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_layers
+from whisper_emotion.results import Bootstrap, bootstrap, interval
+from whisper_emotion.run_folder import write_whole
+from whisper_emotion.sweeps import REFERENCE, Cell, choose_layers, read_cells, read_clips
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+NAMES = {REFERENCE: "logistic regression", "qkv": "QKV"}
+LAYER_CHOICE = {
+    "dev": "fold by fold, on speakers held out of its training (mean over seeds)",
+    "last": "the highest; nothing was chosen",
+    "test": "on the test folds, as the paper chose it: optimistic",
+}
+
+
+class System(NamedTuple):
+    """An encoder with a pooling at a layer; `None` is the layer that the protocol chose, fold by fold."""
+
+    encoder: str
+    pooling: str
+    layer: int | None
+
+
+@dataclass
+class SweepResults:
+    """A sweep's finished cells, and what follows from them.
+
+    Args:
+        output_dir: The sweep's folder.
+        labels: Class names in the order of their ids.
+        select_on: The sweep's protocol.
+    """
+
+    output_dir: Path
+    labels: Sequence[str]
+    select_on: str
+
+    def __post_init__(self):
+        """Read the cells, and find every system's hits."""
+        self.rows, self._logits = read_cells(self.output_dir)
+        self.clips = read_clips(self.output_dir)
+        self.seeds = sorted(self.rows["seed"].unique().tolist())
+        self.chosen = choose_layers(self.rows, self.select_on)
+        ids = {label: index for index, label in enumerate(self.labels)}
+        self.label_ids = self.clips["label"].map(ids).to_numpy()
+        pairs = self.rows[["encoder", "pooling"]].drop_duplicates().itertuples(index=False, name=None)
+        layers = self.rows.groupby(["encoder", "pooling"])["encoder_layer"].unique()
+        self.systems = [
+            System(encoder, pooling, layer)
+            for encoder, pooling in pairs
+            for layer in (None, *sorted(layers[encoder, pooling].tolist()))
+        ]
+        self._place = {system: place for place, system in enumerate(self.systems)}
+        self.correct = np.stack([
+            np.mean([self.predicted(system, seed) == self.label_ids for seed in self.seeds], axis=0)
+            for system in self.systems
+        ])  # fmt: skip
+        self.draws: Bootstrap = bootstrap(self.correct, self.label_ids)
+
+    def layer_on(self, system: System, fold: int) -> int:
+        """The layer that a system has on a fold."""
+        if system.layer is not None:
+            return system.layer
+        chosen = self.chosen
+        at = (chosen["encoder"] == system.encoder) & (chosen["pooling"] == system.pooling) & (chosen["fold"] == fold)
+        return int(chosen[at]["encoder_layer"].item())
+
+    def predicted(self, system: System, seed: int) -> np.ndarray:
+        """Class ids `(clips,)` that a system gives, in the order of `clips`."""
+        return np.concatenate([
+            self._logits[Cell(system.encoder, self.layer_on(system, fold), system.pooling, fold, seed)].argmax(axis=1)
+            for fold in self.clips["fold"].unique().tolist()
+        ])  # fmt: skip
+
+    def over_folds(self, system: System, figure: str) -> tuple[float, float]:
+        """Mean and population deviation of a figure over folds, then their means over seeds: the paper's form."""
+        rows = self.rows[(self.rows["encoder"] == system.encoder) & (self.rows["pooling"] == system.pooling)]
+        layers = [self.layer_on(system, fold) for fold in rows["fold"]]
+        values = rows[rows["encoder_layer"] == layers].pivot(index="seed", columns="fold", values=figure).to_numpy()
+        return float(values.mean()), float(values.std(axis=1).mean())
+
+    def pooled(self, system: System, figure: str) -> tuple[float, float, float]:
+        """A figure over all folds' clips together, mean over seeds, and its 95 % interval."""
+        return interval(getattr(self.draws, figure)[:, self._place[system]])
+
+    def difference(self, one: System, other: System) -> tuple[float, float, float]:
+        """The paired difference of two systems' pooled unweighted accuracy, and its 95 % interval."""
+        draws = self.draws.unweighted_accuracy
+        return interval(draws[:, self._place[one]] - draws[:, self._place[other]])
+
+    def confusion(self, system: System) -> np.ndarray:
+        """Counts `(labels, labels)`, rows true, summed over seeds."""
+        return np.sum([
+            compute_scores(self.predicted(system, seed), self.label_ids, num_classes=len(self.labels))[
+                "confusion_matrix"
+            ]
+            for seed in self.seeds
+        ], axis=0)  # fmt: skip
+
+
+def write_sweep_report(
+    output_dir: Path, sweep: SweepResults, facts: Mapping[str, Any], others: Mapping[str, SweepResults]
+) -> None:
+    """Write `table.md`, `layers.png` and a confusion matrix for each encoder and pooling.
+
+    Args:
+        output_dir: Where they go.
+        sweep: The results.
+        facts: `corpus`, `folds`, and what else the caption says, by name.
+        others: Other sweeps of the same clips, by name, that this one is compared with.
+
+    Raises:
+        UserError: Another sweep has other clips.
+    """
+    title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
+    protocol = f"{len(sweep.clips['fold'].unique())} test folds, seeds {', '.join(map(str, sweep.seeds))}; " + (
+        SELECTION[sweep.select_on]
+    )
+    settings = "; ".join(f"{name} {_number(value)}" for name, value in facts.items() if name not in ("corpus", "folds"))
+    tops = [system for system in sweep.systems if system.layer is None]
+    lines = [
+        f"# {title}",
+        "",
+        f"Protocol: {protocol}. Settings: {settings}.",
+        "",
+        "WA is weighted accuracy, UA unweighted accuracy, in percent. \"Over folds\" is the paper's form: mean and "
+        "population deviation over the folds, averaged over the seeds. \"Pooled\" puts all folds' test clips together "
+        "for each seed, then averages over the seeds; its 95 % interval is a bootstrap over test clips (speakers are "
+        "not drawn: other speakers may differ by more). The last row is a logistic regression on the mean of each "
+        "utterance's own frames, its strength and layer chosen on held-out speakers.",
+        "",
+        "## Poolings",
+        "",
+        f"Layer chosen {LAYER_CHOICE[sweep.select_on]}. {title}; {protocol}.",
+        "",
+        *_table_one(sweep, tops, facts),
+        "",
+        *itertools.chain.from_iterable(_layer_tables(sweep, facts, f"{title}; {protocol}")),
+        "## Which differences hold",
+        "",
+        f"Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. Bold: the interval leaves "
+        f"out 0. One in twenty does so by chance. {title}; {protocol}.",
+        "",
+        *_differences(sweep, tops),
+        *itertools.chain.from_iterable(_comparison(sweep, name, other) for name, other in others.items()),
+    ]
+    write_whole(output_dir / "table.md", "\n".join(lines).rstrip() + "\n")
+    _draw_layers(output_dir / "layers.png", sweep, f"{title}; {protocol}. Pooled, with 95 % intervals over clips.")
+    for system in tops:
+        path = output_dir / f"confusion_{system.encoder}_{system.pooling}.png"
+        caption = f"{title}: {system.encoder}, {_name(system.pooling)}, layer {_layers(sweep, system)}; {protocol}"
+        plot_confusion_matrix(sweep.confusion(system), sweep.labels, path, caption)
+
+
+def _table_one(sweep: SweepResults, systems: Iterable[System], facts: Mapping[str, Any]) -> list[str]:
+    published = any(_published(facts, system) for system in systems)
+    header = ["encoder", "pooling", "layer", "WA over folds", "UA over folds", "WA pooled", "UA pooled"]
+    rows = []
+    for system in systems:
+        row = [system.encoder, _name(system.pooling), _layers(sweep, system)]
+        row += [_spread(sweep.over_folds(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
+        row += [_with_interval(sweep.pooled(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
+        rows.append(row + ([_published(facts, system) or "–"] if published else []))
+    return _table(header + (["paper, WA / UA"] if published else []), rows)
+
+
+def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: str) -> Iterable[list[str]]:
+    for encoder in dict.fromkeys(system.encoder for system in sweep.systems):
+        own = [system for system in sweep.systems if system.encoder == encoder and system.layer is not None]
+        for pooling in dict.fromkeys(system.pooling for system in own):
+            systems = [system for system in own if system.pooling == pooling]
+            published = any(_published(facts, system) for system in systems)
+            top = systems[-1]
+            header = ["layer", "WA over folds", "UA over folds", "UA pooled", f"UA less layer {top.layer}'s"]
+            others = [other for other in ("mean", REFERENCE) if other != pooling and _has(sweep, encoder, other)]
+            header += [f"UA less {_name(other)}'s" for other in others]
+            rows = []
+            for system in systems:
+                row = [str(system.layer), _spread(sweep.over_folds(system, "weighted_accuracy"))]
+                row += [_spread(sweep.over_folds(system, "unweighted_accuracy"))]
+                row += [_with_interval(sweep.pooled(system, "unweighted_accuracy"))]
+                row += ["–" if system is top else _gain(sweep.difference(system, top))]
+                row += [_gain(sweep.difference(system, system._replace(pooling=other))) for other in others]
+                rows.append(row + ([_published(facts, system) or "–"] if published else []))
+            yield [
+                f"## {encoder}, {_name(pooling)}, by layer",
+                "",
+                f"{caption.replace(SELECTION[sweep.select_on], SELECTION['dev'].replace('epoch', 'strength'))}."
+                if pooling == REFERENCE
+                else f"{caption}.",
+                "",
+                *_table(header + (["paper, WA / UA"] if published else []), rows),
+                "",
+            ]
+
+
+def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
+    rows = []
+    for one, other in itertools.combinations(reversed(tops), 2):
+        if one.encoder == other.encoder or one.pooling == other.pooling:
+            rows.append([_label(sweep, one), _label(sweep, other), _gain(sweep.difference(one, other))])
+    return [*_table(["this", "less this", "points of UA"], rows), ""]
+
+
+def _comparison(sweep: SweepResults, name: str, other: SweepResults) -> Iterable[str]:
+    """Differences of the same systems in two sweeps, clip by clip."""
+    mine, theirs = (one.clips.sort_values("name", kind="stable") for one in (sweep, other))
+    if mine["name"].tolist() != theirs["name"].tolist() or mine["label"].tolist() != theirs["label"].tolist():
+        raise UserError(f"--compare_with {name}: has other test clips than this sweep, or other labels")
+    shared = [
+        (system, twin)
+        for system in sweep.systems
+        for twin in other.systems
+        if system.pooling == twin.pooling and system.layer == twin.layer
+        and (system.encoder == twin.encoder or not any(system.encoder == third.encoder for third in other.systems))
+    ]  # fmt: skip
+    if not shared:
+        return []
+    hits = np.vstack([
+        sweep.correct[[sweep._place[system] for system, _ in shared]][:, mine.index],
+        other.correct[[other._place[twin] for _, twin in shared]][:, theirs.index],
+    ])  # fmt: skip
+    draws = bootstrap(hits, sweep.label_ids[mine.index]).unweighted_accuracy
+    rows = [
+        [system.encoder, _name(system.pooling), "chosen" if system.layer is None else str(system.layer),
+         _with_interval(interval(draws[:, place])), _with_interval(interval(draws[:, len(shared) + place])),
+         _gain(interval(draws[:, place] - draws[:, len(shared) + place]))]
+        for place, (system, _) in enumerate(shared)
+    ]  # fmt: skip
+    return [
+        f"## Less {name}",
+        "",
+        f"The same test clips in the two sweeps; this one's protocol: {SELECTION[sweep.select_on]}; {name}'s: "
+        f"{SELECTION[other.select_on]}.",
+        "",
+        *_table(["encoder", "pooling", "layer", "UA pooled", f"UA pooled, {name}", "difference"], rows),
+        "",
+    ]
+
+
+def _draw_layers(path: Path, sweep: SweepResults, title: str) -> None:
+    panels = {}
+    for encoder in dict.fromkeys(system.encoder for system in sweep.systems):
+        for figure, heading in (("weighted_accuracy", "WA"), ("unweighted_accuracy", "UA")):
+            curves = []
+            own = [system for system in sweep.systems if system.encoder == encoder and system.layer is not None]
+            for pooling in dict.fromkeys(system.pooling for system in own):
+                systems = [system for system in own if system.pooling == pooling]
+                values, low, high = zip(*(sweep.pooled(system, figure) for system in systems), strict=True)
+                curves.append(Curve(_name(pooling), [system.layer for system in systems], values, low, high))
+            panels[f"{heading}, {encoder}"] = curves
+    plot_layers(panels, path, title)
+
+
+def _published(facts: Mapping[str, Any], system: System) -> str:
+    """The paper's figure of the same cell, or nothing."""
+    size = re.search(r"whisper-(tiny|small)\b", system.encoder)
+    if size is None or facts["folds"] != "paper":
+        return ""
+    layer = "" if system.layer is None else str(system.layer)
+    key = (facts["corpus"], size[1], layer, system.pooling)
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            if (row["corpus"], row["size"], row["encoder_layer"], row["pooling"]) == key:
+                weighted, unweighted = (
+                    row[figure] + (f" ± {row[figure + '_std']}" if row[figure + "_std"] else "")
+                    for figure in ("weighted_accuracy", "unweighted_accuracy")
+                )
+                return f"{weighted} / {unweighted}"
+    return ""
+
+
+def _layers(sweep: SweepResults, system: System) -> str:
+    """The layers that a system has, the commonest first: `3 (8 folds), 4 (2)`."""
+    folds = sweep.clips["fold"].unique().tolist()
+    counts = pd.Series([sweep.layer_on(system, fold) for fold in folds]).value_counts()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    parts = [f"{layer} ({count})" for layer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return ", ".join(parts).replace(")", " folds)", 1)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _has(sweep: SweepResults, encoder: str, pooling: str) -> bool:
+    return any(system.encoder == encoder and system.pooling == pooling for system in sweep.systems)
+
+
+def _name(pooling: str) -> str:
+    return NAMES.get(pooling, pooling.replace("_", " "))
+
+
+def _label(sweep: SweepResults, system: System) -> str:
+    return f"{system.encoder}, {_name(system.pooling)}, layer {_layers(sweep, system)}"
+
+
+def _spread(figures: tuple[float, float]) -> str:
+    return f"{100 * figures[0]:.2f} ± {100 * figures[1]:.2f}"
+
+
+def _with_interval(figures: tuple[float, float, float]) -> str:
+    value, low, high = (100 * figure for figure in figures)
+    return f"{value:.2f} ({low:.1f} to {high:.1f})"
+
+
+def _gain(figures: tuple[float, float, float]) -> str:
+    value, low, high = (100 * figure for figure in figures)
+    text = f"{value:+.2f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]

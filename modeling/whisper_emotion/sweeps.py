@@ -1,0 +1,321 @@
+"""The paper's grid: encoder x layer x pooling x fold x seed on stored frames, each finished cell kept at once."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+
+from whisper_emotion.corpora import utterance_names
+from whisper_emotion.corpora.splits import Fold, hold_out_speakers
+from whisper_emotion.features import StoredFrames
+from whisper_emotion.heads import choose_epoch, classify, train_head
+from whisper_emotion.metrics import compute_scores
+from whisper_emotion.protocol import Experiment
+from whisper_emotion.run_folder import CELLS, write_whole
+from whisper_emotion.training import build_trainer, collate_frames
+
+REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
+STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))  # scikit-learn's C, from the strongest penalty on
+RESULTS, CLIPS = "results.csv", "clips.csv"
+
+
+class Cell(NamedTuple):
+    """One training and test of the grid; `pooling` may be `REFERENCE`."""
+
+    encoder: str
+    encoder_layer: int
+    pooling: str
+    fold: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """The name of the file that a finished cell leaves."""
+        return f"{self.encoder}_layer{self.encoder_layer:02d}_{self.pooling}_fold{self.fold:02d}_seed{self.seed}.npz"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be trained.
+
+    Args:
+        experiments: By the encoder's public name: what its cells share. All are of one corpus.
+        layers: By the same names, the encoder's layers.
+        poolings: Names of poolings; the reference is added to them.
+        folds: The corpus's folds.
+        seeds: Seeds of the heads, the order of the utterances and the choice of held-out speakers.
+    """
+
+    experiments: dict[str, Experiment]
+    layers: dict[str, list[int]]
+    poolings: list[str]
+    folds: list[Fold]
+    seeds: list[int]
+
+    def cells(self) -> list[Cell]:
+        """All cells, in the order of the results."""
+        return [
+            Cell(encoder, layer, pooling, fold.number, seed)
+            for encoder in self.experiments
+            for layer in self.layers[encoder]
+            for pooling in (*self.poolings, REFERENCE)
+            for seed in self.seeds
+            for fold in self.folds
+        ]
+
+
+def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir: Path, workers: int) -> float:
+    """Train and test every cell that is not finished yet, several at a time.
+
+    Args:
+        grid: The cells.
+        frames: By encoder and layer; only of encoders that have unfinished cells.
+        output_dir: Every finished cell leaves a file in its folder `cells`; `results.csv`, the table of all of them,
+            is there and whole at any time.
+        workers: Processes that train at the same time.
+
+    Returns:
+        The seconds that all cells took, those of earlier runs and of parallel ones added up.
+    """
+    cells_dir, results = output_dir / CELLS, output_dir / RESULTS
+    corpus = next(iter(grid.experiments.values())).corpus
+    _write_clips(cells_dir, corpus, grid.folds)
+    cells = grid.cells()
+    rows = {cell: _read_row(cells_dir / cell.file) for cell in cells if (cells_dir / cell.file).exists()}
+    missing = [cell for cell in cells if cell not in rows]
+    folds = {fold.number: fold for fold in grid.folds}
+    tasks = (
+        (grid.experiments[cell.encoder], frames[cell.encoder][cell.encoder_layer], cell, folds[cell.fold])
+        for cell in missing
+    )
+    with tqdm(total=len(cells), initial=len(rows), desc="sweep", unit="cell", smoothing=0.02) as bar:
+        _write_results(results, cells, rows)
+        for cell, row, logits in _in_parallel(tasks, workers):
+            _write_cell(cells_dir / cell.file, row, logits)
+            rows[cell] = row
+            _write_results(results, cells, rows)
+            bar.update()
+    return sum(rows[cell]["seconds"] for cell in cells)
+
+
+def _in_parallel(
+    tasks: Iterator[tuple], workers: int
+) -> Iterator[tuple[Cell, dict[str, Any], np.ndarray]]:
+    """Run the tasks, a few more than there are workers under way at a time, and hand their results on as they come."""
+    if workers == 1:
+        yield from (run_cell(*task) for task in tasks)
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(workers, spawn, _start_worker, (os.getpid(),)) as pool:
+        pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
+            for future in done:
+                yield future.result()
+
+
+def _start_worker(parent: int) -> None:
+    """One thread, since a head's products are too small for more; and no life without the parent, if it is killed."""
+    torch.set_num_threads(1)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_cell(
+    experiment: Experiment, frames: StoredFrames, cell: Cell, fold: Fold
+) -> tuple[Cell, dict[str, Any], np.ndarray]:
+    """Train and test one cell.
+
+    Args:
+        experiment: Its layer and pooling are the cell's.
+        frames: The stored frames of the cell's encoder and layer.
+        cell: Which one.
+        fold: The cell's fold.
+
+    Returns:
+        The cell, its row of `results.csv` with `seconds` added, and the logits `(test clips, labels)`.
+    """
+    started = time.monotonic()
+    overrides = experiment.overrides | {"encoder_layer": cell.encoder_layer}
+    if cell.pooling == REFERENCE:
+        chosen, value, logits = _fit_reference(experiment, frames, cell.seed, fold)
+        choice = {"epoch": None, "strength": chosen, "selection_value": value}
+    else:
+        experiment = dataclasses.replace(experiment, overrides=overrides | {"pooling": cell.pooling})
+        chosen, value, logits = _fit_head(experiment, frames, cell.seed, fold)
+        choice = {"epoch": chosen, "strength": None, "selection_value": value}
+    labels = np.asarray(experiment.corpus["label"][:])[fold.test]
+    scores = compute_scores(logits.argmax(axis=1), labels, num_classes=len(experiment.labels))
+    figures = {name: scores[name] for name in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
+    selected = {"select_on": "dev" if cell.pooling == REFERENCE else experiment.select_on}
+    seconds = time.monotonic() - started
+    return cell, {**cell._asdict(), **selected, **choice, **figures, "seconds": seconds}, logits.astype(np.float32)
+
+
+def _fit_head(
+    experiment: Experiment, frames: StoredFrames, seed: int, fold: Fold
+) -> tuple[int, float | None, np.ndarray]:
+    """Train a head; returns the chosen epoch, the value that chose it, and the test fold's logits."""
+    args = dataclasses.replace(experiment.args, seed=seed)
+    test = [frames[row] for row in fold.test]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def trained(rows, watched=(), epochs=None):
+            model = experiment.model_for(frames, rows, seed, head_only=True)
+            train_set = [frames[row] for row in rows]
+            trainer = build_trainer(model, train_set, None, collate_frames, args, Path(folder))
+            return trainer, train_head(trainer, watched, epochs)
+
+        if experiment.select_on == "last":
+            trainer, _ = trained(fold.train)
+            return int(np.ceil(args.num_train_epochs)), None, classify(trainer, test)
+        if experiment.select_on == "test":
+            _, (said,) = trained(fold.train, [test])
+            epoch = choose_epoch(said)
+            return epoch, said[epoch - 1].value, said[epoch - 1].logits
+        fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
+        dev = [frames[row] for row in dev_rows]
+        if experiment.refit:
+            _, (said,) = trained(fit_rows, [dev])
+            epoch = choose_epoch(said)
+            trainer, _ = trained(fold.train, epochs=epoch)
+            return epoch, said[epoch - 1].value, classify(trainer, test)
+        _, (said, tested) = trained(fit_rows, [dev, test])
+        epoch = choose_epoch(said)
+        return epoch, said[epoch - 1].value, tested[epoch - 1].logits
+
+
+def _fit_reference(
+    experiment: Experiment, frames: StoredFrames, seed: int, fold: Fold
+) -> tuple[float, float, np.ndarray]:
+    """Logistic regression on standardised means; its strength is chosen on held-out speakers under every protocol."""
+    means, labels = _own_means(frames), np.asarray(experiment.corpus["label"][:])
+    balanced = experiment.overrides.get("class_weights") == "balanced"
+    metric = experiment.args.metric_for_best_model
+
+    def regression(strength):
+        penalised = LogisticRegression(C=strength, max_iter=300, class_weight="balanced" if balanced else None)
+        return make_pipeline(StandardScaler(), penalised)
+
+    def logits(fitted, rows):
+        full = np.full((len(rows), len(experiment.labels)), -1e3)  # a class that no training speaker has
+        full[:, fitted.classes_] = np.log(fitted.predict_proba(means[rows]).clip(1e-30))
+        return full
+
+    def value(fitted, rows):
+        found = logits(fitted, rows)
+        if metric == "loss":
+            return -log_loss(labels[rows], torch.tensor(found).softmax(1).numpy(), labels=range(found.shape[1]))
+        return compute_scores(found.argmax(1), labels[rows], num_classes=found.shape[1])[metric]
+
+    fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
+    values = [value(regression(strength).fit(means[fit_rows], labels[fit_rows]), dev_rows) for strength in STRENGTHS]
+    strength = STRENGTHS[int(np.argmax(values))]
+    rows = fold.train if experiment.refit else fit_rows
+    fitted = regression(strength).fit(means[rows], labels[rows])
+    return strength, max(values), logits(fitted, fold.test)
+
+
+def _own_means(frames: StoredFrames) -> np.ndarray:
+    return _cached_means(tuple(frames.folders), tuple(frames.labels))
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_means(folders: tuple[Path, ...], labels: tuple[int, ...]) -> np.ndarray:
+    return StoredFrames(folders, labels).own_means()
+
+
+def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
+    """Which layer stands for an encoder and a pooling on each fold.
+
+    Args:
+        results: Rows of cells.
+        select_on: `dev`: fold by fold, the layer whose selection value, on speakers held out of the fold's training
+            and averaged over seeds, is best; `test`: the layer with the best mean unweighted accuracy on the tests,
+            as the paper has it; `last`: the highest. The reference's is always chosen on dev.
+
+    Returns:
+        Columns `encoder, pooling, fold, encoder_layer`.
+    """
+    keys = ["encoder", "pooling", "fold"]
+    chosen = []
+    for (_, pooling), cells in results.groupby(["encoder", "pooling"], sort=False):
+        protocol = "dev" if pooling == REFERENCE else select_on
+        if protocol == "dev":
+            values = cells.groupby([*keys, "encoder_layer"], sort=False)["selection_value"].mean().reset_index()
+            values = values.sort_values("encoder_layer").sort_values("selection_value", ascending=False, kind="stable")
+            chosen.append(values.groupby(keys, sort=False).head(1)[[*keys, "encoder_layer"]])
+            continue
+        if protocol == "last":
+            layer = cells["encoder_layer"].max()
+        else:
+            layer = cells.groupby("encoder_layer")["unweighted_accuracy"].mean().idxmax()
+        chosen.append(cells[keys].drop_duplicates().assign(encoder_layer=layer))
+    return pd.concat(chosen, ignore_index=True).sort_values(keys, kind="stable", ignore_index=True)
+
+
+def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
+    """A sweep's finished cells: the rows of its results, and the logits of each."""
+    rows = pd.read_csv(output_dir / RESULTS)
+    logits = {}
+    for row in rows[list(Cell._fields)].itertuples(index=False):
+        cell = Cell(*row)
+        with np.load(output_dir / CELLS / cell.file) as file:
+            logits[cell] = file["logits"]
+    return rows, logits
+
+
+def read_clips(output_dir: Path) -> pd.DataFrame:
+    """The test clips of a sweep in the order of its logits, fold after fold: `name, label, fold`."""
+    return pd.read_csv(output_dir / CELLS / CLIPS, keep_default_na=False, dtype={"name": str, "label": str})
+
+
+def _write_clips(cells_dir: Path, corpus, folds: Sequence[Fold]) -> None:
+    names, labels = utterance_names(corpus), corpus["label"][:]
+    classes = corpus.features["label"].names
+    clips = [(names[row], classes[labels[row]], fold.number) for fold in folds for row in fold.test]
+    write_whole(cells_dir / CLIPS, pd.DataFrame(clips, columns=["name", "label", "fold"]).to_csv(index=False))
+
+
+def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.savez(file, logits=logits, row=json.dumps(row))
+    os.replace(part, path)
+
+
+def _read_row(path: Path) -> dict[str, Any]:
+    with np.load(path) as file:
+        return json.loads(str(file["row"]))
+
+
+def _write_results(path: Path, cells: Sequence[Cell], rows: dict[Cell, dict[str, Any]]) -> None:
+    table = pd.DataFrame([rows[cell] for cell in cells if cell in rows])
+    if not table.empty:
+        table = table.drop(columns="seconds").astype({"epoch": "Int64"})
+        write_whole(path, table.to_csv(index=False))

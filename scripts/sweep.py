@@ -1,0 +1,180 @@
+"""The paper's grid in one command: encoders x layers x poolings x folds x seeds on stored frames, as tables."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from whisper_emotion.arguments import (
+    CorpusArguments,
+    ModelArguments,
+    ProtocolArguments,
+    load_experiment,
+    parse_arguments,
+    parse_seeds,
+    run_script,
+    settings,
+)
+from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.errors import UserError
+from whisper_emotion.features import StoredFrames, store_frames
+from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
+from whisper_emotion.protocol import Experiment
+from whisper_emotion.reporting import SweepResults, write_sweep_report
+from whisper_emotion.results import public_name
+from whisper_emotion.run_folder import CELLS, claim, write_whole
+from whisper_emotion.sweeps import Grid, run_grid
+from whisper_emotion.training import EmotionTrainingArguments, build_extractor
+
+
+@dataclass
+class SweepArguments:
+    """The grid, and how it is worked through."""
+
+    layers: str = field(default="all", metadata={"help": "encoder layers: all (1 to the last), or such as 1,2,3"})
+    poolings: str = field(default="mean,attentive,qkv", metadata={"help": "comma-separated poolings"})
+    seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
+    compare_with: str | None = field(
+        default=None, metadata={"help": "comma-separated folders of finished sweeps of the same clips: tested, too"}
+    )
+    num_workers: int | None = field(default=None, metadata={"help": "processes that train heads; one a core if none"})
+
+
+def main() -> None:
+    """Run the grid and write `results.csv`, `table.md`, `layers.png` and confusion matrices."""
+    corpus, protocol, sweep, model, training = arguments = parse_arguments(
+        CorpusArguments, ProtocolArguments, SweepArguments, ModelArguments, EmotionTrainingArguments
+    )
+    for name, instead in (("encoder_layer", "layers"), ("pooling", "poolings"), ("use_weighted_layer_sum", None)):
+        if getattr(model, name) is not None:
+            raise UserError(f"--{name}: a sweep has {f'--{instead}' if instead else 'single layers'} in its place")
+    if model.freeze_encoder is False or protocol.from_scratch:
+        raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
+    experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
+    experiment = next(iter(experiments.values()))
+    grid = Grid(
+        experiments,
+        {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
+        _parse_poolings(sweep.poolings),
+        make_folds(experiment.corpus, corpus.corpus, corpus.folds),
+        [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
+    )
+    others = {Path(folder).name: Path(folder) for folder in (sweep.compare_with or "").split(",") if folder}
+    for name, folder in others.items():
+        if not (folder / "sweep.json").exists():
+            raise UserError(f"--compare_with {folder}: holds no finished sweep (no sweep.json)")
+    output_dir = Path(training.output_dir)
+    encoders = [one.encoder for one in experiments.values()]
+    state = PartialState()
+    with state.main_process_first():
+        options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
+        del options["seed"]
+        cells_dir = claim(output_dir, experiment.corpus, encoders, options, CELLS)
+    frames = _store(grid, cells_dir)
+    if not state.is_main_process:
+        return  # which has taken its share of the encoding
+
+    workers = sweep.num_workers or (os.cpu_count() if training.device.type == "cpu" else 1)
+    seconds = run_grid(grid, frames, output_dir, workers)
+    facts = _facts(corpus, experiment, training)
+    results = SweepResults(output_dir, experiment.labels, protocol.select_on)
+    compared = {
+        name: SweepResults(folder, experiment.labels, json.loads((folder / "sweep.json").read_text())["select_on"])
+        for name, folder in others.items()
+    }
+    write_sweep_report(output_dir, results, facts, compared)
+    record = {
+        **facts,
+        "select_on": protocol.select_on,
+        "encoders": list(experiments),
+        "layers": grid.layers,
+        "poolings": grid.poolings,
+        "seeds": grid.seeds,
+        "command": shlex.join(["python", *(public_name(part) for part in sys.argv)]),
+        "training_seconds": round(seconds),
+        "workers": workers,
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+    }
+    write_whole(output_dir / "sweep.json", json.dumps(record, indent=2) + "\n")
+    print((output_dir / "table.md").read_text(encoding="utf-8").partition("\n## Which")[0].partition("by layer")[0])
+    print(f"saved to {output_dir}")
+
+
+def _experiments(corpus: Any, protocol: Any, model: Any, training: Any) -> dict[str, Experiment]:
+    """An experiment an encoder, by the encoder's public name."""
+    names = [name.strip() for name in protocol.encoder.split(",")]
+    first = load_experiment(corpus, dataclasses.replace(protocol, encoder=names[0]), model, training)
+    experiments = {public_name(name).rpartition("/")[-1]: dataclasses.replace(first, encoder=name) for name in names}
+    if len(experiments) < len(names):
+        raise UserError(f"--encoder {protocol.encoder}: two of them have the same name")
+    return experiments
+
+
+def _parse_layers(text: str, experiment: Experiment) -> list[int]:
+    """Layers of an encoder, ascending; negative ones count from the top."""
+    top = experiment.model([0], seed=0, head_only=True).config.encoder_layers
+    if text == "all":
+        return list(range(1, top + 1))
+    try:
+        layers = [int(layer) for layer in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--layers {text}: give all, or layers with commas between them, such as 1,2,3") from error
+    for layer in layers:
+        if not -(top + 1) <= layer <= top:
+            raise UserError(f"--layers {text}: {experiment.encoder} has the layers 0 to {top}, not {layer}")
+    return sorted({layer % (top + 1) for layer in layers})
+
+
+def _parse_poolings(text: str) -> list[str]:
+    poolings = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in poolings:
+        if name not in POOLING_CLASSES:
+            raise UserError(f"--poolings {text}: {name!r} is none of {', '.join(POOLING_CLASSES)}")
+    return poolings
+
+
+def _store(grid: Grid, cells_dir: Path) -> dict[str, dict[int, StoredFrames]]:
+    """The frames of the encoders that have unfinished cells."""
+    unfinished = {cell.encoder for cell in grid.cells() if not (cells_dir / cell.file).exists()}
+    frames = {}
+    for name, experiment in grid.experiments.items():
+        if name in unfinished:
+            layers = grid.layers[name]
+            top = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": max(layers)})
+            model = top.model(range(len(top.corpus)), seed=0).to(top.args.device)
+            frames[name] = store_frames(model, build_extractor(top.encoder), top.corpus, layers, top.store_dir)
+    return frames
+
+
+def _facts(corpus: Any, experiment: Experiment, training: Any) -> dict[str, Any]:
+    """What the tables' captions say of the runs."""
+    config = experiment.model(range(len(experiment.corpus)), seed=0, head_only=True).config
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "float32"
+    names = ("encoder_context", "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
+             "pooling_dropout", "classifier_proj_size")  # fmt: skip
+    return {
+        "corpus": corpus.corpus,
+        "folds": corpus.folds,
+        **{name: getattr(config, name) for name in names},
+        "projector": experiment.projector,
+        "class_weights": experiment.overrides.get("class_weights", "none"),
+        "learning_rate": training.learning_rate,
+        "epochs": training.num_train_epochs,
+        "batch": training.per_device_train_batch_size,
+        "sampling": str(training.train_sampling_strategy),
+        "precision": precision,
+        "selection_metric": training.metric_for_best_model,
+        "refit": experiment.refit,
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)
