@@ -50,7 +50,7 @@ class SweepArguments:
 
 def main() -> None:
     """Run the grid and write `results.csv`, `table.md`, `layers.png` and confusion matrices."""
-    corpus, protocol, sweep, model, training = arguments = parse_arguments(
+    corpus, protocol, sweep, model, training = parse_arguments(
         CorpusArguments, ProtocolArguments, SweepArguments, ModelArguments, EmotionTrainingArguments
     )
     for name, instead in (("encoder_layer", "layers"), ("pooling", "poolings"), ("use_weighted_layer_sum", None)):
@@ -68,7 +68,7 @@ def main() -> None:
         [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
     )
     others = {Path(folder).name: Path(folder) for folder in (sweep.compare_with or "").split(",") if folder}
-    for name, folder in others.items():
+    for folder in others.values():
         if not (folder / "sweep.json").exists():
             raise UserError(f"--compare_with {folder}: holds no finished sweep (no sweep.json)")
     output_dir = Path(training.output_dir)
@@ -104,7 +104,8 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
     write_whole(output_dir / "sweep.json", json.dumps(record, indent=2) + "\n")
-    print((output_dir / "table.md").read_text(encoding="utf-8").partition("\n## Which")[0].partition("by layer")[0])
+    table = (output_dir / "table.md").read_text(encoding="utf-8")
+    print(table.partition("## Poolings\n")[2].partition("\n## ")[0])
     print(f"saved to {output_dir}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")
+os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where the feature store lies
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest

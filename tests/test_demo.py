@@ -16,7 +16,8 @@ from whisper_emotion.arguments import (
     parse_arguments,
 )
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
-from whisper_emotion.protocol import fit, predict, summarise
+from whisper_emotion.protocol import fit, predict
+from whisper_emotion.results import summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -127,6 +127,12 @@ def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, weighted, fiel
         frames, mask = model.encode(**inputs)
         stored = model(encoder_outputs=frames, attention_mask=mask)
         torch.testing.assert_close(stored.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        # packed: without the frames that are not pooled, and with something behind them
+        kept = [clip[..., real, :] for clip, real in zip(frames, mask, strict=True)]
+        packed = torch.cat([*kept, torch.full_like(kept[0], torch.nan)], dim=-2)
+        torch.testing.assert_close(
+            model(encoder_outputs=packed, attention_mask=mask).logits, expected.logits, atol=1e-5, rtol=1e-5
+        )
         # the encoder's own output
         hidden = expected.hidden_states
         whole = BaseModelOutput(last_hidden_state=hidden[-1], hidden_states=hidden)
@@ -323,6 +329,11 @@ def test_outputs_on_request(tiny_encoder):
         (
             {"encoder_outputs": torch.zeros(2, 5, 16), "attention_mask": torch.tensor([[1] * 5, [0] * 5])},
             "clip 1 of the batch has no frame",
+        ),
+        ({"encoder_outputs": torch.zeros(5, 16)}, "packed encoder_outputs need an attention_mask"),
+        (
+            {"encoder_outputs": torch.zeros(5, 16), "attention_mask": torch.ones(2, 3)},
+            r"shape \(2, 3\): with packed encoder_outputs it must be \(batch, frames\) and have at most 5 ones",
         ),
     ],
 )

@@ -11,7 +11,8 @@ from whisper_emotion import protocol
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold, make_folds
 from whisper_emotion.errors import UserError
-from whisper_emotion.protocol import Experiment, cross_validate, fit, summarise
+from whisper_emotion.protocol import Experiment, cross_validate, fit
+from whisper_emotion.results import summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 

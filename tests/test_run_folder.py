@@ -13,26 +13,26 @@ def corpus(synthetic_dir):
 
 
 def test_settings_of_an_unfinished_run_are_not_mixed(corpus, tmp_path):
-    claim(tmp_path, corpus, "encoder", {"learning_rate": 0.3, "pooling": "mean"})
-    work_dir = claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "mean"})
+    claim(tmp_path, corpus, ["encoder"], {"learning_rate": 0.3, "pooling": "mean"})
+    work_dir = claim(tmp_path, corpus, ["encoder"], {"learning_rate": 0.1, "pooling": "mean"})
     (work_dir / "seed0_fold1.csv").touch()
-    claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "mean"})
+    claim(tmp_path, corpus, ["encoder"], {"learning_rate": 0.1, "pooling": "mean"})
     with pytest.raises(UserError, match="unfinished run with pooling=mean, not qkv"):
-        claim(tmp_path, corpus, "encoder", {"learning_rate": 0.1, "pooling": "qkv"})
+        claim(tmp_path, corpus, ["encoder"], {"learning_rate": 0.1, "pooling": "qkv"})
 
 
 def test_an_unfinished_run_is_not_continued_on_another_corpus(corpus, tmp_path):
-    (claim(tmp_path, corpus, "encoder", {}) / "seed0_fold1.csv").touch()
+    (claim(tmp_path, corpus, ["encoder"], {}) / "seed0_fold1.csv").touch()
     with pytest.raises(UserError, match="contents of the corpus and the encoder"):
-        claim(tmp_path, corpus.select(range(40)), "encoder", {})
+        claim(tmp_path, corpus.select(range(40)), ["encoder"], {})
 
 
 def test_a_folder_of_something_else_is_not_written_into(corpus, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
-        claim(tmp_path, corpus, "encoder", {})
+        claim(tmp_path, corpus, ["encoder"], {})
     with pytest.raises(UserError, match="is no folder that can be written"):
-        claim(tmp_path / "README.md", corpus, "encoder", {})
+        claim(tmp_path / "README.md", corpus, ["encoder"], {})
 
 
 def test_a_file_is_replaced_whole(tmp_path):

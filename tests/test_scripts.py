@@ -27,6 +27,8 @@ class Others:
 
     test_fold: int | None = None
     seeds: str | None = None
+    layers: str = "all"
+    poolings: str = "mean"
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,10 +11,11 @@ from sklearn.preprocessing import StandardScaler
 
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import encode_corpus
+from whisper_emotion.features import store_frames
 from whisper_emotion.training import (
     AudioCollator,
     EmotionTrainingArguments,
+    UtteranceSampler,
     best_epoch,
     build_extractor,
     build_model,
@@ -52,7 +53,7 @@ def fit(tiny_encoder, folder, selection=None, epochs=None, overrides=None, **opt
     return trainer
 
 
-def test_a_batch_of_stored_frames_is_padded_and_masked():
+def test_a_batch_of_stored_frames_is_packed_and_masked():
     batch = collate_frames(
         [
             {"encoder_outputs": torch.ones(2, 3, dtype=torch.float16), "label": 1},
@@ -60,8 +61,8 @@ def test_a_batch_of_stored_frames_is_padded_and_masked():
         ]
     )
     assert batch["encoder_outputs"].dtype == torch.float32
-    assert batch["encoder_outputs"].sum((1, 2)).tolist() == [6, 3]
-    assert batch["attention_mask"].tolist() == [[True, True], [True, False]]
+    assert batch["encoder_outputs"].sum(1).tolist() == [3, 3, 3] + [0] * 29
+    assert batch["attention_mask"].tolist() == [[True, True] + [False] * 30, [True] + [False] * 31]
     assert batch["labels"].tolist() == [1, 0]
 
 
@@ -133,7 +134,7 @@ def test_stored_frames_train_the_head_that_audio_trains(tiny_encoder, synthetic_
     for road in ("audio", "frames"):
         model = build_model(str(tiny_encoder), labels, {"encoder_context": "utterance", "encoder_layer": 1}, seed=0)
         if road == "frames":
-            utterances, collator = encode_corpus(model, extractor, corpus), collate_frames
+            utterances, collator = store_frames(model, extractor, corpus, [1], tmp_path / "store")[1], collate_frames
         else:
             utterances, collator = corpus, AudioCollator(extractor)
         options = arguments(tmp_path, num_train_epochs=2, learning_rate=1e-3)
@@ -142,18 +143,20 @@ def test_stored_frames_train_the_head_that_audio_trains(tiny_encoder, synthetic_
         torch.testing.assert_close(tensor, heads[1][name], atol=2e-3, rtol=2e-2)  # frames are stored in half precision
 
 
-def test_frames_are_stored_in_the_order_of_the_corpus_and_without_padding(tiny_encoder, synthetic_dir):
-    corpus = load_corpus("synthetic", synthetic_dir).select(range(7))
-    model = build_model(str(tiny_encoder), ["a", "b"], {"encoder_context": "utterance"}, seed=0)
-    extractor = build_extractor(str(tiny_encoder))
-    utterances = encode_corpus(model, extractor, corpus, batch_size=3)
-    for row, utterance in zip(corpus, utterances, strict=True):
-        batch = AudioCollator(extractor)([row])
-        with torch.no_grad():
-            frames, mask = model.encode(batch["input_features"], batch["attention_mask"])
-        expected = frames[0, mask[0]].half()
-        torch.testing.assert_close(utterance["encoder_outputs"], expected, atol=5e-3, rtol=5e-3)
-        assert utterance["label"] == row["label"]
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "sequential"])
+def test_an_epoch_s_order_depends_on_the_seed_and_the_epoch_alone(strategy):
+    lengths = np.random.default_rng(0).integers(1, 100, size=203).tolist()
+    orders = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        torch.rand(3)  # what else is drawn has no influence
+        sampler = UtteranceSampler(lengths, 8, strategy, seed)
+        sampler.epoch = epoch
+        order = list(sampler)
+        assert sorted(order) == list(range(203))
+        assert orders.setdefault((seed, epoch), order) == order
+    assert len(set(map(tuple, orders.values()))) == (1 if strategy == "sequential" else 3)
+    width = sum(max(lengths[row] for row in order[start : start + 8]) * 8 for start in range(0, 203, 8))
+    assert (sum(lengths) / width > 0.75) == (strategy == "group_by_length")
 
 
 @pytest.mark.parametrize("size", [16, 5])

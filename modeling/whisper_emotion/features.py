@@ -174,8 +174,8 @@ def _require_room(root: Path, size: int, layers: int, clips: int) -> None:
     tqdm.write(f"feature store: {clips} utterances, {layers} layers, {_gigabytes(size)} in {root}")
     if size > free:
         raise UserError(
-            f"--store_dir {root}: {layers} layers of {clips} utterances take {_gigabytes(size)}, and {_gigabytes(free)}"
-            " are free there: name a folder on a larger disk, or fewer layers"
+            f"--store_dir {root}: {layers} layers of {clips} utterances take {_gigabytes(size)}, and "
+            f"{_gigabytes(free)} are free there: name a folder on a larger disk, or fewer layers"
         )
 
 

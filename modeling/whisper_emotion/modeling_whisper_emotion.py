@@ -211,7 +211,9 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None: all are. The two
                 frames behind a clip's own still hear its end; the extractor returns them, so do not crop by the mask.
             encoder_outputs: In place of `input_features`: the frames that `encode` returns, and as `attention_mask`
-                then the mask that it returns with them, `(batch, encoder frames)`. None: all are pooled.
+                then the mask that it returns with them, `(batch, encoder frames)`. None: all are pooled. Or packed,
+                `(frames, d_model)`: only those that the mask says are pooled, clip behind clip; more behind them are
+                ignored.
             labels: Class ids `(batch,)`, or soft labels `(batch, labels)` that sum to 1.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
@@ -233,17 +235,23 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             if isinstance(encoder_outputs, torch.Tensor):
                 encoder_outputs = BaseModelOutput(last_hidden_state=encoder_outputs)
             mask = attention_mask
+            if mask is None and self._is_packed(encoder_outputs):
+                raise ValueError("packed encoder_outputs need an attention_mask that says which frames are whose")
             if mask is not None:
-                _check_stored_mask(mask, encoder_outputs.last_hidden_state)
+                _check_stored_mask(mask, encoder_outputs.last_hidden_state, self._is_packed(encoder_outputs))
 
         frames = self._select_layers(encoder_outputs)
         if not torch.is_autocast_enabled(frames.device.type):  # which casts by itself
             frames = frames.to(self.projector.weight.dtype)
         frames = self.projector_norm(self.projector(frames))
-        embedding, pooling_weights = self.pooling(frames, mask)
+        if self._is_packed(encoder_outputs):
+            # Unpacked into zeros: what the poolings otherwise make of their input first
+            embedding, pooling_weights = self.pooling.pool(_unpack(frames, mask), mask.bool())
+        else:
+            embedding, pooling_weights = self.pooling(frames, mask)
         logits = self.classifier(embedding)
         return WhisperEmotionOutput(
-            loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
+            loss=None if labels is None else self.compute_loss(logits, labels.to(logits.device)),
             logits=logits,
             embedding=embedding,
             pooling_weights=pooling_weights,
@@ -315,16 +323,21 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         return outputs, _prefix_mask(self.pooled_frames(lengths), outputs.last_hidden_state.shape[1])
 
     def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
-        """Return the frames to pool, `(batch, frames, d_model)`."""
+        """Return the frames to pool, `(batch, frames, d_model)` or packed `(frames, d_model)`."""
         if not self.config.use_weighted_layer_sum:
             return outputs.last_hidden_state
-        layers = outputs.last_hidden_state  # stored: (batch, layers, frames, d_model)
+        layers = outputs.last_hidden_state  # stored: (batch, layers, frames, d_model), or packed without the batch
         if outputs.hidden_states is not None:
             layers = torch.stack(outputs.hidden_states, dim=1)
-        return torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
+        return torch.einsum("l,...ltd->...td", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy with the config's class weights and label smoothing, in float32."""
+    def _is_packed(self, outputs: BaseModelOutput) -> bool:
+        """Whether stored frames have no batch dimension."""
+        mixed = self.config.use_weighted_layer_sum and outputs.hidden_states is None
+        return outputs.last_hidden_state.ndim == (3 if mixed else 2)
+
+    def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of logits `(batch, labels)`, with the config's class weights and smoothing, in float32."""
         weights = self.config.class_weights
         return nn.functional.cross_entropy(
             logits.float(),
@@ -339,9 +352,14 @@ def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor) -> None:
-    """Raise unless a mask belongs to stored frames `(batch, …, frames, d_model)`, and each clip has one."""
-    if mask.shape != (frames.shape[0], frames.shape[-2]):
+def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor, packed: bool) -> None:
+    """Raise unless a mask belongs to stored frames `(batch, …, frames, d_model)` or packed ones."""
+    if packed and (mask.ndim != 2 or int(mask.sum()) > frames.shape[-2]):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}: with packed encoder_outputs it must be (batch, frames) "
+            f"and have at most {frames.shape[-2]} ones, the number of frames"
+        )
+    if not packed and mask.shape != (frames.shape[0], frames.shape[-2]):
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}: with encoder_outputs it must have one value for each of "
             f"the {frames.shape[-2]} encoder frames of each of the {frames.shape[0]} clips"
@@ -349,6 +367,13 @@ def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor) -> None:
     empty = ~mask.bool().any(dim=1)
     if empty.any():
         raise ValueError(f"clip {int(empty.nonzero()[0])} of the batch has no frame in attention_mask")
+
+
+def _unpack(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Frames `(ones in the mask or more, dim)` -> `(batch, frames, dim)`, zero where the mask is."""
+    places = mask.flatten().nonzero().squeeze(1)
+    padded = frames.new_zeros(mask.numel(), frames.shape[-1]).index_copy(0, places, frames[: len(places)])
+    return padded.unflatten(0, mask.shape)
 
 
 def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) -> torch.Tensor:

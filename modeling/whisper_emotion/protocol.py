@@ -81,9 +81,7 @@ class Experiment:
         """Class names in the order of their ids."""
         return self.corpus.features["label"].names
 
-    def model(
-        self, rows: Sequence[int], seed: int, head_only: bool = False
-    ) -> WhisperForEmotionClassification:
+    def model(self, rows: Sequence[int], seed: int, head_only: bool = False) -> WhisperForEmotionClassification:
         """A fresh model, with weights of the classes among `rows` where they are to be balanced."""
         overrides = dict(self.overrides)
         if overrides.get("class_weights") == "balanced":
@@ -196,7 +194,7 @@ def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, see
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read predictions with names and labels as they are: 001 is no number, and neither are a folder's classes 0, 1."""
+    """Read predictions with names and labels as they are: 001 is no number, and neither is a class 0."""
     text = dict.fromkeys(("name", "label", "predicted"), str)
     return pd.read_csv(path, keep_default_na=False, dtype=text)
 

@@ -12,7 +12,6 @@ from datasets import Dataset
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.errors import UserError
 
-
 UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
 
 
@@ -48,11 +47,11 @@ def claim(
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
     if record.exists() and len(list(work_dir.iterdir())) > 1:
         before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
+        for name in sorted(before.keys() & now.keys()):  # an option that only one version has is not at odds
+            if before[name] != now[name]:
                 raise UserError(
                     f"--output_dir: {work_dir} holds {'a sweep' if work == CELLS else 'an unfinished run'} with "
-                    f"{name}={before.get(name)}, not {now.get(name)}: finish that one, delete the folder, or name "
+                    f"{name}={before[name]}, not {now[name]}: finish that one, delete the folder, or name "
                     "another --output_dir"
                 )
     else:

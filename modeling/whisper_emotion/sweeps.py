@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -60,9 +61,10 @@ class Grid:
     Args:
         experiments: By the encoder's public name: what its cells share. All are of one corpus.
         layers: By the same names, the encoder's layers.
-        poolings: Names of poolings; the reference is added to them.
+        poolings: Names of poolings.
         folds: The corpus's folds.
         seeds: Seeds of the heads, the order of the utterances and the choice of held-out speakers.
+        reference: Whether the reference is part of it.
     """
 
     experiments: dict[str, Experiment]
@@ -70,6 +72,7 @@ class Grid:
     poolings: list[str]
     folds: list[Fold]
     seeds: list[int]
+    reference: bool = True
 
     def cells(self) -> list[Cell]:
         """All cells, in the order of the results."""
@@ -77,7 +80,7 @@ class Grid:
             Cell(encoder, layer, pooling, fold.number, seed)
             for encoder in self.experiments
             for layer in self.layers[encoder]
-            for pooling in (*self.poolings, REFERENCE)
+            for pooling in [*self.poolings, *[REFERENCE] * self.reference]
             for seed in self.seeds
             for fold in self.folds
         ]
@@ -117,9 +120,7 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     return sum(rows[cell]["seconds"] for cell in cells)
 
 
-def _in_parallel(
-    tasks: Iterator[tuple], workers: int
-) -> Iterator[tuple[Cell, dict[str, Any], np.ndarray]]:
+def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, dict[str, Any], np.ndarray]]:
     """Run the tasks, a few more than there are workers under way at a time, and hand their results on as they come."""
     if workers == 1:
         yield from (run_cell(*task) for task in tasks)
@@ -185,7 +186,7 @@ def _fit_head(
     test = [frames[row] for row in fold.test]
     with tempfile.TemporaryDirectory() as folder:
 
-        def trained(rows, watched=(), epochs=None):
+        def trained(rows, watched=None, epochs=None):
             model = experiment.model_for(frames, rows, seed, head_only=True)
             train_set = [frames[row] for row in rows]
             trainer = build_trainer(model, train_set, None, collate_frames, args, Path(folder))
@@ -193,21 +194,16 @@ def _fit_head(
 
         if experiment.select_on == "last":
             trainer, _ = trained(fold.train)
-            return int(np.ceil(args.num_train_epochs)), None, classify(trainer, test)
+            return math.ceil(args.num_train_epochs), None, classify(trainer, test)
         if experiment.select_on == "test":
-            _, (said,) = trained(fold.train, [test])
-            epoch = choose_epoch(said)
-            return epoch, said[epoch - 1].value, said[epoch - 1].logits
+            trainer, values = trained(fold.train, test)
+            return choose_epoch(values), max(values), classify(trainer, test)
         fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
-        dev = [frames[row] for row in dev_rows]
+        trainer, values = trained(fit_rows, [frames[row] for row in dev_rows])
+        epoch = choose_epoch(values)
         if experiment.refit:
-            _, (said,) = trained(fit_rows, [dev])
-            epoch = choose_epoch(said)
             trainer, _ = trained(fold.train, epochs=epoch)
-            return epoch, said[epoch - 1].value, classify(trainer, test)
-        _, (said, tested) = trained(fit_rows, [dev, test])
-        epoch = choose_epoch(said)
-        return epoch, said[epoch - 1].value, tested[epoch - 1].logits
+        return epoch, max(values), classify(trainer, test)
 
 
 def _fit_reference(

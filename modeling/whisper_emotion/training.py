@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
@@ -87,17 +87,26 @@ class AudioCollator:
 
 
 def collate_frames(utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stored frames `(…, frames, d_model)` with labels -> a float32 batch padded to its longest, with its mask."""
+    """Stored frames `(…, frames, d_model)` with labels -> a packed float32 batch, as `forward` takes it."""
     frames = [utterance["encoder_outputs"] for utterance in utterances]
     lengths = torch.tensor([clip.shape[-2] for clip in frames])
-    batch = torch.zeros(len(frames), *frames[0].shape[:-2], int(lengths.max()), frames[0].shape[-1])
-    for row, clip in zip(batch, frames, strict=True):
-        row[..., : clip.shape[-2], :] = clip
+    packed = torch.cat([clip.float() for clip in frames], dim=-2)
     return {
-        "encoder_outputs": batch,
-        "attention_mask": torch.arange(batch.shape[-2]) < lengths[:, None],
+        # First: the Trainer takes the size of a batch from its first tensor.
         "labels": torch.tensor([utterance["label"] for utterance in utterances]),
+        "attention_mask": frame_mask(lengths),
+        "encoder_outputs": torch.nn.functional.pad(packed, (0, 0, 0, round_up(packed.shape[-2]) - packed.shape[-2])),
     }
+
+
+def frame_mask(lengths: torch.Tensor) -> torch.Tensor:
+    """`(batch,)` numbers of frames -> `(batch, width)`, true on each clip's own."""
+    return torch.arange(round_up(int(lengths.max()))) < lengths[:, None]
+
+
+def round_up(frames: int) -> int:
+    """A number of frames that few batches do not share: CPU kernels are made anew for every shape of a product."""
+    return -(-frames // 32) * 32
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -304,6 +313,9 @@ class EmotionTrainer(Trainer):
         self.sampler = UtteranceSampler(lengths, batch_size, args.train_sampling_strategy, seed)
         return self.sampler
 
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        return SequentialSampler(eval_dataset)
+
 
 class _Repeat(TrainerCallback):
     """Sets the sampler's epoch and each step's seed."""
@@ -350,6 +362,8 @@ def build_trainer(
         save_total_limit=1,
         dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
     )
+    if collator is collate_frames and args.n_gpu > 1:
+        args._n_gpu = 1  # a packed batch cannot be split, and a head is too small to be
     try:
         trainer = EmotionTrainer(
             model=model,

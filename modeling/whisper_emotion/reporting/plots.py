@@ -143,11 +143,13 @@ def plot_layers(panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str]
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel("encoder layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_tick_params(labelleft=True)
         axes.grid(axis="y", linewidth=0.4, color="0.85")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    figure.legend(
+        names.values(), names.keys(), loc="outside lower center", ncols=len(names), frameon=False, fontsize=9
+    )
     heading = figure.suptitle(
         "\n".join(textwrap.wrap(title, int(width * TITLE_CHARACTERS_PER_INCH))), fontsize=10, x=0.02, ha="left"
     )

@@ -128,18 +128,21 @@ def write_sweep_report(
         UserError: Another sweep has other clips.
     """
     title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
-    protocol = f"{len(sweep.clips['fold'].unique())} test folds, seeds {', '.join(map(str, sweep.seeds))}; " + (
-        SELECTION[sweep.select_on]
+    protocol = (
+        f"{len(sweep.clips['fold'].unique())} test folds, seeds {', '.join(map(str, sweep.seeds))}; "
+        + (SELECTION[sweep.select_on])
     )
-    settings = "; ".join(f"{name} {_number(value)}" for name, value in facts.items() if name not in ("corpus", "folds"))
+    settings = "; ".join(
+        f"{name} {_number(value)}" for name, value in facts.items() if name not in ("corpus", "folds")
+    )
     tops = [system for system in sweep.systems if system.layer is None]
     lines = [
         f"# {title}",
         "",
         f"Protocol: {protocol}. Settings: {settings}.",
         "",
-        "WA is weighted accuracy, UA unweighted accuracy, in percent. \"Over folds\" is the paper's form: mean and "
-        "population deviation over the folds, averaged over the seeds. \"Pooled\" puts all folds' test clips together "
+        'WA is weighted accuracy, UA unweighted accuracy, in percent. "Over folds" is the paper\'s form: mean and '
+        'population deviation over the folds, averaged over the seeds. "Pooled" puts all folds\' test clips together '
         "for each seed, then averages over the seeds; its 95 % interval is a bootstrap over test clips (speakers are "
         "not drawn: other speakers may differ by more). The last row is a logistic regression on the mean of each "
         "utterance's own frames, its strength and layer chosen on held-out speakers.",
@@ -153,8 +156,8 @@ def write_sweep_report(
         *itertools.chain.from_iterable(_layer_tables(sweep, facts, f"{title}; {protocol}")),
         "## Which differences hold",
         "",
-        f"Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. Bold: the interval leaves "
-        f"out 0. One in twenty does so by chance. {title}; {protocol}.",
+        "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. Bold: the interval "
+        f"leaves out 0; where there is no difference, one in twenty does so. {title}; {protocol}.",
         "",
         *_differences(sweep, tops),
         *itertools.chain.from_iterable(_comparison(sweep, name, other) for name, other in others.items()),
@@ -291,8 +294,9 @@ def _layers(sweep: SweepResults, system: System) -> str:
     counts = pd.Series([sweep.layer_on(system, fold) for fold in folds]).value_counts()
     if len(counts) == 1:
         return str(counts.index[0])
-    parts = [f"{layer} ({count})" for layer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    return ", ".join(parts).replace(")", " folds)", 1)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    (first, count), *rest = ordered
+    return ", ".join([f"{first} ({count} fold{'s' * (count > 1)})", *(f"{layer} ({count})" for layer, count in rest)])
 
 
 def _number(value: Any) -> str:

@@ -1,0 +1,56 @@
+"""Measure what this package's savings are worth against the plain way, in one run on this machine."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from whisper_emotion.arguments import (
+    CorpusArguments,
+    ModelArguments,
+    ProtocolArguments,
+    load_experiment,
+    parse_arguments,
+    run_script,
+)
+from whisper_emotion.benchmarks import benchmark_heads
+from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.run_folder import write_whole
+from whisper_emotion.training import EmotionTrainingArguments
+
+
+@dataclass
+class BenchmarkArguments:
+    """How much of it, and where the figures go."""
+
+    output: str = field(default="benchmark.json", metadata={"help": "JSON file of the figures"})
+    plain_folds: int | None = field(
+        default=None, metadata={"help": "folds that the plain way of training heads is timed on; all if none"}
+    )
+    num_workers: int | None = field(default=None, metadata={"help": "processes that train heads; one a core if none"})
+
+
+def main() -> None:
+    """Run the measurements and write them."""
+    corpus, protocol, benchmark, model, training = parse_arguments(
+        CorpusArguments, ProtocolArguments, BenchmarkArguments, ModelArguments, EmotionTrainingArguments
+    )
+    training.disable_tqdm = True
+    experiment = load_experiment(corpus, protocol, model, training)
+    folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+    heads = benchmark_heads(
+        experiment, folds, benchmark.plain_folds or len(folds), benchmark.num_workers or os.cpu_count() or 1
+    )
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    write_whole(Path(benchmark.output), json.dumps({"machine": machine, "heads": heads}, indent=2) + "\n")
+    for name in ("plain", "ours"):
+        figures = heads[name]
+        print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")
+    print(f"ratio {heads['ratio']:.1f} (plain way timed on {heads['folds_timed']} folds)")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,167 @@
+"""A sweep's tables and pictures: every figure by hand, beside the paper's, with what holds and what does not."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from whisper_emotion.errors import UserError
+from whisper_emotion.reporting import SweepResults, write_sweep_report
+from whisper_emotion.reporting.plots import STYLES, Curve, plot_layers
+from whisper_emotion.sweeps import REFERENCE, Cell
+
+LABELS = ["anger", "sadness"]
+CLIPS = 40  # a fold, half of each class
+ENCODER = "whisper-tiny"
+FACTS = {"corpus": "shemo", "folds": "paper", "learning_rate": 0.001}
+
+
+def write_sweep(folder, right, select_on="dev", names=None):
+    """A finished sweep of two folds; `right(pooling, layer, fold, seed)` says how many of a class's clips are."""
+    (folder / "cells").mkdir(parents=True)
+    truth = np.repeat([0, 1], CLIPS // 2)
+    rows = []
+    for layer in (3, 4):
+        for pooling in ("mean", "qkv", REFERENCE):
+            for seed in (0, 1):
+                for fold in (1, 2):
+                    cell = Cell(ENCODER, layer, pooling, fold, seed)
+                    hits = np.tile(np.arange(CLIPS // 2) < right(pooling, layer, fold, seed), 2)
+                    logits = np.eye(2)[np.where(hits, truth, 1 - truth)]
+                    np.savez(folder / "cells" / cell.file, logits=logits, row=json.dumps({}))
+                    share = float(hits.mean())
+                    figures = dict.fromkeys(("weighted_accuracy", "unweighted_accuracy", "macro_f1"), share)
+                    value = {"selection_value": 1.0 if (layer, fold) in ((3, 1), (4, 2)) else 0.5}
+                    rows.append({**cell._asdict(), "select_on": select_on, "epoch": 3, **value, **figures})
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    names = names or [f"clip{index}" for index in range(2 * CLIPS)]
+    labels = [LABELS[label] for label in (*truth, *truth)]
+    folds = [1] * CLIPS + [2] * CLIPS
+    pd.DataFrame({"name": names, "label": labels, "fold": folds}).to_csv(folder / "cells" / "clips.csv", index=False)
+    return SweepResults(folder, LABELS, select_on)
+
+
+def usual(pooling, layer, fold, seed):
+    return {"mean": 12, "qkv": 16, REFERENCE: 16}[pooling] + (layer == 4) * 2 * (-1) ** fold + seed
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return write_sweep(tmp_path / "one", usual)
+
+
+def report(sweep, others=None):
+    write_sweep_report(sweep.output_dir, sweep, FACTS, others or {})
+    return (sweep.output_dir / "table.md").read_text()
+
+
+def section(text, heading):
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def cells(text, *starts):
+    """The cells of the table row that starts with these."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    (found,) = [line for line in lines if line[: len(starts)] == list(starts)]
+    return found[len(starts) :]
+
+
+def test_the_paper_s_form_by_hand(sweep):
+    # Layer 4, mean: 10 and 14 of 20 right with seed 0, 11 and 15 with seed 1.
+    row = cells(section(report(sweep), f"{ENCODER}, mean, by layer"), "4")
+    assert row[:2] == ["62.50 ± 10.00", "62.50 ± 10.00"]
+    assert row[2].startswith("62.50 (")
+    assert row[3] == "–"  # less the last layer's: its own
+    assert row[4].startswith("**-20.00 (")  # less the reference's
+    assert row[5] == "84.12 / 73.66"  # the paper's, ShEMO, tiny, layer 4, mean
+
+
+def test_the_layer_is_chosen_fold_by_fold_and_said(sweep):
+    table = section(report(sweep), "Poolings")
+    assert "Layer chosen fold by fold, on speakers held out of its training" in table
+    # Fold 1 has layer 3 and fold 2 layer 4, which is better there by two clips of a class
+    row = cells(table, ENCODER, "QKV", "3 (1 fold), 4 (1)")
+    assert row[1] == "87.50 ± 5.00"  # 16 and 18 of 20, and one more with the other seed
+    assert row[4] == "84.81 ± 3.64 / 75.14 ± 4.24"  # the paper's Table 1
+    assert cells(table, ENCODER, "logistic regression", "3 (1 fold), 4 (1)")[4] == "–"
+
+
+def test_differences_that_hold_are_bold_and_others_are_not(sweep):
+    table = section(report(sweep), "Which differences hold")
+    layers = "layer 3 (1 fold), 4 (1)"
+    (found,) = cells(table, f"{ENCODER}, QKV, {layers}", f"{ENCODER}, mean, {layers}")
+    assert found.startswith("**+20.00 (+")
+    equal = cells(table, f"{ENCODER}, logistic regression, {layers}", f"{ENCODER}, QKV, {layers}")
+    assert equal == ["+0.00 (+0.0 to +0.0)"]
+
+
+@pytest.mark.parametrize(
+    ("select_on", "said"),
+    [
+        ("dev", "epoch chosen on speakers held out of the training folds"),
+        ("test", "epoch chosen on the test fold: optimistic"),
+        ("last", "last epoch, none chosen"),
+    ],
+)
+def test_every_table_says_its_protocol(tmp_path, select_on, said):
+    text = report(write_sweep(tmp_path / "run", usual, select_on))
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(headings) == 5
+    for heading in headings:
+        expected = said
+        if "logistic" in heading:
+            expected = "strength chosen on speakers held out of the training folds"
+        assert expected in section(text, heading.removeprefix("## ")), heading
+
+
+def test_two_sweeps_are_compared_clip_by_clip(sweep, tmp_path):
+    worse = write_sweep(tmp_path / "unmasked", lambda *cell: usual(*cell) - 4 * (cell[0] == "mean"))
+    table = section(report(sweep, {"unmasked": worse}), "Less unmasked")
+    row = cells(table, ENCODER, "mean", "4")
+    assert row[0].startswith("62.50") and row[1].startswith("42.50")
+    assert row[2].startswith("**+20.00 (+")
+    assert cells(table, ENCODER, "QKV", "chosen")[2] == "+0.00 (+0.0 to +0.0)"
+
+
+def test_sweeps_of_other_clips_are_not_compared(sweep, tmp_path):
+    other = write_sweep(tmp_path / "other", usual, names=[f"take{index}" for index in range(2 * CLIPS)])
+    with pytest.raises(UserError, match="--compare_with other: has other test clips"):
+        report(sweep, {"other": other})
+
+
+def test_confusions_are_summed_over_folds_and_seeds(sweep):
+    system = next(one for one in sweep.systems if one.pooling == "qkv" and one.layer == 3)
+    assert sweep.confusion(system).tolist() == [[66, 14], [14, 66]]  # 16 + 16 + 17 + 17 of 80
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def curves(count):
+    return [Curve(f"pooling {index}", [1, 2, 3], [0.5, 0.6, 0.7], [0.4, 0.5, 0.6], [0.6, 0.7, 0.8])
+            for index in range(count)]  # fmt: skip
+
+
+def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_path, monkeypatch):
+    figures = []
+    draw = FigureCanvasAgg.print_figure
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_figure", lambda self, *a, **k: (figures.append(self.figure), draw(self, *a, **k))[1]
+    )
+    plot_layers({"WA, tiny": curves(3), "UA, tiny": curves(3)}, tmp_path / "layers.png", "of $mine$ " * 20)
+    texts = [text.get_text() for text in figures[0].findobj(Text)]
+    assert {"WA, tiny", "UA, tiny", "encoder layer"} <= set(texts)
+    assert [text for text in texts if text.startswith("pooling")] == ["pooling 0", "pooling 1", "pooling 2"]
+    assert any("$mine$" in text for text in texts)
+    bars = [bar for axes in figures[0].axes for bar in axes.containers]
+    assert len(bars) == 6 and all(bar.has_yerr for bar in bars)
+    assert imread(tmp_path / "layers.png").shape[1] > 1000
+
+
+def test_lines_differ_in_colour_marker_and_stroke():
+    assert len({colour for colour, _, _ in STYLES}) == len({marker for _, marker, _ in STYLES}) == len(STYLES)
+    assert len({str(stroke) for _, _, stroke in STYLES}) == len(STYLES)

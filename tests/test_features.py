@@ -1,0 +1,208 @@
+"""The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_files
+
+from whisper_emotion import features
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.errors import UserError
+from whisper_emotion.features import StoredFrames, stack_layers, store_frames
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.training import AudioCollator, build_extractor, build_model
+
+LABELS = ["angry", "happy", "neutral", "sad"]
+
+
+@pytest.fixture(scope="module")
+def corpus(synthetic_dir):
+    return load_corpus("synthetic", synthetic_dir).select(range(0, 48, 2))
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_encoder):
+    return build_extractor(str(tiny_encoder))
+
+
+def model_of(tiny_encoder, **overrides):
+    return build_model(str(tiny_encoder), LABELS, {"encoder_context": "utterance", **overrides}, seed=0)
+
+
+def bits(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_every_layer_s_frames_are_those_of_the_encoder(tiny_encoder, corpus, extractor, tmp_path, mask_padding):
+    model = model_of(tiny_encoder, mask_padding=mask_padding)
+    stored = store_frames(model, extractor, corpus, [0, 1, 3], tmp_path)
+    for index, row in enumerate(corpus):
+        batch = AudioCollator(extractor)([row])
+        with torch.no_grad():
+            frames, mask = model.encode(batch["input_features"], batch["attention_mask"], all_layers=True)
+        for layer in (0, 1, 3):
+            expected = frames[0, layer, mask[0]]
+            found = stored[layer][index]
+            assert found["encoder_outputs"].dtype == torch.float16
+            torch.testing.assert_close(found["encoder_outputs"].float(), expected, atol=5e-3, rtol=5e-3)
+            assert found["label"] == row["label"]
+        own = (int(batch["attention_mask"].sum()) - 1) // 2 + 1
+        assert stored[1].own_lengths[index] == own <= stored[1].lengths[index]
+        mean = frames[0, 3, :own].mean(0).numpy()
+        np.testing.assert_allclose(stored[3].own_means()[index], mean, atol=5e-3)
+    stacked = stack_layers(stored)[5]["encoder_outputs"]
+    assert torch.equal(stacked[1], stored[1][5]["encoder_outputs"])
+    assert stacked.shape[0] == 3
+
+
+def test_a_window_without_masking_keeps_all_its_frames(tiny_encoder, corpus, extractor, tmp_path):
+    model = model_of(tiny_encoder, encoder_context="window", mask_padding=False, encoder_layer=1)
+    stored = store_frames(model, extractor, corpus.select([0, 7]), [1], tmp_path)[1]
+    assert stored.lengths == [1500, 1500]
+    assert max(stored.own_lengths) < 200
+
+
+def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
+    runs = []
+    real = WhisperForEmotionClassification.encode
+
+    def encode(self, *arguments, **options):
+        runs.append(1)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(WhisperForEmotionClassification, "encode", encode)
+    store_frames(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    assert len(runs) == 3  # 24 utterances in batches of 8
+    # Layers below the top depend on nothing above them, and neither do they depend on the labels.
+    store_frames(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path)
+    relabelled = corpus.remove_columns("label").add_column("label", [0] * len(corpus))
+    assert store_frames(model_of(tiny_encoder), extractor, relabelled, [2], tmp_path)[2][3]["label"] == 0
+    assert len(runs) == 3
+    store_frames(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
+    assert len(runs) == 6
+
+
+@pytest.mark.parametrize("change", ["weights", "context", "margin", "mask", "audio", "order", "extractor"])
+def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp_path, change):
+    recordings = load_corpus("synthetic", synthetic_dir).select(range(8))
+    model = model_of(tiny_encoder, encoder_layer=1)
+    before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+    if change == "weights":
+        with torch.no_grad():
+            model.encoder.layers[0].fc1.bias[0] += 1e-3
+    elif change == "context":
+        model.config.encoder_context = "window"
+    elif change == "margin":
+        model.config.context_margin = 0.5
+    elif change == "mask":
+        model.config.mask_padding = False
+    elif change == "audio":  # another recording under the same name
+        names = ("x.wav", "y.wav")
+        contents = [Path(audio["path"]).read_bytes() for audio in recordings["audio"][:2]]
+        folder = write_files(tmp_path / "audio", dict(zip(names, contents, strict=True)))
+        rows = [{"path": str(folder / name), "bytes": None} for name in names]
+        recordings = recordings.select([0, 1]).remove_columns("audio").add_column("audio", rows)
+        before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+        (folder / "x.wav").write_bytes(contents[1])
+    elif change == "order":
+        recordings = recordings.select([1, 0, *range(2, 8)])
+    else:
+        extractor = type(extractor)(**{**extractor.to_dict(), "n_fft": 512})
+    after = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+    assert after.folders != before.folders
+
+
+def test_no_room_is_said_with_the_numbers_before_anything_is_written(
+    tiny_encoder, corpus, extractor, tmp_path, monkeypatch
+):
+    real = os.statvfs(tmp_path)
+    monkeypatch.setattr(
+        features.os, "statvfs", lambda path: type("Disk", (), {"f_bavail": 10, "f_frsize": real.f_frsize})()
+    )
+    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
+        store_frames(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, extractor, tmp_path, capfd):
+    model = model_of(tiny_encoder, encoder_layer=1)
+    with torch.no_grad():
+        model.encoder.layers[0].fc2.bias[0] = 1e5
+    stored = store_frames(model, extractor, corpus, [1], tmp_path)[1]
+    assert stored[0]["encoder_outputs"][:, 0].eq(65504).all()
+    assert "beyond half precision" in capfd.readouterr().out
+
+
+# The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches.
+CHILD = """
+import os, signal, sys
+import numpy as np
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.features import store_frames
+from whisper_emotion.training import build_extractor, build_model
+
+encoder, corpus_dir, store, writes = sys.argv[1:5]
+flushes, flush = [], np.memmap.flush
+
+def die_after_some(self):
+    flush(self)
+    flushes.append(1)
+    if len(flushes) == int(writes):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+np.memmap.flush = die_after_some
+corpus = load_corpus("synthetic", corpus_dir)
+model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
+store_frames(model, build_extractor(encoder), corpus, [1, 3], store)
+"""
+
+
+def extract(launcher, tiny_encoder, synthetic_dir, store, writes):
+    child = Path(store).with_name("child.py")
+    child.write_text(CHILD)
+    command = [*launcher, str(child), str(tiny_encoder), str(synthetic_dir), str(store), str(writes)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def whole_store(tiny_encoder, synthetic_dir, tmp_path_factory):
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = extract([sys.executable], tiny_encoder, synthetic_dir, store, -1)
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
+    store = tmp_path / "store"
+    for writes in (3, 4):  # two layers: in the middle of a batch, then at its end
+        killed = extract([sys.executable], tiny_encoder, synthetic_dir, store, writes)
+        assert killed.returncode == -signal.SIGKILL
+        ticks = [np.fromfile(path, np.uint8) for path in store.rglob("done")]
+        assert 0 < sum(tick.sum() for tick in ticks) < sum(len(tick) for tick in ticks)
+    assert extract([sys.executable], tiny_encoder, synthetic_dir, store, -1).returncode == 0
+    assert bits(store) == bits(whole_store)
+
+
+def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    done = extract(launcher, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "store") == bits(whole_store)
+
+
+def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, extractor, tmp_path):
+    import pickle
+
+    stored = store_frames(model_of(tiny_encoder), extractor, corpus, [3], tmp_path)[3]
+    packed = pickle.dumps(stored)
+    assert len(packed) < 10_000
+    again = pickle.loads(packed)
+    assert isinstance(again, StoredFrames)
+    assert torch.equal(again[7]["encoder_outputs"], stored[7]["encoder_outputs"])
