@@ -171,11 +171,12 @@ def _require_room(root: Path, size: int, layers: int, clips: int) -> None:
     except OSError as error:
         raise UserError(f"--store_dir {root}: is no folder that can be written ({error.strerror})") from error
     free = disk.f_bavail * disk.f_frsize
-    tqdm.write(f"feature store: {clips} utterances, {layers} layers, {_gigabytes(size)} in {root}")
+    what = f"{layers} layer{'s' * (layers != 1)} of {clips} utterances"
+    tqdm.write(f"feature store: {what} take {_gigabytes(size)} in {root}")
     if size > free:
         raise UserError(
-            f"--store_dir {root}: {layers} layers of {clips} utterances take {_gigabytes(size)}, and "
-            f"{_gigabytes(free)} are free there: name a folder on a larger disk, or fewer layers"
+            f"--store_dir {root}: {what} take {_gigabytes(size)}, and {_gigabytes(free)} are free there: name a "
+            "folder on a larger disk, or fewer layers"
         )
 
 

@@ -138,6 +138,8 @@ def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, d
 def _start_worker(parent: int) -> None:
     """One thread, since a head's products are too small for more; and no life without the parent, if it is killed."""
     torch.set_num_threads(1)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)  # under `accelerate launch`: a worker belongs to no group of processes
 
     def watch():
         while os.getppid() == parent:
