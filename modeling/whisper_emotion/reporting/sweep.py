@@ -153,13 +153,13 @@ def write_sweep_report(
         "",
         *_table_one(sweep, tops, facts),
         "",
-        *itertools.chain.from_iterable(_layer_tables(sweep, facts, f"{title}; {protocol}")),
         "## Which differences hold",
         "",
-        "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. Bold: the interval "
-        f"leaves out 0; where there is no difference, one in twenty does so. {title}; {protocol}.",
+        "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. One holds (and is bold) "
+        f"where the interval leaves out 0; of differences that are none, one in twenty does so. {title}; {protocol}.",
         "",
         *_differences(sweep, tops),
+        *itertools.chain.from_iterable(_layer_tables(sweep, facts, f"{title}; {protocol}")),
         *itertools.chain.from_iterable(_comparison(sweep, name, other) for name, other in others.items()),
     ]
     write_whole(output_dir / "table.md", "\n".join(lines).rstrip() + "\n")
@@ -213,11 +213,19 @@ def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: str) -
 
 
 def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
+    """Every two poolings of an encoder, the chosen layer and the last, and the same pooling of two encoders."""
+    last = {(system.encoder, system.pooling): system for system in sweep.systems if system.layer is not None}
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(reversed(tops), 2)
+        if one.encoder == other.encoder or one.pooling == other.pooling
+    ]
+    pairs += [(one, last[one.encoder, one.pooling]) for one in tops if sweep.select_on != "last"]
     rows = []
-    for one, other in itertools.combinations(reversed(tops), 2):
-        if one.encoder == other.encoder or one.pooling == other.pooling:
-            rows.append([_label(sweep, one), _label(sweep, other), _gain(sweep.difference(one, other))])
-    return [*_table(["this", "less this", "points of UA"], rows), ""]
+    for one, other in pairs:
+        gain = _gain(sweep.difference(one, other))
+        rows.append([_label(sweep, one), _label(sweep, other), gain, "yes" if gain.startswith("**") else "no"])
+    return [*_table(["this", "less this", "points of UA", "holds"], rows), ""]
 
 
 def _comparison(sweep: SweepResults, name: str, other: SweepResults) -> Iterable[str]:
