@@ -13,8 +13,7 @@ REFUSED = [
     ("encoder_layer", True, "a whole number"),
     ("pooling", "max", "one of mean, attentive, qkv, statistics, attentive_statistics"),
     ("pooling_scores", "code", "one of paper, released"),
-    ("encoder_context", "clip", "one of window, utterance"),
-    ("encoder_context", "sparse_window", "planned; use one of window, utterance"),
+    ("encoder_context", "clip", "one of window, utterance, sparse_window"),
     ("classifier_proj_size", 0, "1 or more"),
     ("pooling_heads", 0, "1 or more"),
     ("pooling_head_dim", -1, "1 or more"),
@@ -83,3 +82,8 @@ def test_a_stock_checkpoint_gives_its_shape_and_nothing_of_its_task(tiny_encoder
     assert not config.is_encoder_decoder
     assert config.dtype is None
     assert not caplog.records
+
+
+def test_a_sparse_window_has_no_silence_to_pool():
+    with pytest.raises(ValueError, match="mask_padding=False is not allowed with encoder_context='sparse_window'"):
+        WhisperEmotionConfig(encoder_context="sparse_window", mask_padding=False)

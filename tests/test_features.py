@@ -89,7 +89,7 @@ def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp
     assert len(runs) == 6
 
 
-@pytest.mark.parametrize("change", ["weights", "context", "margin", "mask", "audio", "order", "extractor"])
+@pytest.mark.parametrize("change", ["weights", "context", "margin", "stride", "mask", "audio", "order", "extractor"])
 def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp_path, change):
     recordings = load_corpus("synthetic", synthetic_dir).select(range(8))
     model = model_of(tiny_encoder, encoder_layer=1)
@@ -101,6 +101,10 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
         model.config.encoder_context = "window"
     elif change == "margin":
         model.config.context_margin = 0.5
+    elif change == "stride":
+        model.config.encoder_context = "sparse_window"
+        before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+        model.config.silence_stride = 8
     elif change == "mask":
         model.config.mask_padding = False
     elif change == "audio":  # another recording under the same name

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from whisper_emotion import WhisperEmotionConfig, WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
 from whisper_emotion.audio import read_audio
-from whisper_emotion.modeling_whisper_emotion import encoder_frames
+from whisper_emotion.modeling_whisper_emotion import _sparse_positions, encoder_frames
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 
 RATE = 16_000
@@ -87,6 +87,47 @@ def test_utterance_context_encodes_the_audio_and_the_margin(tiny_encoder):
         assert (output.pooling_weights[0, 0] > 0).sum() == 50  # the margin is heard, not pooled
 
 
+@pytest.mark.parametrize("seconds", [0.03, 1.0, 29.9, 30.0])
+def test_a_sparse_window_of_stride_1_is_the_window(tiny_encoder, seconds):
+    inputs = extract(clips(seconds))
+    with torch.no_grad():
+        window = load(tiny_encoder, pooling="qkv")(**inputs)
+        dense = load(tiny_encoder, pooling="qkv", encoder_context="sparse_window", silence_stride=1)(**inputs)
+    # but for the window's last frame, where the convolutions meet its end
+    torch.testing.assert_close(dense.logits, window.logits, atol=1e-4, rtol=1e-3)
+
+
+def test_real_speech_has_in_the_sparse_window_what_it_has_in_the_window(shared_dir):
+    audio = [read_audio(shared_dir / f"corpora/emodb/wav/{name}.flac") for name in ("03a01Wa", "12a02Nb")]
+    inputs = extract(audio, padding="longest")
+
+    def means(**fields):
+        model = load(shared_dir / "encoders/whisper-base-encoder", encoder_layer=3, **fields)
+        with torch.no_grad():
+            frames, mask = model.encode(**inputs)
+        return torch.stack([clip[real].mean(0) for clip, real in zip(frames, mask, strict=True)])
+
+    window = means()
+    sparse = means(encoder_context="sparse_window")
+    alone = means(encoder_context="utterance", context_margin=0.0)
+    assert torch.cosine_similarity(sparse, window).min() > 0.998
+    assert (sparse - window).norm() < 0.5 * (alone - window).norm()
+
+
+@given(st.lists(st.integers(1, 1500), min_size=1, max_size=4), st.integers(1, 2000))
+def test_the_sparse_window_s_frames_stand_for_all_of_it(audible, stride):
+    positions, counts = _sparse_positions(torch.tensor(audible), 1500, stride)
+    for clip, own, stands_for in zip(positions.tolist(), audible, counts.tolist(), strict=True):
+        kept = [(position, count) for position, count in zip(clip, stands_for, strict=True) if count]
+        assert [count for _, count in kept[:own]] == [1] * own
+        follower = 0
+        for position, count in kept:  # one behind the other, without a gap
+            assert position == follower
+            follower += count
+        assert follower == 1500
+        assert stands_for[len(kept) :] == [0] * (len(clip) - len(kept))
+
+
 @pytest.mark.parametrize(("context", "pooled"), [("window", 1500), ("utterance", 100)])
 def test_without_mask_padding_every_encoded_frame_of_the_clip_is_pooled(tiny_encoder, context, pooled):
     model = load(tiny_encoder, encoder_context=context, mask_padding=False)
@@ -153,7 +194,7 @@ MODELS = {}
 @settings(max_examples=12)
 @given(
     lengths=st.lists(st.integers(400, 480_000), min_size=2, max_size=4),
-    context=st.sampled_from(["window", "utterance"]),
+    context=st.sampled_from(["window", "utterance", "sparse_window"]),
     attention=st.sampled_from(["sdpa", "eager"]),
     seed=st.integers(0, 99),
 )

@@ -13,7 +13,7 @@ from .pooling_whisper_emotion import POOLING_CLASSES
 
 POOLINGS = tuple(POOLING_CLASSES)
 POOLING_SCORES = ("paper", "released")
-ENCODER_CONTEXTS = ("window", "utterance")
+ENCODER_CONTEXTS = ("window", "utterance", "sparse_window")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_whisper_emotion.WhisperEmotionConfig",
@@ -45,9 +45,11 @@ class WhisperEmotionConfig(WhisperConfig):
             differ (see `pooling_whisper_emotion.py`).
         mask_padding: Pool the real frames only. False pools every encoded frame, silence too, as the paper does.
         encoder_context: What the encoder sees: `window` is the whole 30 s window, silence included, as Whisper was
-            trained; `utterance` is the audio and `context_margin` seconds of silence after it.
+            trained; `utterance` is the audio and `context_margin` seconds of silence after it; `sparse_window` is the
+            audio, two silent frames, and every `silence_stride`-th silent position of the window behind them, which
+            counts for all that it stands for: the window's frames at nearly the cost of the audio alone.
         context_margin: Seconds of silence after the audio in `utterance` context.
-        silence_stride: Reserved for the `sparse_window` context, which this version does not have yet.
+        silence_stride: Silent positions that one stands for in `sparse_window` context.
         freeze_encoder: Train the head only. Holds after loading, too.
         class_weights: One positive weight a class for the cross-entropy, or None. As in PyTorch, a weighted loss is
             divided by the weights of its own batch, so it depends on how a batch is divided for accumulation.
@@ -71,9 +73,11 @@ class WhisperEmotionConfig(WhisperConfig):
     pooling_dropout: float = _help("dropout inside the attentive poolings", 0.3)
     pooling_scores: str = _help("paper (its equations) or released (its authors' code)", "paper")
     mask_padding: bool = _help("pool real frames only; false pools the silence too, as the paper does", True)
-    encoder_context: str = _help("window (30 s) or utterance (the audio and context_margin seconds)", "window")
+    encoder_context: str = _help(
+        "window (30 s), utterance (the audio and context_margin seconds) or sparse_window", "window"
+    )
     context_margin: float = _help("seconds of silence encoded after the audio in utterance context", 1.0)
-    silence_stride: int = _help("reserved for the sparse_window context", 32)
+    silence_stride: int = _help("silent positions that one stands for in sparse_window context", 32)
     freeze_encoder: bool = _help("train the head only", True)
     class_weights: list | None = _help("one positive weight a class, for the loss", None)
     label_smoothing: float = _help("label smoothing of the loss, in [0, 1)", 0.0)
@@ -113,11 +117,14 @@ class WhisperEmotionConfig(WhisperConfig):
             self._require(name, getattr(self, name) >= 1, "1 or more")
         self._require("pooling", self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
         self._require("pooling_scores", self.pooling_scores in POOLING_SCORES, f"one of {', '.join(POOLING_SCORES)}")
-        if self.encoder_context == "sparse_window":
-            raise ValueError(f"encoder_context='sparse_window' is planned; use one of {', '.join(ENCODER_CONTEXTS)}")
         self._require(
             "encoder_context", self.encoder_context in ENCODER_CONTEXTS, f"one of {', '.join(ENCODER_CONTEXTS)}"
         )
+        if self.encoder_context == "sparse_window" and not self.mask_padding:
+            raise ValueError(
+                "mask_padding=False is not allowed with encoder_context='sparse_window', which leaves most of the "
+                "silence out: pool the real frames, or use window"
+            )
         self._require("pooling_dropout", 0 <= self.pooling_dropout < 1, "in [0, 1)")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
         self._require("context_margin", self.context_margin >= 0, "0 seconds or more")

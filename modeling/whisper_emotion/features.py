@@ -244,12 +244,16 @@ def _describe_input(
 ) -> dict[str, dict[str, Any]]:
     """What the encoder hears of a recording, and which of its frames are kept."""
     config = model.config
-    margin = {} if config.encoder_context == "window" else {"context_margin": config.context_margin}
+    own = {"utterance": "context_margin", "sparse_window": "silence_stride"}.get(config.encoder_context)
     return {
         "extractor": {
             name: value for name, value in sorted(extractor.to_dict().items()) if isinstance(value, (int, float))
         },
-        "context": {"encoder_context": config.encoder_context, **margin, "mask_padding": config.mask_padding},
+        "context": {
+            "encoder_context": config.encoder_context,
+            **({own: getattr(config, own)} if own else {}),
+            "mask_padding": config.mask_padding,
+        },
     }
 
 

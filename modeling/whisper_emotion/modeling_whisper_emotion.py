@@ -19,6 +19,10 @@ from .feature_extraction_whisper_emotion import TAIL_FRAMES
 from .pooling_whisper_emotion import POOLING_CLASSES
 
 MEL_FRAMES_PER_SECOND = 100
+# Encoder frames behind a clip's own that still hear its end: a mel frame reaches two hops (TAIL_FRAMES) and the two
+# convolutions three more mel frames to the right, and an encoder frame spans two.
+SILENT_NEIGHBOURS = 2
+SILENT_MEL_FRAMES = 2 * SILENT_NEIGHBOURS + 4  # with one frame of silence behind them that no border reaches
 
 
 @dataclass
@@ -70,6 +74,7 @@ class WhisperEmotionEncoder(nn.Module):
         self,
         input_features: torch.Tensor,
         lengths: torch.Tensor,
+        audible: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BaseModelOutput:
@@ -78,11 +83,14 @@ class WhisperEmotionEncoder(nn.Module):
         Args:
             input_features: `(batch, mel, frames)`; what lies behind a clip's length has no influence.
             lengths: `(batch,)`, mel frames to encode of each clip.
+            audible: `(batch,)`, for the sparse window: how many encoder frames at the start of a clip hear anything;
+                the one behind them stands for all the silence from there to the window's end.
             output_hidden_states: Return all hidden states.
             output_attentions: Return the attention maps; needs `set_attn_implementation("eager")`.
 
         Returns:
-            `last_hidden_state` `(batch, (frames - 1) // 2 + 1, d_model)`; where asked for `hidden_states` (from the
+            `last_hidden_state` `(batch, (frames - 1) // 2 + 1, d_model)`, or for the sparse window the audible frames
+            and, behind them, the silent ones that were encoded; where asked for `hidden_states` (from the
             convolutions' to `encoder_layer`'s) and `attentions`.
 
         Raises:
@@ -95,10 +103,21 @@ class WhisperEmotionEncoder(nn.Module):
         beyond = ~_prefix_mask(lengths, input_features.shape[-1])[:, None]
         hidden = nn.functional.gelu(self.conv1(input_features.masked_fill(beyond, 0.0)))
         hidden = nn.functional.gelu(self.conv2(hidden.masked_fill(beyond, 0.0))).transpose(1, 2)
-        hidden = self.dropout(hidden + self.embed_positions.weight[: hidden.shape[1]])
-
-        mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
-        mask = create_bidirectional_mask(self.config, hidden, mask)
+        if audible is None:
+            hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+            mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
+            mask = create_bidirectional_mask(self.config, hidden, mask)
+        else:
+            positions, counts = _sparse_positions(
+                audible, self.config.max_source_positions, self.config.silence_stride
+            )
+            sources = torch.minimum(positions, audible[:, None])
+            hidden = hidden.gather(1, sources[..., None].expand(-1, -1, hidden.shape[2]))
+            hidden = hidden + self.embed_positions.weight[positions]
+            # A key that stands for n equal ones weighs n times as much: proportional attention (Bolya et al. 2023,
+            # arXiv 2210.09461, equation 1). One that stands for none has no weight.
+            mask = counts.to(hidden.dtype).log()[:, None, None]
+        hidden = self.dropout(hidden)
         hidden_states, attentions = [hidden], []
         # The stock layer keeps its map to itself; `self_attn` returns (output, map).
         watched = [layer.self_attn for layer in self.layers] if output_attentions else []
@@ -291,7 +310,10 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         window = 2 * self.config.max_source_positions
         if self.config.encoder_context == "window":
             return torch.full_like(mel_frames, window)
-        return (mel_frames + round(self.config.context_margin * MEL_FRAMES_PER_SECOND)).clamp(max=window)
+        margin = round(self.config.context_margin * MEL_FRAMES_PER_SECOND)
+        if self.config.encoder_context == "sparse_window":
+            margin = SILENT_MEL_FRAMES
+        return (mel_frames + margin).clamp(max=window)
 
     def _run_encoder(
         self,
@@ -317,6 +339,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         outputs = self.encoder(
             features.to(self.encoder.conv1.weight.dtype),
             encoded,
+            encoder_frames(lengths) + SILENT_NEIGHBOURS if config.encoder_context == "sparse_window" else None,
             output_hidden_states or config.use_weighted_layer_sum,
             output_attentions,
         )
@@ -350,6 +373,27 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
 def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
     """`(batch,)` lengths -> `(batch, width)` mask, true before each length."""
     return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def _sparse_positions(audible: torch.Tensor, window: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the sparse window's frames, and how many each stands for.
+
+    Args:
+        audible: `(batch,)` frames that hear anything, and stand for themselves.
+        window: Positions in the whole window.
+        stride: Silent positions that one stands for: the last of them for those that are left.
+
+    Returns:
+        Positions and counts, `(batch, frames)`; a count of 0 is padding, behind the others.
+    """
+    audible = audible.clamp(max=window)
+    silent = -(-(window - audible) // stride)
+    place = torch.arange(int((audible + silent).max()), device=audible.device)
+    behind = (place - audible[:, None]).clamp(min=0)
+    first = audible[:, None] + behind * stride
+    counts = torch.where(place < audible[:, None], 1, (window - first).clamp(0, stride))
+    positions = torch.where(place < audible[:, None], place, first)
+    return positions.clamp(max=window - 1), counts
 
 
 def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor, packed: bool) -> None:
