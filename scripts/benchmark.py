@@ -18,8 +18,18 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.benchmarks import benchmark_heads
 from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.errors import UserError
+from whisper_emotion.heads import check_arguments
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import EmotionTrainingArguments
+
+
+@dataclass
+class BenchmarkCorpusArguments(CorpusArguments):
+    """Recordings to measure on; generated ones where none are named."""
+
+    corpus: str = field(default="synthetic", metadata={"help": "as cross_validate.py's"})
+    corpus_dir: str = field(default="data/synthetic", metadata={"help": "folder of the recordings"})
 
 
 @dataclass
@@ -36,8 +46,12 @@ class BenchmarkArguments:
 def main() -> None:
     """Run the measurements and write them."""
     corpus, protocol, benchmark, model, training = parse_arguments(
-        CorpusArguments, ProtocolArguments, BenchmarkArguments, ModelArguments, EmotionTrainingArguments
+        BenchmarkCorpusArguments, ProtocolArguments, BenchmarkArguments, ModelArguments, EmotionTrainingArguments
     )
+    for name in ("plain_folds", "num_workers"):
+        if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
+            raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
+    check_arguments(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from accelerate import PartialState
 
@@ -23,15 +25,16 @@ from whisper_emotion.arguments import (
     run_script,
     settings,
 )
-from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import StoredFrames, store_frames
+from whisper_emotion.features import FeatureStore, StoredFrames
+from whisper_emotion.heads import check_arguments
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.protocol import Experiment
-from whisper_emotion.reporting import SweepResults, write_sweep_report
+from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.results import public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
-from whisper_emotion.sweeps import Grid, run_grid
+from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor
 
 
@@ -58,39 +61,39 @@ def main() -> None:
             raise UserError(f"--{name}: a sweep has {f'--{instead}' if instead else 'single layers'} in its place")
     if model.freeze_encoder is False or protocol.from_scratch:
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
+    if sweep.num_workers is not None and sweep.num_workers < 1:
+        raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
+    check_arguments(training)
+    model.use_weighted_layer_sum, model.freeze_encoder = False, True  # whatever a checkpoint of ours says
     experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     experiment = next(iter(experiments.values()))
+    folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+    speakers = np.array(experiment.corpus["speaker"][:])
     grid = Grid(
         experiments,
         {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
         _parse_poolings(sweep.poolings),
-        make_folds(experiment.corpus, corpus.corpus, corpus.folds),
+        folds,
         [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
+        reference=all(len(set(speakers[fold.train])) > 1 for fold in folds),  # or there is nobody to hold out
     )
-    others = {Path(folder).name: Path(folder) for folder in (sweep.compare_with or "").split(",") if folder}
-    for folder in others.values():
-        if not (folder / "sweep.json").exists():
-            raise UserError(f"--compare_with {folder}: holds no finished sweep (no sweep.json)")
+    others = _others(sweep.compare_with, list_clips(experiment.corpus, folds))
     output_dir = Path(training.output_dir)
     encoders = [one.encoder for one in experiments.values()]
     state = PartialState()
     with state.main_process_first():
         options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
         del options["seed"]
-        cells_dir = claim(output_dir, experiment.corpus, encoders, options, CELLS)
-    frames = _store(grid, cells_dir)
+        claim(output_dir, experiment.corpus, encoders, options, CELLS)
+        (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
+    grid, frames = _store(grid, output_dir)
     if not state.is_main_process:
         return  # which has taken its share of the encoding
 
-    workers = sweep.num_workers or (os.cpu_count() if training.device.type == "cpu" else 1)
+    workers = sweep.num_workers or (os.cpu_count() or 1 if training.device.type == "cpu" else 1)
     seconds = run_grid(grid, frames, output_dir, workers)
-    facts = _facts(corpus, experiment, training)
-    results = SweepResults(output_dir, experiment.labels, protocol.select_on)
-    compared = {
-        name: SweepResults(folder, experiment.labels, json.loads((folder / "sweep.json").read_text())["select_on"])
-        for name, folder in others.items()
-    }
-    write_sweep_report(output_dir, results, facts, compared)
+    facts = _facts(corpus, grid, training)
+    write_sweep_report(output_dir, SweepResults(output_dir, experiment.labels, protocol.select_on), facts, others)
     record = {
         **facts,
         "select_on": protocol.select_on,
@@ -103,7 +106,7 @@ def main() -> None:
         "workers": workers,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    write_whole(output_dir / "sweep.json", json.dumps(record, indent=2) + "\n")
+    write_whole(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
     table = (output_dir / "table.md").read_text(encoding="utf-8")
     print(table.partition("## Poolings\n")[2].partition("\n## ")[0])
     print(f"saved to {output_dir}")
@@ -142,38 +145,61 @@ def _parse_poolings(text: str) -> list[str]:
     return poolings
 
 
-def _store(grid: Grid, cells_dir: Path) -> dict[str, dict[int, StoredFrames]]:
-    """The frames of the encoders that have unfinished cells."""
-    unfinished = {cell.encoder for cell in grid.cells() if not (cells_dir / cell.file).exists()}
-    frames = {}
+def _others(folders: str | None, clips: pd.DataFrame) -> dict[str, Path]:
+    """The sweeps to compare with, by the names of their folders."""
+    paths = [Path(folder.strip()) for folder in (folders or "").split(",") if folder.strip()]
+    others = {path.name: path for path in paths}
+    if len(others) < len(paths):
+        raise UserError(f"--compare_with {folders}: two of the folders have the same name")
+    for name, path in others.items():
+        check_same_clips(name, clips, path)
+    return others
+
+
+def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, StoredFrames]]]:
+    """The grid with its frames' names, and the frames of the encoders that have unfinished cells."""
+    stores = {}
     for name, experiment in grid.experiments.items():
-        if name in unfinished:
-            layers = grid.layers[name]
-            top = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": max(layers)})
-            model = top.model(range(len(top.corpus)), seed=0).to(top.args.device)
-            frames[name] = store_frames(model, build_extractor(top.encoder), top.corpus, layers, top.store_dir)
-    return frames
+        layers = grid.layers[name]
+        top = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": max(layers)})
+        model = top.model(range(len(top.corpus)), seed=0).to(top.args.device)
+        stores[name] = FeatureStore(model, build_extractor(top.encoder), top.corpus, layers, top.store_dir)
+    digests = {name: {layer: path.name for layer, path in store.folders.items()} for name, store in stores.items()}
+    grid = dataclasses.replace(grid, digests=digests)
+    finished = finished_cells(grid, output_dir)
+    unfinished = {cell.encoder for cell in grid.cells() if cell not in finished}
+    for name in unfinished:
+        stores[name].lay_out()  # all of them, before hours go into the first
+    return grid, {name: stores[name].fill() for name in grid.experiments if name in unfinished}
 
 
-def _facts(corpus: Any, experiment: Experiment, training: Any) -> dict[str, Any]:
+def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
     """What the tables' captions say of the runs."""
+    experiment = next(iter(grid.experiments.values()))
     config = experiment.model(range(len(experiment.corpus)), seed=0, head_only=True).config
-    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "float32"
-    names = ("encoder_context", "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
-             "pooling_dropout", "classifier_proj_size")  # fmt: skip
+    context = {"utterance": ("context_margin",), "sparse_window": ("silence_stride",)}.get(config.encoder_context, ())
+    names = ("encoder_context", *context, "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
+             "pooling_dropout", "classifier_proj_size", "label_smoothing")  # fmt: skip
+    refit = {"refit": experiment.refit} if experiment.select_on == "dev" else {}
     return {
         "corpus": corpus.corpus,
         "folds": corpus.folds,
+        "labels": experiment.labels,
+        "improvised_only": bool(corpus.improvised_only),
+        "speakers_shared": [speakers_shared(experiment.corpus, fold) for fold in grid.folds],
         **{name: getattr(config, name) for name in names},
         "projector": experiment.projector,
         "class_weights": experiment.overrides.get("class_weights", "none"),
         "learning_rate": training.learning_rate,
-        "epochs": training.num_train_epochs,
-        "batch": training.per_device_train_batch_size,
-        "sampling": str(training.train_sampling_strategy),
-        "precision": precision,
-        "selection_metric": training.metric_for_best_model,
-        "refit": experiment.refit,
+        "lr_scheduler_type": str(training.lr_scheduler_type.value),
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "num_train_epochs": training.num_train_epochs,
+        "batch_size": training.per_device_train_batch_size,
+        "sampling": training.train_sampling_strategy,
+        "precision": "bf16" if training.bf16 else "float32",
+        "metric_for_best_model": training.metric_for_best_model,
+        **refit,
     }
 
 

@@ -12,10 +12,9 @@ from whisper_emotion import benchmarks
 from whisper_emotion.benchmarks import benchmark_heads
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.features import store_frames
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.sweeps import Cell, run_cell
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor
+from whisper_emotion.training import EmotionTrainingArguments
 
 
 def test_both_ways_train_on_the_same_rows_and_the_plain_one_hears_the_silence(
@@ -23,15 +22,15 @@ def test_both_ways_train_on_the_same_rows_and_the_plain_one_hears_the_silence(
 ):
     corpus = load_corpus("synthetic", synthetic_dir)
     args = EmotionTrainingArguments(output_dir=str(tmp_path), num_train_epochs=2, disable_tqdm=True, use_cpu=True)
-    overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16}
+    overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16, "encoder_context": "utterance"}
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, store_dir=str(tmp_path / "store"))
     folds = make_folds(corpus, "synthetic", "speakers:2")
     seen = []
     real = benchmarks._train_plainly
 
-    def watch(unmasked, files, fold):
+    def watch(unmasked, frames, files, fold):
         seen.append((unmasked.overrides["mask_padding"], len(files), fold.number))
-        return real(unmasked, files, fold)
+        return real(unmasked, frames, files, fold)
 
     monkeypatch.setattr(benchmarks, "_train_plainly", watch)
     figures = benchmark_heads(experiment, folds, plain_folds=1, workers=1)
@@ -54,11 +53,9 @@ def test_the_plain_way_is_the_trainer_s_of_all_frames(tiny_encoder, synthetic_di
     overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16, "mask_padding": False}
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, "last", store_dir=str(tmp_path / "store"))
     fold = make_folds(corpus, "synthetic", "speakers:2")[0]
-    files = benchmarks._save_clips(experiment, tmp_path)
+    frames, files = benchmarks._save_clips(experiment, tmp_path)
     assert torch.load(files[0]).shape == (1500, 16)
-    plain = benchmarks._train_plainly(experiment, files, fold)
-    model = experiment.model(fold.train, args.seed)
-    frames = store_frames(model, build_extractor(str(tiny_encoder)), corpus, [1], tmp_path / "store")[1]
+    plain = benchmarks._train_plainly(experiment, frames, files, fold)
     logits = run_cell(experiment, frames, Cell("tiny", 1, "mean", 1, args.seed), fold)[2]
     assert (plain == logits.argmax(axis=1)).all()
     assert len(np.unique(plain)) > 1

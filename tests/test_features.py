@@ -1,10 +1,12 @@
 """The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
 
-import os
+import json
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from conftest import write_files
 from whisper_emotion import features
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import StoredFrames, stack_layers, store_frames
+from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers, store_frames
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.training import AudioCollator, build_extractor, build_model
 
@@ -60,6 +62,10 @@ def test_every_layer_s_frames_are_those_of_the_encoder(tiny_encoder, corpus, ext
     stacked = stack_layers(stored)[5]["encoder_outputs"]
     assert torch.equal(stacked[1], stored[1][5]["encoder_outputs"])
     assert stacked.shape[0] == 3
+    for several in (stored[1], stack_layers(stored)):
+        chosen = several.select([5, 2])
+        assert len(chosen) == 2
+        assert torch.equal(chosen[1]["encoder_outputs"], several[2]["encoder_outputs"])
 
 
 def test_a_window_without_masking_keeps_all_its_frames(tiny_encoder, corpus, extractor, tmp_path):
@@ -126,10 +132,7 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
 def test_no_room_is_said_with_the_numbers_before_anything_is_written(
     tiny_encoder, corpus, extractor, tmp_path, monkeypatch
 ):
-    real = os.statvfs(tmp_path)
-    monkeypatch.setattr(
-        features.os, "statvfs", lambda path: type("Disk", (), {"f_bavail": 10, "f_frsize": real.f_frsize})()
-    )
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
     with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
         store_frames(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
     assert not list(tmp_path.iterdir())
@@ -201,9 +204,34 @@ def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synt
     assert bits(tmp_path / "store") == bits(whole_store)
 
 
-def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, extractor, tmp_path):
-    import pickle
+def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, corpus, extractor, tmp_path):
+    """Two runs begin together: the second has measured its recordings when the first is done."""
+    model = model_of(tiny_encoder)
+    late = FeatureStore(model, extractor, corpus, [1], tmp_path)
+    early = store_frames(model, extractor, corpus, [1], tmp_path)[1]
+    before = bits(tmp_path)
+    late._reserve(late.folders[1], 10, "{}")
+    assert bits(tmp_path) == before
+    assert early[0]["encoder_outputs"].any()
 
+
+def test_a_folder_that_cannot_be_written_is_one_line(tiny_encoder, corpus, extractor, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="--store_dir .*file: cannot be written"):
+        store_frames(model_of(tiny_encoder), extractor, corpus, [1], tmp_path / "file")
+
+
+def test_a_layer_larger_than_the_memory_is_mapped(tiny_encoder, corpus, extractor, tmp_path):
+    stored = store_frames(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)[1]
+    index = stored.folders[0] / "index.json"
+    rows = 2**35 // 16  # 128 GiB in half precision with two, of which the disk holds nothing
+    with open(stored.folders[0] / "frames.f16", "r+b") as file:
+        file.truncate(2**37)
+    index.write_text(json.dumps({"d_model": 16, "frames": [rows, rows], "own_frames": [rows, rows]}))
+    assert not StoredFrames(stored.folders, [0, 1])[1]["encoder_outputs"][-1].any()
+
+
+def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, extractor, tmp_path):
     stored = store_frames(model_of(tiny_encoder), extractor, corpus, [3], tmp_path)[3]
     packed = pickle.dumps(stored)
     assert len(packed) < 10_000

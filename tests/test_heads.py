@@ -6,7 +6,7 @@ import torch
 from transformers import set_seed
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.heads import FrameBatches, choose_epoch, classify, train_head
+from whisper_emotion.heads import FrameBatches, check_arguments, choose_epoch, classify, train_head
 from whisper_emotion.training import (
     EmotionTrainingArguments,
     best_epoch,
@@ -34,8 +34,8 @@ def frames(count, seed=0):
 def setting(tiny_encoder, tmp_path, overrides=None, **options):
     model = build_model(str(tiny_encoder), LABELS, {"pooling_dropout": 0.3, **(overrides or {})}, 0, head_only=True)
     args = EmotionTrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=3, disable_tqdm=True, use_cpu=True, per_device_eval_batch_size=5,
-        **options,
+        output_dir=str(tmp_path), disable_tqdm=True, use_cpu=True, per_device_eval_batch_size=5,
+        **{"num_train_epochs": 3, **options},
     )  # fmt: skip
     return model, args
 
@@ -54,6 +54,7 @@ def state(model):
         ),
         ({"pooling": "attentive"}, {"train_sampling_strategy": "group_by_length", "weight_decay": 0.1}),
         ({"pooling": "mean", "class_weights": [1.0, 2.0, 3.0]}, {"metric_for_best_model": "loss", "bf16": True}),
+        ({"pooling": "mean"}, {"max_grad_norm": -1.0, "num_train_epochs": 2.5}),
     ],
 )
 def test_both_roads_end_at_the_same_weights(tiny_encoder, tmp_path, overrides, options):
@@ -118,7 +119,7 @@ def test_classes_do_not_depend_on_the_order_of_the_utterances(tiny_encoder, tmp_
 def test_a_batch_is_what_the_collator_makes_of_it(tiny_encoder, tmp_path):
     utterances = frames(8)
     model, args = setting(tiny_encoder, tmp_path)
-    batches = FrameBatches(utterances, build_trainer(model, utterances, None, collate_frames, args, tmp_path))
+    batches = FrameBatches(utterances, build_trainer(model, utterances, None, collate_frames, args, tmp_path), size=4)
     batches.take([4, 5])  # leaves its frames behind in the buffer
     for rows in ([0, 3, 1], [2], [7, 6, 5, 4]):
         expected = collate_frames([utterances[row] for row in rows])
@@ -126,8 +127,24 @@ def test_a_batch_is_what_the_collator_makes_of_it(tiny_encoder, tmp_path):
             assert torch.equal(tensor, expected[name]), name
 
 
-def test_options_that_this_road_lacks_are_refused(tiny_encoder, tmp_path):
-    model, args = setting(tiny_encoder, tmp_path, gradient_accumulation_steps=2)
-    trainer = build_trainer(model, frames(8), None, collate_frames, args, tmp_path)
-    with pytest.raises(UserError, match="--gradient_accumulation_steps 2: heads on stored frames take 1 only"):
-        train_head(trainer)
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("gradient_accumulation_steps", 2, "--gradient_accumulation_steps 2: heads on stored frames take 1 only"),
+        ("max_steps", 5, "--max_steps 5"),
+        ("label_smoothing_factor", 0.1, "--label_smoothing_factor 0.1"),
+        ("dataloader_drop_last", True, "--dataloader_drop_last True"),
+        ("greater_is_better", False, "--greater_is_better: follows from"),
+        ("lr_scheduler_type", "reduce_lr_on_plateau", "--lr_scheduler_type reduce_lr_on_plateau"),
+    ],
+)
+def test_options_that_this_road_lacks_are_refused(tiny_encoder, tmp_path, option, value, said):
+    options = {option: value} | ({"eval_strategy": "epoch"} if option == "lr_scheduler_type" else {})
+    _, args = setting(tiny_encoder, tmp_path, **options)
+    with pytest.raises(UserError, match=said):
+        check_arguments(args)
+
+
+def test_an_epoch_without_a_value_is_never_the_best():
+    assert choose_epoch([-1.2, float("nan"), -0.4, -0.4]) == 3
+    assert choose_epoch([float("nan"), -2.0]) == 2

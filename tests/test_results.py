@@ -2,31 +2,34 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_emotion.results import bootstrap, interval
+from whisper_emotion.metrics import compute_scores
+from whisper_emotion.results import FIGURES, bootstrap, interval
 
 LABELS = np.array([0] * 30 + [1] * 10)
 
 
-def hits(*shares):
-    """Right on the first of each class's clips, as many as the shares say."""
-    return np.array([[place < share * 30 for place in range(30)] + [place < share * 10 for place in range(10)]
-                     for share in shares], float)  # fmt: skip
+def answers(*shares):
+    """A system with one seed for each share: right on the first of each class's clips, as many as the share says."""
+    right = np.array([[place < share * 30 for place in range(30)] + [place < share * 10 for place in range(10)]
+                      for share in shares])  # fmt: skip
+    return np.where(right, LABELS, 1 - LABELS)[:, None]
 
 
-def test_the_figures_themselves_by_hand():
-    correct = np.array([[1.0] * 30 + [0.5] * 10])  # right on all of class 0, with half of the seeds on class 1
-    figures = bootstrap(correct, LABELS)
-    assert figures.weighted_accuracy[0, 0] == pytest.approx(35 / 40)
-    assert figures.unweighted_accuracy[0, 0] == pytest.approx(0.75)
-    assert np.ptp(figures.unweighted_accuracy[:, 0]) == pytest.approx(0)  # each class is uniform: nothing varies
-    assert np.ptp(figures.weighted_accuracy[:, 0]) > 0.1  # but the share of class 1 among the clips
+def test_the_figures_themselves_are_the_metric_s():
+    rng = np.random.default_rng(0)
+    predicted, labels = rng.integers(0, 3, (2, 2, 50)), rng.integers(0, 3, 50)
+    figures = bootstrap(predicted, labels, num_classes=4)
+    for system in range(2):
+        scores = [compute_scores(seed, labels, num_classes=4) for seed in predicted[system]]
+        for name in FIGURES:
+            assert figures[name][0, system] == pytest.approx(np.mean([score[name] for score in scores])), name
 
 
-def test_equal_systems_never_differ_and_better_ones_do():
-    draws = bootstrap(hits(0.5, 0.5, 0.9), LABELS).unweighted_accuracy
+def test_equal_answers_never_differ_and_better_ones_do():
+    draws = bootstrap(answers(0.5, 0.5, 0.9), LABELS, 2)["unweighted_accuracy"]
     assert interval(draws[:, 0] - draws[:, 1]) == (0, 0, 0)
     value, low, high = interval(draws[:, 2] - draws[:, 0])
     assert value == pytest.approx(0.4)
@@ -34,19 +37,29 @@ def test_equal_systems_never_differ_and_better_ones_do():
 
 
 def test_an_interval_is_as_wide_as_the_binomial_law_says():
-    labels = np.zeros(400, int)
-    correct = (np.arange(400) < 320)[None].astype(float)
-    value, low, high = interval(bootstrap(correct, labels).weighted_accuracy[:, 0])
+    labels, predicted = np.zeros(400, int), (np.arange(400) >= 320).astype(int)
+    value, low, high = interval(bootstrap(predicted[None, None], labels, 2)["weighted_accuracy"][:, 0])
     assert value == 0.8
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 400), rel=0.1)
 
 
-@given(st.integers(1, 40), st.integers(2, 5), st.integers(0, 10_000))
-def test_a_system_s_draws_do_not_depend_on_its_company(clips, systems, seed):
-    rng = np.random.default_rng(seed)
-    correct, labels = rng.random((systems, clips)), rng.integers(0, 3, clips)
-    together = bootstrap(correct, labels, draws=20).unweighted_accuracy
-    alone = bootstrap(correct[1:2], labels, draws=20).unweighted_accuracy
-    np.testing.assert_allclose(together[:, 1:2], alone)
-    assert np.isfinite(together).all()
-    assert (together >= -1e-12).all() and (together <= 1 + 1e-12).all()
+def test_seeds_that_disagree_widen_the_interval():
+    alike = np.stack([answers(0.6)[0, 0]] * 3)[None]
+    apart = np.stack([answers(share)[0, 0] for share in (0.2, 0.6, 1.0)])[None]
+    (_, low, high), (_, lower, higher) = (
+        interval(bootstrap(one, LABELS, 2)["unweighted_accuracy"][:, 0]) for one in (alike, apart)
+    )
+    assert lower < low and higher > high
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 3), st.integers(0, 10_000))
+def test_draws_are_fractions_and_alike_for_all_systems(clips, systems, seeds, number):
+    rng = np.random.default_rng(number)
+    predicted, labels = rng.integers(0, 3, (systems, seeds, clips)), rng.integers(0, 3, clips)
+    predicted[1] = predicted[0]
+    figures = bootstrap(predicted, labels, 3)
+    for name, draws in figures.items():
+        assert np.isfinite(draws).all(), name
+        assert (draws >= -1e-12).all() and (draws <= 1 + 1e-12).all(), name
+        np.testing.assert_array_equal(draws[:, 0], draws[:, 1])  # the same answers, the same clips and seeds

@@ -1,6 +1,9 @@
 """The grid: which layer stands for it, what the reference is, and that a kill changes nothing."""
 
 import dataclasses
+import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_script
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from whisper_emotion import sweeps
@@ -18,7 +22,7 @@ from whisper_emotion.corpora.splits import hold_out_speakers, make_folds
 from whisper_emotion.features import store_frames
 from whisper_emotion.protocol import Experiment, fit, predict
 from whisper_emotion.sweeps import REFERENCE, Cell, Grid, choose_layers, read_cells, run_cell, run_grid
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
+from whisper_emotion.training import EmotionTrainingArguments, build_extractor, build_model, collate_frames
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,16 @@ def test_the_reference_is_the_regression_whose_strength_held_out_speakers_choose
 def rows(*cells):
     columns = ["encoder", "encoder_layer", "pooling", "fold", "seed", "selection_value", "unweighted_accuracy"]
     return pd.DataFrame([("e", *cell) for cell in cells], columns=columns)
+
+
+def test_a_reference_of_one_class_says_that_class(experiment, folds, frames):
+    labels = np.zeros(len(experiment.corpus), int)
+    labels[folds[0].test] = 1  # all speakers that are trained on say one thing
+    column = experiment.corpus.features["label"]
+    alike = experiment.corpus.remove_columns("label").add_column("label", labels.tolist(), feature=column)
+    experiment = dataclasses.replace(experiment, corpus=alike)
+    _, row, logits = run_cell(experiment, frames[1], Cell("tiny", 1, REFERENCE, 1, 0), folds[0])
+    assert set(logits.argmax(axis=1)) == {0} and row["weighted_accuracy"] == 0
 
 
 def test_layers_are_chosen_by_hand():
@@ -193,6 +207,44 @@ def test_a_killed_sweep_goes_on_to_the_same_results(swept, tiny_encoder, synthet
     assert "## Less run" in text and "+0.00 (+0.0 to +0.0)" in text.partition("## Less run")[2]
 
 
+def test_a_finished_sweep_of_another_encoder_is_trained_anew(tiny_encoder, synthetic_dir, tmp_path):
+    encoder = tmp_path / "001"  # no number, but a name
+    shutil.copytree(tiny_encoder, encoder)
+    command = [*options(encoder, synthetic_dir, tmp_path / "run"), "--num_workers", 1, "--poolings", "mean"]
+    assert run_script("sweep.py", *command).returncode == 0
+    before = pd.read_csv(tmp_path / "run" / "results.csv", dtype={"encoder": str})
+    assert set(before["encoder"]) == {"001"}
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "run" / "cells").glob("*.npz"))]
+
+    assert run_script("sweep.py", *command).returncode == 0  # all of it is there
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "run" / "cells").glob("*.npz"))] == times
+
+    weights = load_file(encoder / "model.safetensors")
+    weights["model.encoder.layers.0.fc1.weight"].mul_(-1)  # in files of the same size
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    done = run_script("sweep.py", *command)
+    assert done.returncode == 0, done.stderr
+    after = pd.read_csv(tmp_path / "run" / "results.csv", dtype={"encoder": str})
+    assert not after["unweighted_accuracy"].equals(before["unweighted_accuracy"])
+
+
+def test_without_a_speaker_to_hold_out_there_is_no_reference(tiny_encoder, tmp_path):
+    load_corpus("synthetic", tmp_path / "two", speakers=2, utterances=3)
+    command = [*options(tiny_encoder, tmp_path / "two", tmp_path / "run"), "--num_workers", 1, "--poolings", "mean"]
+    done = run_script("sweep.py", *command, "--select_on", "last")
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "run" / "results.csv")["pooling"]) == {"mean"}
+
+
+def test_a_checkpoint_s_layer_mix_is_not_taken_over(tiny_encoder, synthetic_dir, tmp_path):
+    model = build_model(str(tiny_encoder), ["a", "b"], {"use_weighted_layer_sum": True}, seed=0)
+    model.save_pretrained(tmp_path / "ours")
+    build_extractor(str(tiny_encoder)).save_pretrained(tmp_path / "ours")
+    command = [*options(tmp_path / "ours", synthetic_dir, tmp_path / "run"), "--num_workers", 1, "--layers", 1]
+    done = run_script("sweep.py", *command, "--poolings", "mean")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -205,12 +257,12 @@ def test_a_killed_sweep_goes_on_to_the_same_results(swept, tiny_encoder, synthet
         (["--compare_with", "nowhere"], "--compare_with nowhere: holds no finished sweep"),
         (["--seeds", "0,0"], "--seeds 0,0"),
         (["--gradient_accumulation_steps", "2"], "--gradient_accumulation_steps 2"),
+        (["--num_workers", "0"], "--num_workers 0: must be 1 or more"),
+        (["--seeds", "5000000000"], "--seeds 5000000000"),
+        (["--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch"], "reduce_lr_on_plateau"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_path, changes, said, monkeypatch, capfd):
-    import re
-    import runpy
-
     script = Path(__file__).resolve().parents[1] / "scripts" / "sweep.py"
     command = [script, *options(tiny_encoder, synthetic_dir, tmp_path / "o"), "--num_workers", 1, *changes]
     monkeypatch.setattr("sys.argv", [str(part) for part in command])
@@ -220,6 +272,7 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
     assert exit_.value.code == 2
     assert re.search(said, lines[-1]), lines
     assert not (tmp_path / "o" / "results.csv").exists()
+    assert not (tmp_path / "store").exists()  # said before hours of encoding
 
 
 @pytest.mark.parametrize("corpus", ["shemo", "iemocap"])

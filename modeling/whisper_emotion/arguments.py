@@ -222,8 +222,8 @@ def parse_seeds(text: str) -> list[int]:
         seeds = [int(seed) for seed in text.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds {text}: give whole numbers with commas between them, such as 0,1,2") from error
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"--seeds {text}: give each seed once, none below 0")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise UserError(f"--seeds {text}: give each seed once, none below 0, and all less than 2**32")
     return seeds
 
 

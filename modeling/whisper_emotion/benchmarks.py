@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from whisper_emotion.corpora.splits import Fold
-from whisper_emotion.features import store_frames
+from whisper_emotion.features import StoredFrames, store_frames
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.run_folder import CELLS
@@ -39,24 +39,26 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int,
         timed, pooled; `folds_timed`; and `ratio` of the times.
     """
     experiment = dataclasses.replace(experiment, select_on="last")
-    pooling = experiment.model([0], 0, head_only=True).config.pooling
+    config = experiment.model([0], 0, head_only=True).config
+    layer, pooling = config.encoder_layer, config.pooling
     timed = folds[:plain_folds]
-    unmasked = dataclasses.replace(experiment, overrides=experiment.overrides | {"mask_padding": False})
+    everything = {"encoder_context": "window", "mask_padding": False}
+    unmasked = dataclasses.replace(experiment, overrides=experiment.overrides | everything)
     with tempfile.TemporaryDirectory() as folder:
-        files = _save_clips(unmasked, Path(folder))
+        frames, files = _save_clips(unmasked, Path(folder))
         started = time.perf_counter()
-        predicted = [_train_plainly(unmasked, files, fold) for fold in tqdm(timed, desc="plain way", unit="fold")]
+        predicted = [
+            _train_plainly(unmasked, frames, files, fold) for fold in tqdm(timed, desc="plain way", unit="fold")
+        ]
         plain = time.perf_counter() - started
     share = sum(len(fold.train) for fold in timed) / sum(len(fold.train) for fold in folds)
 
-    model = experiment.model(range(len(experiment.corpus)), 0)
-    layer, name = model.config.encoder_layer, "encoder"
-    frames = store_frames(model, build_extractor(experiment.encoder), experiment.corpus, [layer], experiment.store_dir)
+    name, stored = "encoder", _stored(experiment)
     grid = Grid({name: experiment}, {name: [layer]}, [pooling], folds, [experiment.args.seed], reference=False)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CELLS).mkdir()
         started = time.perf_counter()
-        run_grid(grid, {name: frames}, Path(folder), workers)
+        run_grid(grid, {name: {layer: stored}}, Path(folder), workers)
         ours = time.perf_counter() - started
         logits = read_cells(Path(folder))[1]
     ours_predicted = [
@@ -83,39 +85,44 @@ class _Files(Dataset):
         return torch.load(self.files[row]), self.labels[row]
 
 
-def _save_clips(experiment: Experiment, folder: Path) -> list[Path]:
-    """All frames of every utterance as a file of its own."""
-    model = experiment.model(range(len(experiment.corpus)), 0)
-    layer = model.config.encoder_layer
-    extractor = build_extractor(experiment.encoder)
-    frames = store_frames(model, extractor, experiment.corpus, [layer], experiment.store_dir)[layer]
+def _save_clips(experiment: Experiment, folder: Path) -> tuple[StoredFrames, list[Path]]:
+    """All frames of every utterance as a file of its own, too."""
+    frames = _stored(experiment)
     files = [folder / f"{row}.pt" for row in range(len(frames))]
     for row, file in enumerate(tqdm(files, desc="writing", unit="clip")):
         torch.save(frames[row]["encoder_outputs"].float(), file)
     for file in files:
         torch.load(file)
-    return files
+    return frames, files
 
 
-def _train_plainly(experiment: Experiment, files: list[Path], fold: Fold) -> np.ndarray:
+def _stored(experiment: Experiment) -> StoredFrames:
+    """The frames of the experiment's layer."""
+    model = experiment.model(range(len(experiment.corpus)), 0)
+    layer, extractor = model.config.encoder_layer, build_extractor(experiment.encoder)
+    return store_frames(model, extractor, experiment.corpus, [layer], experiment.store_dir)[layer]
+
+
+def _train_plainly(experiment: Experiment, frames: StoredFrames, files: list[Path], fold: Fold) -> np.ndarray:
     """The usual loop; returns the classes it gives to the fold's test utterances."""
     args, labels = experiment.args, experiment.corpus["label"][:]
 
     def loader(rows, **options):
         return DataLoader(_Files([files[row] for row in rows], [labels[row] for row in rows]), **options)
 
-    model = experiment.model(fold.train, args.seed, head_only=True)
+    model = experiment.model_for(frames, fold.train, args.seed, head_only=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     batches = loader(fold.train, batch_size=args.per_device_train_batch_size, shuffle=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
     steps = round(args.num_train_epochs * len(batches))
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, args.get_warmup_steps(steps), steps)
     model.train()
     for _ in tqdm(range(round(args.num_train_epochs)), desc="epochs", leave=False):
         for clips, targets in batches:
             loss = model(encoder_outputs=clips, labels=targets).loss
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
             optimizer.step()
             scheduler.step()
     model.eval()

@@ -3,27 +3,30 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import cached_assets_path
+from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification, encoder_frames
-from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import AudioCollator
 
 FORMAT = 1  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
 FRAMES, DONE, INDEX = "frames.f16", "done", "index.json"
+LARGEST = 65_504  # of half precision
 
 
 class StoredFrames(Sequence):
@@ -47,11 +50,13 @@ class StoredFrames(Sequence):
         self._open()
 
     def _open(self) -> None:
-        # Copy on write: torch wants memory that it may write to, and the file stays as it is.
         shape = (self._starts[-1], self.width)
-        self._layers = [
-            torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "c", shape=shape)) for folder in self.folders
-        ]
+        with warnings.catch_warnings():
+            # Read-only, and so it should be: a map that may be written to counts as memory in use.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self._layers = [
+                torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)) for folder in self.folders
+            ]
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "_layers"}
@@ -70,6 +75,10 @@ class StoredFrames(Sequence):
             "label": self.labels[row],
         }
 
+    def select(self, rows: Sequence[int]) -> "list[dict[str, Any]] | Subset":
+        """Some rows, as `Dataset.select` gives them; of several layers, stacked only when they are looked at."""
+        return [self[row] for row in rows] if len(self._layers) == 1 else Subset(self, rows)
+
     def own_means(self) -> np.ndarray:
         """The mean of each utterance's own frames, without padding: `(utterances, d_model)` of a single layer."""
         (layer,) = self._layers
@@ -79,14 +88,8 @@ class StoredFrames(Sequence):
         ])  # fmt: skip
 
 
-def store_frames(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperEmotionFeatureExtractor,
-    corpus: Dataset,
-    layers: Iterable[int],
-    store_dir: str | os.PathLike[str] | None = None,
-) -> dict[int, StoredFrames]:
-    """Find the frames of a corpus in the store; run the encoder for what is not there yet.
+class FeatureStore:
+    """The frames of a corpus at some layers of an encoder, on disk or still to be put there.
 
     A layer's folder is named by a hash of all that its frames depend on: the encoder's weights up to that layer, the
     extractor, the context, which frames are pooled, and the bytes of every recording. Utterances are encoded in
@@ -100,143 +103,164 @@ def store_frames(
         corpus: Rows with `audio`, `label` and `seconds`.
         layers: Encoder layers to keep, none above the model's.
         store_dir: The store's folder; among Hugging Face's assets (`HF_ASSETS_CACHE`) where not given.
-
-    Returns:
-        The frames of each layer.
-
-    Raises:
-        UserError: The disk has no room, or the folder cannot be written.
     """
-    root = Path(cached_assets_path("whisper_emotion", "features") if store_dir is None else store_dir)
-    clips = _digest_clips(corpus)
-    folders = {
-        layer: root / _digest(FORMAT, _describe_input(model, extractor), digest, clips)
-        for layer, digest in zip(layers, _digest_layers(model, layers), strict=True)
-    }
-    state = PartialState()
-    with state.main_process_first():
-        missing = {layer: folder for layer, folder in folders.items() if not _is_complete(folder)}
-        if missing and state.is_main_process:
-            _prepare(missing, root, model, extractor, corpus)
-    if missing:
-        _encode(missing, model, extractor, corpus, state)
+
+    def __init__(
+        self,
+        model: WhisperForEmotionClassification,
+        extractor: WhisperEmotionFeatureExtractor,
+        corpus: Dataset,
+        layers: Sequence[int],
+        store_dir: str | os.PathLike[str] | None = None,
+    ):
+        self.model, self.extractor, self.corpus = model, extractor, corpus
+        self.root = Path(cached_assets_path("whisper_emotion", "features") if store_dir is None else store_dir)
+        clips = _digest_clips(corpus)
+        self.folders = {
+            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips)
+            for layer, digest in zip(layers, _digest_layers(model, layers), strict=True)
+        }
+        order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # utterances of like length together
+        self._batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+
+    def lay_out(self) -> None:
+        """Give every utterance its place in every layer's file, if the disk has room for them all.
+
+        Raises:
+            UserError: The disk has no room, or the folder cannot be written.
+        """
+        with PartialState().main_process_first():  # the others then find it done
+            new = {layer: folder for layer, folder in self.folders.items() if not (folder / INDEX).exists()}
+            if not new:
+                return
+            clips = tqdm(self.corpus["audio"][:], desc="measuring", unit="clip")
+            samples = [len(read_audio(audio)) for audio in clips]
+            mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
+            width, pooled = self.model.config.d_model, self.model.pooled_frames(mel).tolist()
+            size = np.dtype(np.float16).itemsize * width * sum(pooled)
+            what = (
+                f"{len(new)} layer{'s' * (len(new) != 1)} of {len(mel)} utterances take {_gigabytes(len(new) * size)}"
+            )
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                tqdm.write(f"feature store: {what} in {self.root}")
+                free = shutil.disk_usage(self.root).free
+                if len(new) * size > free:
+                    raise UserError(
+                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: name a folder on a "
+                        "larger disk, or fewer layers"
+                    )
+                for layer, folder in new.items():
+                    index = {
+                        "encoder_layer": layer,
+                        **_describe_input(self.model, self.extractor)["context"],
+                        "d_model": width,
+                        "frames": pooled,
+                        "own_frames": encoder_frames(mel).tolist(),
+                    }
+                    self._reserve(folder, size, json.dumps(index))
+            except OSError as error:
+                raise UserError(f"--store_dir {self.root}: cannot be written ({error.strerror}), {what}") from error
+
+    def _reserve(self, folder: Path, size: int, index: str) -> None:
+        """Make a layer's folder, whole or not at all; another run that was faster has the same one."""
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        try:
+            part.mkdir()
+            for name, length in ((FRAMES, size), (DONE, len(self._batches))):
+                with open(part / name, "wb") as file:
+                    file.truncate(length)
+                    if hasattr(os, "posix_fallocate"):  # a disk that fills up later then takes nothing away
+                        os.posix_fallocate(file.fileno(), 0, length)
+            (part / INDEX).write_text(index, encoding="utf-8")
+            part.rename(folder)
+        except OSError:
+            if not (folder / INDEX).exists():
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def fill(self) -> dict[int, StoredFrames]:
+        """Run the encoder for what is not there yet, and return the frames of each layer.
+
+        Raises:
+            UserError: As `lay_out`.
+        """
+        self.lay_out()
+        state = PartialState()
+        missing = {layer: folder for layer, folder in self.folders.items() if not _ticks(folder, "r").all()}
+        if missing:
+            self._encode(missing, state)
         state.wait_for_everyone()
-    labels = corpus["label"][:]
-    return {layer: StoredFrames([folder], labels) for layer, folder in folders.items()}
+        labels = self.corpus["label"][:]
+        return {layer: StoredFrames([folder], labels) for layer, folder in self.folders.items()}
+
+    @torch.inference_mode()
+    def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
+        """Encode the batches that are not ticked off, this process's share of them."""
+        self.model.eval()
+        collate = AudioCollator(self.extractor)
+        lengths = json.loads((next(iter(folders.values())) / INDEX).read_text(encoding="utf-8"))["frames"]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+        files = {
+            layer: np.memmap(folder / FRAMES, np.float16, "r+").reshape(-1, self.model.config.d_model)
+            for layer, folder in folders.items()
+        }
+        ticks = {layer: _ticks(folder, "r+") for layer, folder in folders.items()}
+        sizes = np.array([len(rows) for rows in self._batches])
+
+        def finished() -> int:
+            return int(sizes[np.all([tick != 0 for tick in ticks.values()], axis=0)].sum())
+
+        cut = 0
+        with tqdm(
+            total=len(lengths), initial=finished(), desc="encoding", unit="clip", disable=not state.is_main_process
+        ) as bar:
+            for number in range(state.process_index, len(self._batches), state.num_processes):
+                open_layers = [layer for layer, tick in ticks.items() if not tick[number]]
+                if not open_layers:
+                    continue
+                rows = self._batches[number]
+                batch = collate([self.corpus[row] for row in rows])
+                inputs = {name: batch[name].to(self.model.device) for name in ("input_features", "attention_mask")}
+                frames, mask = self.model.encode(**inputs, all_layers=True)
+                for place, row in enumerate(rows):
+                    kept = frames[place, :, : int(mask[place].sum())].float().cpu()
+                    for layer in open_layers:
+                        # Half precision ends at 65,504, which a large encoder's upper layers may pass.
+                        cut += int((kept[layer].abs() > LARGEST).sum())
+                        half = kept[layer].clamp(-LARGEST, LARGEST).half().numpy()
+                        files[layer][starts[row] : starts[row + 1]] = half
+                for layer in open_layers:  # frames first, then the tick, also if the machine goes down between them
+                    files[layer].flush()
+                    ticks[layer][number] = 1
+                bar.update(finished() - bar.n)  # other processes tick, too
+        if cut:
+            tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
+        for tick in ticks.values():
+            tick.flush()
+
+
+def _ticks(folder: Path, mode: Literal["r", "r+"]) -> np.ndarray:
+    """A byte a batch, 1 where it is done."""
+    return np.memmap(folder / DONE, np.uint8, mode)
+
+
+def store_frames(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperEmotionFeatureExtractor,
+    corpus: Dataset,
+    layers: Sequence[int],
+    store_dir: str | os.PathLike[str] | None = None,
+) -> dict[int, StoredFrames]:
+    """The frames of each layer, found in a `FeatureStore` or put there first; the arguments are that class's."""
+    return FeatureStore(model, extractor, corpus, layers, store_dir).fill()
 
 
 def stack_layers(stored: dict[int, StoredFrames]) -> StoredFrames:
     """The frames of several layers together, for a learned mix of them."""
     layers = [stored[layer] for layer in sorted(stored)]
     return StoredFrames([folder for layer in layers for folder in layer.folders], layers[0].labels)
-
-
-def _prepare(
-    folders: dict[int, Path],
-    root: Path,
-    model: WhisperForEmotionClassification,
-    extractor: WhisperEmotionFeatureExtractor,
-    corpus: Dataset,
-) -> None:
-    """Give every utterance its place in every layer's file, if the disk has room for them all."""
-    new = {layer: folder for layer, folder in folders.items() if not (folder / INDEX).exists()}
-    if new:
-        samples = [len(read_audio(audio)) for audio in tqdm(corpus["audio"][:], desc="measuring", unit="clip")]
-        mel = -(-np.minimum(samples, extractor.n_samples) // extractor.hop_length)
-        lengths = torch.from_numpy(mel)
-        pooled, own = model.pooled_frames(lengths).tolist(), encoder_frames(lengths).tolist()
-        size = 2 * model.config.d_model * sum(pooled)
-        _require_room(root, len(new) * size, len(new), len(corpus))
-    for layer, folder in new.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / FRAMES, "wb") as file:
-            file.truncate(size)
-        with open(folder / DONE, "wb") as file:
-            file.truncate(len(_batches(corpus)))
-        index = {
-            "encoder": Path(model.config.name_or_path).name,
-            "encoder_layer": layer,
-            **_describe_input(model, extractor)["context"],
-            "d_model": model.config.d_model,
-            "frames": pooled,
-            "own_frames": own,
-        }
-        write_whole(folder / INDEX, json.dumps(index))  # last: a folder that has it is laid out
-
-
-def _require_room(root: Path, size: int, layers: int, clips: int) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        disk = os.statvfs(root)
-    except OSError as error:
-        raise UserError(f"--store_dir {root}: is no folder that can be written ({error.strerror})") from error
-    free = disk.f_bavail * disk.f_frsize
-    what = f"{layers} layer{'s' * (layers != 1)} of {clips} utterances"
-    tqdm.write(f"feature store: {what} take {_gigabytes(size)} in {root}")
-    if size > free:
-        raise UserError(
-            f"--store_dir {root}: {what} take {_gigabytes(size)}, and {_gigabytes(free)} are free there: name a "
-            "folder on a larger disk, or fewer layers"
-        )
-
-
-@torch.inference_mode()
-def _encode(
-    folders: dict[int, Path],
-    model: WhisperForEmotionClassification,
-    extractor: WhisperEmotionFeatureExtractor,
-    corpus: Dataset,
-    state: PartialState,
-) -> None:
-    """Run the encoder over the batches that are not ticked off, this process's share of them."""
-    model.eval()
-    collate = AudioCollator(extractor)
-    stores = {layer: StoredFrames([folder], corpus["label"][:]) for layer, folder in folders.items()}
-    starts = next(iter(stores.values()))._starts
-    files = {layer: np.memmap(folder / FRAMES, np.float16, "r+").reshape(-1, model.config.d_model)
-             for layer, folder in folders.items()}  # fmt: skip
-    ticks = {layer: np.memmap(folder / DONE, np.uint8, "r+") for layer, folder in folders.items()}
-    batches = _batches(corpus)
-    sizes = np.array([len(rows) for rows in batches])
-
-    def finished() -> int:
-        return int(sizes[np.all([tick != 0 for tick in ticks.values()], axis=0)].sum())
-
-    bar = tqdm(total=len(corpus), initial=finished(), desc="encoding", unit="clip", disable=not state.is_main_process)
-    clipped = 0
-    with bar:
-        for number in range(state.process_index, len(batches), state.num_processes):
-            open_layers = [layer for layer, tick in ticks.items() if not tick[number]]
-            if not open_layers:
-                continue
-            rows = batches[number]
-            batch = collate([corpus[row] for row in rows])
-            inputs = {name: batch[name].to(model.device) for name in ("input_features", "attention_mask")}
-            frames, mask = model.encode(**inputs, all_layers=True)
-            for place, row in enumerate(rows):
-                kept = frames[place, :, : int(mask[place].sum())].float().cpu()
-                for layer in open_layers:
-                    # Half precision ends at 65,504, which a large encoder's upper layers may pass.
-                    clipped += int((kept[layer].abs() > 65504).sum())
-                    files[layer][starts[row] : starts[row + 1]] = kept[layer].clamp(-65504, 65504).half().numpy()
-            for layer in open_layers:  # frames first, then the tick, also if the machine goes down between the two
-                files[layer].flush()
-                ticks[layer][number] = 1
-            bar.update(finished() - bar.n)  # other processes tick, too
-    if clipped:
-        tqdm.write(f"feature store: {clipped} values beyond half precision were cut to ±65,504")
-    for tick in ticks.values():
-        tick.flush()
-
-
-def _batches(corpus: Dataset) -> list[list[int]]:
-    """Rows that are encoded together: utterances of like length."""
-    order = np.argsort(corpus["seconds"][:], kind="stable").tolist()
-    return [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / INDEX).exists() and bool((np.fromfile(folder / DONE, np.uint8) != 0).all())
 
 
 def _describe_input(
@@ -257,7 +281,7 @@ def _describe_input(
     }
 
 
-def _digest_layers(model: WhisperForEmotionClassification, layers: Iterable[int]) -> list[str]:
+def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]) -> list[str]:
     """For each layer a hash of the encoder's weights up to it; those above have no influence."""
     encoder, config = model.encoder, model.config
     running = hashlib.sha256(f"{config.encoder_attention_heads} {config.activation_function}".encode())

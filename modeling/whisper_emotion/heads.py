@@ -5,6 +5,7 @@
 arguments. What it leaves out: checkpoints, logs, callbacks, worker processes, and a copy of every batch in float32.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,27 @@ import torch
 from transformers import EvalPrediction
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.training import EmotionTrainer, Utterances, compute_metrics, frame_mask, round_up, seed_step
+from whisper_emotion.training import (
+    EmotionTrainer,
+    EmotionTrainingArguments,
+    Utterances,
+    compute_metrics,
+    frame_mask,
+    round_up,
+    seed_step,
+)
+
+# Options of the Trainer that change a training, with the values that this road has.
+ARGUMENTS = {
+    "gradient_accumulation_steps": (1,),
+    "max_steps": (-1,),
+    "dataloader_drop_last": (False,),
+    "label_smoothing_factor": (0.0,),
+    "neftune_noise_alpha": (None,),
+    "eval_delay": (0, None),
+    "fp16": (False,),
+    "auto_find_batch_size": (False,),
+}
 
 
 def train_head(trainer: EmotionTrainer, watched: Utterances | None = None, epochs: int | None = None) -> list[float]:
@@ -31,30 +52,30 @@ def train_head(trainer: EmotionTrainer, watched: Utterances | None = None, epoch
         UserError: An option asks for what this road does not have.
     """
     args, model = trainer.args, trainer.model
-    for name, expected in (("gradient_accumulation_steps", 1), ("max_steps", -1)):
-        if getattr(args, name) != expected:
-            raise UserError(f"--{name} {getattr(args, name)}: heads on stored frames take {expected} only")
-    batches = FrameBatches(trainer.train_dataset, trainer)
-    watched_batches = None if watched is None else FrameBatches(watched, trainer)
-    sampler = trainer._get_train_sampler()
+    check_arguments(args)
     size = args.train_batch_size
-    steps = -(-len(sampler) // size)
-    trainer.create_optimizer_and_scheduler(int(np.ceil(args.num_train_epochs * steps)))
+    batches = FrameBatches(trainer.train_dataset, trainer, size)
+    watched_batches = None if watched is None else FrameBatches(watched, trainer, args.eval_batch_size)
+    sampler = trainer._get_train_sampler()
+    steps = math.ceil(args.num_train_epochs * -(-len(sampler) // size))
+    trainer.create_optimizer_and_scheduler(steps)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     values: list[float] = []
     best: dict[str, torch.Tensor] = {}
     step = 0
-    for epoch in range(int(np.ceil(args.num_train_epochs)) if epochs is None else epochs):
+    for epoch in range(math.ceil(args.num_train_epochs) if epochs is None else epochs):
         model.train()
         sampler.epoch = epoch
         order = list(sampler)
         for start in range(0, len(order), size):
+            if step == steps:  # in the middle of a last, partial epoch
+                break
             seed_step(args.seed, step)
             batch = batches.take(order[start : start + size])
             with trainer.accelerator.autocast():
                 loss = model(**batch).loss
             loss.backward()
-            if args.max_grad_norm:
+            if args.max_grad_norm > 0:
                 torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
             trainer.optimizer.step()
             trainer.lr_scheduler.step()
@@ -69,14 +90,29 @@ def train_head(trainer: EmotionTrainer, watched: Utterances | None = None, epoch
     return values
 
 
+def check_arguments(args: EmotionTrainingArguments) -> None:
+    """Refuse options of the Trainer that `train_head` does not have.
+
+    Raises:
+        UserError: There is one; the message names it and what it may be.
+    """
+    for name, allowed in ARGUMENTS.items():
+        if getattr(args, name) not in allowed:
+            raise UserError(f"--{name} {getattr(args, name)}: heads on stored frames take {allowed[0]} only")
+    if args.greater_is_better != (args.metric_for_best_model != "loss"):
+        raise UserError("--greater_is_better: follows from --metric_for_best_model, leave it out")
+    if args.lr_scheduler_type == "reduce_lr_on_plateau":
+        raise UserError("--lr_scheduler_type reduce_lr_on_plateau: heads on stored frames take a schedule by steps")
+
+
 def classify(trainer: EmotionTrainer, utterances: Utterances) -> np.ndarray:
     """Logits `(utterances, labels)` float32 of stored frames."""
-    return _classify(trainer, FrameBatches(utterances, trainer)).numpy()
+    return _classify(trainer, FrameBatches(utterances, trainer, trainer.args.eval_batch_size)).numpy()
 
 
 def choose_epoch(values: Sequence[float]) -> int:
-    """Number of the best epoch, from 1; the first of equals, as the Trainer chooses."""
-    return 1 + int(np.argmax(values))
+    """Number of the best epoch, from 1; the first of equals, as the Trainer chooses, and never one without a value."""
+    return 1 + int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
 
 
 class FrameBatches:
@@ -84,10 +120,11 @@ class FrameBatches:
 
     Args:
         utterances: Stored frames of one layer, with labels.
-        trainer: Says how large batches get, in which precision, and where.
+        trainer: Says in which precision they are, and where.
+        size: Utterances in a batch, at most.
     """
 
-    def __init__(self, utterances: Utterances, trainer: EmotionTrainer):
+    def __init__(self, utterances: Utterances, trainer: EmotionTrainer, size: int):
         rows = [utterances[row] for row in range(len(utterances))]
         self.frames = [row["encoder_outputs"] for row in rows]
         self.labels = torch.tensor([row["label"] for row in rows])
@@ -95,8 +132,7 @@ class FrameBatches:
         self.device = trainer.args.device
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = half.get(trainer.accelerator.mixed_precision, torch.float32)
-        largest = max(trainer.args.train_batch_size, trainer.args.eval_batch_size)
-        most = round_up(int(self.lengths.sort().values[-largest:].sum()))
+        most = round_up(int(self.lengths.sort().values[-size:].sum()))
         self._buffer = torch.empty(most, self.frames[0].shape[-1], dtype=dtype)
 
     def __len__(self) -> int:

@@ -53,7 +53,7 @@ class Experiment:
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
         projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows'
             frames, fixed.
-        store_dir: Folder of the feature store; `store_frames`'s own where not given.
+        store_dir: Folder of the feature store; its own default where not given.
 
     Raises:
         UserError: Options that exclude one another.
@@ -222,4 +222,4 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
 
 
 def _rows(utterances: Utterances, rows: list[int]) -> Utterances:
-    return utterances.select(rows) if isinstance(utterances, Dataset) else [utterances[row] for row in rows]
+    return utterances.select(rows) if hasattr(utterances, "select") else [utterances[row] for row in rows]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         The part of `scores.json` that follows from the predictions: each of `weighted_accuracy`,
         `unweighted_accuracy` and `macro_f1` as `{mean, std, folds}` (fractions; mean and population deviation over
         folds, then their means over seeds; `folds` has a list a seed), `pooled` (all folds' clips together, mean over
-        seeds), `interval` (95 % percentile bootstrap of the pooled figures over test clips), `confusion_matrix`
+        seeds), `interval` (95 % percentile bootstrap of the pooled figures, see `bootstrap`), `confusion_matrix`
         (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
         (a fold).
     """
@@ -50,39 +50,45 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
     return scores
 
 
-class Bootstrap(NamedTuple):
-    """Pooled figures of several systems on the same test clips, and the same figures on clips drawn anew.
+def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """Pooled figures of several systems on the same test clips, and on clips and seeds drawn anew.
 
-    The draws are the same for all systems, so that the difference of two is a paired one. Clips are drawn, not
-    speakers: the intervals say how far the choice of these clips matters, not how far that of these people does.
-
-    Args:
-        weighted_accuracy: `(1 + draws, systems)` fractions: the figure itself first, then one a draw.
-        unweighted_accuracy: The same.
-    """
-
-    weighted_accuracy: np.ndarray
-    unweighted_accuracy: np.ndarray
-
-
-def bootstrap(correct: np.ndarray, labels: np.ndarray, draws: int = RESAMPLES) -> Bootstrap:
-    """Draw the test clips anew, with replacement.
+    Clips are drawn with replacement, and so are the seeds where there are several, the same ones for all systems:
+    the difference of two is a paired one. Speakers are not drawn: the intervals say how far these clips and these
+    trainings matter, not how far these people do.
 
     Args:
-        correct: `(systems, clips)`: 1 where a system is right on a clip, 0 where it is wrong, the mean over seeds.
-        labels: `(clips,)` class ids.
-        draws: How often.
+        predicted: Class ids `(systems, seeds, clips)`.
+        labels: Class ids `(clips,)`.
+        num_classes: Number of classes.
+
+    Returns:
+        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over the seeds first, then one a draw.
     """
-    clips = len(labels)
-    counts = np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), size=draws)
-    counts = np.vstack([np.ones(clips), counts])
-    recalls = []
-    for label in np.unique(labels):
-        drawn = counts[:, labels == label]
-        total = drawn.sum(axis=1, keepdims=True)
-        # A class that a draw happens to miss has no recall there.
-        recalls.append(np.where(total > 0, drawn @ correct[:, labels == label].T / np.maximum(total, 1), np.nan))
-    return Bootstrap(counts @ correct.T / clips, np.nanmean(recalls, axis=0))
+    systems, seeds, clips = predicted.shape
+    rng = np.random.default_rng(0)
+    counts = np.vstack([np.ones(clips), rng.multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)])
+    shares = np.vstack([np.ones(seeds), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)]) / seeds
+    figures = {name: np.zeros((1 + RESAMPLES, systems)) for name in FIGURES}
+    for system, seed in np.ndindex(systems, seeds):
+        # Which cell of the confusion matrix each clip is in; a draw's matrix is the sum of its clips' cells.
+        cells = np.eye(num_classes**2)[labels * num_classes + predicted[system, seed]]
+        confusion = (counts @ cells).reshape(-1, num_classes, num_classes)
+        for name, values in _figures(confusion).items():
+            figures[name][:, system] += shares[:, seed] * values
+    return figures
+
+
+def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """`FIGURES` of confusion matrices `(draws, labels, labels)`, as `compute_scores` has them."""
+    hits, support, answers = confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
+    recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)  # a draw may miss a class
+    f1 = np.where(support + answers > 0, 2 * hits / np.maximum(support + answers, 1), np.nan)
+    return {
+        "weighted_accuracy": hits.sum(axis=1) / support.sum(axis=1),
+        "unweighted_accuracy": np.nanmean(recall, axis=1),
+        "macro_f1": np.nanmean(f1, axis=1),
+    }
 
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
@@ -106,18 +112,11 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
 
 
 def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
-    """95 % intervals of the pooled figures: test clips drawn anew, each with its predictions under all seeds."""
+    """95 % intervals of the pooled figures."""
     groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
-    references = _ids(groups[0]["label"], labels)
-    predicted = [_ids(table["predicted"], labels) for table in groups]
-    rng = np.random.default_rng(0)
-    draws: dict[str, list[float]] = {figure: [] for figure in FIGURES}
-    for _ in range(RESAMPLES):
-        clips = rng.integers(len(references), size=len(references))
-        drawn = [compute_scores(seed[clips], references[clips], num_classes=len(labels)) for seed in predicted]
-        for figure in FIGURES:
-            draws[figure].append(float(np.mean([score[figure] for score in drawn])))
-    return {figure: np.percentile(values, [2.5, 97.5]).tolist() for figure, values in draws.items()}
+    predicted = np.stack([_ids(table["predicted"], labels) for table in groups])
+    figures = bootstrap(predicted[None], _ids(groups[0]["label"], labels), len(labels))
+    return {name: list(interval(draws[:, 0])[1:]) for name, draws in figures.items()}
 
 
 def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **facts: Any) -> dict[str, Any]:

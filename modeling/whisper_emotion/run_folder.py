@@ -38,7 +38,8 @@ def claim(
     record = work_dir / "settings.json"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        if any(output_dir.iterdir()) and not work_dir.exists() and not (output_dir / "scores.json").exists():
+        known = work_dir.exists() or (work == UNFINISHED and (output_dir / "scores.json").exists())
+        if any(output_dir.iterdir()) and not known:
             raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
         work_dir.mkdir(exist_ok=True)
     except OSError as error:

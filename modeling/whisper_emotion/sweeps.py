@@ -12,17 +12,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from whisper_emotion.corpora import utterance_names
@@ -36,7 +39,7 @@ from whisper_emotion.training import build_trainer, collate_frames
 
 REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))  # scikit-learn's C, from the strongest penalty on
-RESULTS, CLIPS = "results.csv", "clips.csv"
+RESULTS, CLIPS, RECORD = "results.csv", "clips.csv", "sweep.json"  # the record says that a sweep is finished
 
 
 class Cell(NamedTuple):
@@ -65,6 +68,8 @@ class Grid:
         folds: The corpus's folds.
         seeds: Seeds of the heads, the order of the utterances and the choice of held-out speakers.
         reference: Whether the reference is part of it.
+        digests: By encoder and layer, the name of the frames in the feature store. A finished cell of other frames
+            (another encoder of that name, other recordings) is not taken for this one's.
     """
 
     experiments: dict[str, Experiment]
@@ -73,6 +78,11 @@ class Grid:
     folds: list[Fold]
     seeds: list[int]
     reference: bool = True
+    digests: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def digest(self, cell: Cell) -> str | None:
+        """The name of a cell's frames; None where the grid has no names for them."""
+        return self.digests.get(cell.encoder, {}).get(cell.encoder_layer)
 
     def cells(self) -> list[Cell]:
         """All cells, in the order of the results."""
@@ -84,6 +94,18 @@ class Grid:
             for seed in self.seeds
             for fold in self.folds
         ]
+
+
+def finished_cells(grid: Grid, output_dir: Path) -> dict[Cell, dict[str, Any]]:
+    """The rows of the grid's cells that earlier runs have finished."""
+    rows = {}
+    for cell in grid.cells():
+        path = output_dir / CELLS / cell.file
+        if path.exists():
+            row = _read_row(path)
+            if row["frames"] == grid.digest(cell):
+                rows[cell] = row
+    return rows
 
 
 def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir: Path, workers: int) -> float:
@@ -101,9 +123,8 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     """
     cells_dir, results = output_dir / CELLS, output_dir / RESULTS
     corpus = next(iter(grid.experiments.values())).corpus
-    _write_clips(cells_dir, corpus, grid.folds)
-    cells = grid.cells()
-    rows = {cell: _read_row(cells_dir / cell.file) for cell in cells if (cells_dir / cell.file).exists()}
+    write_whole(cells_dir / CLIPS, list_clips(corpus, grid.folds).to_csv(index=False))
+    cells, rows = grid.cells(), finished_cells(grid, output_dir)
     missing = [cell for cell in cells if cell not in rows]
     folds = {fold.number: fold for fold in grid.folds}
     tasks = (
@@ -113,8 +134,8 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     with tqdm(total=len(cells), initial=len(rows), desc="sweep", unit="cell", smoothing=0.02) as bar:
         _write_results(results, cells, rows)
         for cell, row, logits in _in_parallel(tasks, workers):
-            _write_cell(cells_dir / cell.file, row, logits)
-            rows[cell] = row
+            rows[cell] = {**row, "frames": grid.digest(cell)}
+            _write_cell(cells_dir / cell.file, rows[cell], logits)
             _write_results(results, cells, rows)
             bar.update()
     return sum(rows[cell]["seconds"] for cell in cells)
@@ -138,6 +159,7 @@ def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, d
 def _start_worker(parent: int) -> None:
     """One thread, since a head's products are too small for more; and no life without the parent, if it is killed."""
     torch.set_num_threads(1)
+    threadpool_limits(1)  # scikit-learn's
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)  # under `accelerate launch`: a worker belongs to no group of processes
 
@@ -213,12 +235,16 @@ def _fit_reference(
 ) -> tuple[float, float, np.ndarray]:
     """Logistic regression on standardised means; its strength is chosen on held-out speakers under every protocol."""
     means, labels = _own_means(frames), np.asarray(experiment.corpus["label"][:])
-    balanced = experiment.overrides.get("class_weights") == "balanced"
+    weights = experiment.overrides.get("class_weights")
     metric = experiment.args.metric_for_best_model
 
-    def regression(strength):
-        penalised = LogisticRegression(C=strength, max_iter=300, class_weight="balanced" if balanced else None)
-        return make_pipeline(StandardScaler(), penalised)
+    def fit(strength, rows):
+        present = np.unique(labels[rows])
+        if len(present) == 1:
+            return DummyClassifier().fit(means[rows], labels[rows])
+        given = weights if weights in (None, "balanced") else {label: weights[label] for label in present}
+        penalised = LogisticRegression(C=strength, max_iter=300, class_weight=given)
+        return make_pipeline(StandardScaler(), penalised).fit(means[rows], labels[rows])
 
     def logits(fitted, rows):
         full = np.full((len(rows), len(experiment.labels)), -1e3)  # a class that no training speaker has
@@ -232,10 +258,9 @@ def _fit_reference(
         return compute_scores(found.argmax(1), labels[rows], num_classes=found.shape[1])[metric]
 
     fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
-    values = [value(regression(strength).fit(means[fit_rows], labels[fit_rows]), dev_rows) for strength in STRENGTHS]
+    values = [value(fit(strength, fit_rows), dev_rows) for strength in STRENGTHS]
     strength = STRENGTHS[int(np.argmax(values))]
-    rows = fold.train if experiment.refit else fit_rows
-    fitted = regression(strength).fit(means[rows], labels[rows])
+    fitted = fit(strength, fold.train if experiment.refit else fit_rows)
     return strength, max(values), logits(fitted, fold.test)
 
 
@@ -279,7 +304,8 @@ def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
 
 def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
     """A sweep's finished cells: the rows of its results, and the logits of each."""
-    rows = pd.read_csv(output_dir / RESULTS)
+    rows = pd.read_csv(output_dir / RESULTS, dtype={"encoder": str, "pooling": str}, keep_default_na=False,
+                       na_values={name: [""] for name in ("epoch", "strength", "selection_value")})  # fmt: skip
     logits = {}
     for row in rows[list(Cell._fields)].itertuples(index=False):
         cell = Cell(*row)
@@ -288,16 +314,16 @@ def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
     return rows, logits
 
 
-def read_clips(output_dir: Path) -> pd.DataFrame:
-    """The test clips of a sweep in the order of its logits, fold after fold: `name, label, fold`."""
-    return pd.read_csv(output_dir / CELLS / CLIPS, keep_default_na=False, dtype={"name": str, "label": str})
-
-
-def _write_clips(cells_dir: Path, corpus, folds: Sequence[Fold]) -> None:
-    names, labels = utterance_names(corpus), corpus["label"][:]
-    classes = corpus.features["label"].names
+def list_clips(corpus: Dataset, folds: Sequence[Fold]) -> pd.DataFrame:
+    """The test clips in the order of the logits, fold after fold: `name, label, fold`."""
+    names, labels, classes = utterance_names(corpus), corpus["label"][:], corpus.features["label"].names
     clips = [(names[row], classes[labels[row]], fold.number) for fold in folds for row in fold.test]
-    write_whole(cells_dir / CLIPS, pd.DataFrame(clips, columns=["name", "label", "fold"]).to_csv(index=False))
+    return pd.DataFrame(clips, columns=["name", "label", "fold"])
+
+
+def read_clips(output_dir: Path) -> pd.DataFrame:
+    """What `list_clips` gave for a sweep."""
+    return pd.read_csv(output_dir / CELLS / CLIPS, keep_default_na=False, dtype={"name": str, "label": str})
 
 
 def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
@@ -315,5 +341,5 @@ def _read_row(path: Path) -> dict[str, Any]:
 def _write_results(path: Path, cells: Sequence[Cell], rows: dict[Cell, dict[str, Any]]) -> None:
     table = pd.DataFrame([rows[cell] for cell in cells if cell in rows])
     if not table.empty:
-        table = table.drop(columns="seconds").astype({"epoch": "Int64"})
+        table = table.drop(columns=["seconds", "frames"]).astype({"epoch": "Int64"})
         write_whole(path, table.to_csv(index=False))

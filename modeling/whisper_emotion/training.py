@@ -353,18 +353,18 @@ def build_trainer(
     Raises:
         UserError: An option needs what is not installed.
     """
-    args = dataclasses.replace(
-        args,
-        output_dir=str(output_dir),
-        eval_strategy="no" if selection_set is None else "epoch",
-        load_best_model_at_end=selection_set is not None,
-        save_strategy="epoch",
-        save_total_limit=1,
-        dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
-    )
-    if collator is collate_frames and args.n_gpu > 1:
-        args._n_gpu = 1  # a packed batch cannot be split, and a head is too small to be
     try:
+        args = dataclasses.replace(
+            args,
+            output_dir=str(output_dir),
+            eval_strategy="no" if selection_set is None else "epoch",
+            load_best_model_at_end=selection_set is not None,
+            save_strategy="epoch",
+            save_total_limit=1,
+            dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+        )
+        if collator is collate_frames and args.n_gpu > 1:
+            args._n_gpu = 1  # a packed batch cannot be split, and a head is too small to be
         trainer = EmotionTrainer(
             model=model,
             args=args,

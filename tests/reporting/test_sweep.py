@@ -10,14 +10,14 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.reporting import SweepResults, write_sweep_report
+from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.reporting.plots import STYLES, Curve, plot_layers
 from whisper_emotion.sweeps import REFERENCE, Cell
 
-LABELS = ["anger", "sadness"]
-CLIPS = 40  # a fold, half of each class
+LABELS = ["anger", "happiness", "neutral", "sadness"]
+CLIPS = 40  # a fold, half of it anger, half happiness
 ENCODER = "whisper-tiny"
-FACTS = {"corpus": "shemo", "folds": "paper", "learning_rate": 0.001}
+FACTS = {"corpus": "shemo", "folds": "paper", "labels": LABELS, "speakers_shared": [0, 0], "learning_rate": 0.001}
 
 
 def write_sweep(folder, right, select_on="dev", names=None):
@@ -31,7 +31,7 @@ def write_sweep(folder, right, select_on="dev", names=None):
                 for fold in (1, 2):
                     cell = Cell(ENCODER, layer, pooling, fold, seed)
                     hits = np.tile(np.arange(CLIPS // 2) < right(pooling, layer, fold, seed), 2)
-                    logits = np.eye(2)[np.where(hits, truth, 1 - truth)]
+                    logits = np.eye(4)[np.where(hits, truth, 1 - truth)]
                     np.savez(folder / "cells" / cell.file, logits=logits, row=json.dumps({}))
                     share = float(hits.mean())
                     figures = dict.fromkeys(("weighted_accuracy", "unweighted_accuracy", "macro_f1"), share)
@@ -42,6 +42,7 @@ def write_sweep(folder, right, select_on="dev", names=None):
     labels = [LABELS[label] for label in (*truth, *truth)]
     folds = [1] * CLIPS + [2] * CLIPS
     pd.DataFrame({"name": names, "label": labels, "fold": folds}).to_csv(folder / "cells" / "clips.csv", index=False)
+    (folder / "sweep.json").write_text(json.dumps({**FACTS, "select_on": select_on, "learning_rate": 0.002}))
     return SweepResults(folder, LABELS, select_on)
 
 
@@ -54,8 +55,8 @@ def sweep(tmp_path):
     return write_sweep(tmp_path / "one", usual)
 
 
-def report(sweep, others=None):
-    write_sweep_report(sweep.output_dir, sweep, FACTS, others or {})
+def report(sweep, others=None, **facts):
+    write_sweep_report(sweep.output_dir, sweep, {**FACTS, **facts}, others or {})
     return (sweep.output_dir / "table.md").read_text()
 
 
@@ -121,8 +122,9 @@ def test_every_table_says_its_protocol(tmp_path, select_on, said):
 
 
 def test_two_sweeps_are_compared_clip_by_clip(sweep, tmp_path):
-    worse = write_sweep(tmp_path / "unmasked", lambda *cell: usual(*cell) - 4 * (cell[0] == "mean"))
-    table = section(report(sweep, {"unmasked": worse}), "Less unmasked")
+    write_sweep(tmp_path / "unmasked", lambda *cell: usual(*cell) - 4 * (cell[0] == "mean"))
+    table = section(report(sweep, {"unmasked": tmp_path / "unmasked"}), "Less unmasked")
+    assert "here learning_rate 0.001; epoch chosen" in table and "in unmasked learning_rate 0.002;" in table
     row = cells(table, ENCODER, "mean", "4")
     assert row[0].startswith("62.50") and row[1].startswith("42.50")
     assert row[2].startswith("**+20.00 (+")
@@ -130,14 +132,42 @@ def test_two_sweeps_are_compared_clip_by_clip(sweep, tmp_path):
 
 
 def test_sweeps_of_other_clips_are_not_compared(sweep, tmp_path):
-    other = write_sweep(tmp_path / "other", usual, names=[f"take{index}" for index in range(2 * CLIPS)])
+    write_sweep(tmp_path / "other", usual, names=[f"take{index}" for index in range(2 * CLIPS)])
     with pytest.raises(UserError, match="--compare_with other: has other test clips"):
-        report(sweep, {"other": other})
+        check_same_clips("other", sweep.clips, tmp_path / "other")
+    check_same_clips("itself", sweep.clips, sweep.output_dir)
+    (sweep.output_dir / "sweep.json").unlink()
+    with pytest.raises(UserError, match="holds no finished sweep"):
+        check_same_clips("itself", sweep.clips, sweep.output_dir)
 
 
 def test_confusions_are_summed_over_folds_and_seeds(sweep):
     system = next(one for one in sweep.systems if one.pooling == "qkv" and one.layer == 3)
-    assert sweep.confusion(system).tolist() == [[66, 14], [14, 66]]  # 16 + 16 + 17 + 17 of 80
+    counts = sweep.confusion(system)
+    assert counts[:2, :2].tolist() == [[66, 14], [14, 66]]  # 16 + 16 + 17 + 17 of 80
+    assert counts.sum() == 160
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"labels": ["anger", "fear", *LABELS[1:]]},
+        {"folds": "speakers:2"},
+        {"corpus": "emodb"},
+        {"improvised_only": True},
+    ],
+)
+def test_the_paper_s_figures_stand_beside_the_same_cells_only(sweep, facts):
+    assert "(all 1,500 frames, chosen on test)" in report(sweep)
+    text = report(sweep, **facts)
+    assert "84.12" not in text and "(all 1,500 frames" not in text
+
+
+def test_speakers_that_were_trained_on_are_said_in_every_caption(sweep):
+    text = report(sweep, speakers_shared=[3, 4])
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    for heading in headings:
+        assert "Speaker leakage: test speakers also heard in training, fold by fold: 3, 4." in section(text, heading)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------

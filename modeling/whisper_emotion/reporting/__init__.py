@@ -2,6 +2,13 @@
 
 from .card import describe_scores, write_model_card
 from .plots import plot_confusion_matrix
-from .sweep import SweepResults, write_sweep_report
+from .sweep import SweepResults, check_same_clips, write_sweep_report
 
-__all__ = ["SweepResults", "describe_scores", "plot_confusion_matrix", "write_model_card", "write_sweep_report"]
+__all__ = [
+    "SweepResults",
+    "check_same_clips",
+    "describe_scores",
+    "plot_confusion_matrix",
+    "write_model_card",
+    "write_sweep_report",
+]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -98,13 +98,28 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
         f"layer {scores['encoder_layer']} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
         f"pooled UA {_percent(scores['pooled']['unweighted_accuracy'])} %, "
         f"WA {_percent(scores['pooled']['weighted_accuracy'])} %; {SELECTION[scores['select_on']]}. "
-        f"{_shared_speakers(scores)}"
+        f"{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
     )
 
 
 def corpus_title(name: str) -> str:
     """A corpus's name as its owners write it."""
     return _corpus(name).name
+
+
+def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
+    """Says in a sentence how many test speakers were heard in training.
+
+    Args:
+        corpus: the corpus's name, as `load_corpus` takes it.
+        shared: for each fold, how many of its test speakers are also heard in its training.
+    """
+    if not any(shared):
+        # In a folder of recordings a file may stand for its own speaker, and nothing is known of its voice
+        known = "" if _speakers_are_known(corpus) else ", as far as the file names tell"
+        return f"Test speakers also heard in training: 0{known}."
+    counts = ", ".join(str(count) for count in shared)
+    return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
 
 
 def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +140,7 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "chance": _percent(1 / sum(total > 0 for total in clips)),
         "majority": _percent(max(clips) / sum(clips)),
         "caption": describe_scores(scores),
-        "shared": _shared_speakers(scores),
+        "shared": describe_leakage(scores["corpus"], scores["speakers_shared"]),
         "speakers_known": _speakers_are_known(scores["corpus"]),
         "leaks": any(scores["speakers_shared"]),
         "ece": None if scores["ece"] is None else _percent(scores["ece"]),
@@ -168,16 +183,6 @@ def _plural(count: int, noun: str) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
-
-
-def _shared_speakers(scores: Mapping[str, Any]) -> str:
-    shared = scores["speakers_shared"]
-    if not any(shared):
-        # In a folder of recordings a file may stand for its own speaker, and nothing is known of its voice
-        known = "" if _speakers_are_known(scores["corpus"]) else ", as far as the file names tell"
-        return f"Test speakers also heard in training: 0{known}."
-    counts = ", ".join(str(count) for count in shared)
-    return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
 
 
 def _speakers_are_known(corpus: str) -> bool:

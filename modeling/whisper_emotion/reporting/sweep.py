@@ -2,8 +2,9 @@
 
 import csv
 import itertools
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,19 @@ import pandas as pd
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.metrics import compute_scores
-from whisper_emotion.reporting.card import SELECTION, corpus_title
+from whisper_emotion.reporting.card import SELECTION, corpus_title, describe_leakage
 from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_layers
-from whisper_emotion.results import Bootstrap, bootstrap, interval
+from whisper_emotion.results import bootstrap, interval
 from whisper_emotion.run_folder import write_whole
-from whisper_emotion.sweeps import REFERENCE, Cell, choose_layers, read_cells, read_clips
+from whisper_emotion.sweeps import RECORD, REFERENCE, Cell, choose_layers, read_cells, read_clips
 
 PUBLISHED = Path(__file__).with_name("published.csv")
+PAPER = "paper (all 1,500 frames, chosen on test), WA / UA"
+PAPER_CLASSES = {
+    "shemo": ["anger", "happiness", "neutral", "sadness"],
+    "iemocap": ["angry", "happy", "neutral", "sad"],
+}
+REFERENCE_CHOICE = "strength chosen on speakers held out of the training folds"
 NAMES = {REFERENCE: "logistic regression", "qkv": "QKV"}
 LAYER_CHOICE = {
     "dev": "fold by fold, on speakers held out of its training (mean over seeds)",
@@ -66,11 +73,8 @@ class SweepResults:
             for layer in (None, *sorted(layers[encoder, pooling].tolist()))
         ]
         self._place = {system: place for place, system in enumerate(self.systems)}
-        self.correct = np.stack([
-            np.mean([self.predicted(system, seed) == self.label_ids for seed in self.seeds], axis=0)
-            for system in self.systems
-        ])  # fmt: skip
-        self.draws: Bootstrap = bootstrap(self.correct, self.label_ids)
+        predicted = np.array([[self.predicted(system, seed) for seed in self.seeds] for system in self.systems])
+        self.draws = bootstrap(predicted, self.label_ids, len(self.labels))
 
     def layer_on(self, system: System, fold: int) -> int:
         """The layer that a system has on a fold."""
@@ -95,12 +99,12 @@ class SweepResults:
         return float(values.mean()), float(values.std(axis=1).mean())
 
     def pooled(self, system: System, figure: str) -> tuple[float, float, float]:
-        """A figure over all folds' clips together, mean over seeds, and its 95 % interval."""
-        return interval(getattr(self.draws, figure)[:, self._place[system]])
+        """A figure over all folds' clips together, mean over seeds, and its 95 % interval (`results.bootstrap`)."""
+        return interval(self.draws[figure][:, self._place[system]])
 
     def difference(self, one: System, other: System) -> tuple[float, float, float]:
         """The paired difference of two systems' pooled unweighted accuracy, and its 95 % interval."""
-        draws = self.draws.unweighted_accuracy
+        draws = self.draws["unweighted_accuracy"]
         return interval(draws[:, self._place[one]] - draws[:, self._place[other]])
 
     def confusion(self, system: System) -> np.ndarray:
@@ -114,60 +118,79 @@ class SweepResults:
 
 
 def write_sweep_report(
-    output_dir: Path, sweep: SweepResults, facts: Mapping[str, Any], others: Mapping[str, SweepResults]
+    output_dir: Path, sweep: SweepResults, facts: Mapping[str, Any], others: Mapping[str, Path]
 ) -> None:
     """Write `table.md`, `layers.png` and a confusion matrix for each encoder and pooling.
 
     Args:
         output_dir: Where they go.
         sweep: The results.
-        facts: `corpus`, `folds`, and what else the caption says, by name.
-        others: Other sweeps of the same clips, by name, that this one is compared with.
-
-    Raises:
-        UserError: Another sweep has other clips.
+        facts: `corpus`, `folds`, `labels`, `speakers_shared` (a fold), and what else the caption says, by name.
+        others: Folders of other sweeps of the same clips, by name, that this one is compared with.
     """
     title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
-    protocol = (
-        f"{len(sweep.clips['fold'].unique())} test folds, seeds {', '.join(map(str, sweep.seeds))}; "
-        + (SELECTION[sweep.select_on])
-    )
-    settings = "; ".join(
-        f"{name} {_number(value)}" for name, value in facts.items() if name not in ("corpus", "folds")
-    )
+    runs = f"{len(facts['speakers_shared'])} test folds, seeds {', '.join(map(str, sweep.seeds))}"
+    leakage = describe_leakage(facts["corpus"], facts["speakers_shared"])
+
+    def caption(pooling: str | None = None) -> str:
+        choice = REFERENCE_CHOICE if pooling == REFERENCE else SELECTION[sweep.select_on]
+        return f"{title}; {runs}; {choice}. {leakage}"
+
     tops = [system for system in sweep.systems if system.layer is None]
     lines = [
         f"# {title}",
         "",
-        f"Protocol: {protocol}. Settings: {settings}.",
+        f"Protocol: {caption()} Settings: {_settings(facts)}.",
         "",
         'WA is weighted accuracy, UA unweighted accuracy, in percent. "Over folds" is the paper\'s form: mean and '
         'population deviation over the folds, averaged over the seeds. "Pooled" puts all folds\' test clips together '
-        "for each seed, then averages over the seeds; its 95 % interval is a bootstrap over test clips (speakers are "
-        "not drawn: other speakers may differ by more). The last row is a logistic regression on the mean of each "
-        "utterance's own frames, its strength and layer chosen on held-out speakers.",
+        "for each seed, then averages over the seeds; its 95 % interval is a bootstrap over test clips and seeds. "
+        "Speakers are not drawn: other speakers may differ by more. The logistic regression is one on the mean of "
+        "each utterance's own frames; its strength and layer are chosen on held-out speakers under every protocol.",
         "",
         "## Poolings",
         "",
-        f"Layer chosen {LAYER_CHOICE[sweep.select_on]}. {title}; {protocol}.",
+        f"Layer chosen {LAYER_CHOICE[sweep.select_on]}. {caption()}",
         "",
         *_table_one(sweep, tops, facts),
         "",
         "## Which differences hold",
         "",
         "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. One holds (and is bold) "
-        f"where the interval leaves out 0; of differences that are none, one in twenty does so. {title}; {protocol}.",
+        f"where the interval leaves out 0; the more rows, the more do so by chance. {caption()}",
         "",
         *_differences(sweep, tops),
-        *itertools.chain.from_iterable(_layer_tables(sweep, facts, f"{title}; {protocol}")),
-        *itertools.chain.from_iterable(_comparison(sweep, name, other) for name, other in others.items()),
+        *itertools.chain.from_iterable(_layer_tables(sweep, facts, caption)),
+        *itertools.chain.from_iterable(_comparison(sweep, facts, name, path) for name, path in others.items()),
     ]
     write_whole(output_dir / "table.md", "\n".join(lines).rstrip() + "\n")
-    _draw_layers(output_dir / "layers.png", sweep, f"{title}; {protocol}. Pooled, with 95 % intervals over clips.")
+    _draw_layers(output_dir / "layers.png", sweep, f"{caption()} Pooled, with 95 % intervals over clips and seeds.")
     for system in tops:
         path = output_dir / f"confusion_{system.encoder}_{system.pooling}.png"
-        caption = f"{title}: {system.encoder}, {_name(system.pooling)}, layer {_layers(sweep, system)}; {protocol}"
-        plot_confusion_matrix(sweep.confusion(system), sweep.labels, path, caption)
+        heading = f"{system.encoder}, {_name(system.pooling)}, layer {_layers(sweep, system)}"
+        summed = " Counts are summed over the seeds." * (len(sweep.seeds) > 1)
+        text = f"{heading}. {caption(system.pooling)}{summed}"
+        plot_confusion_matrix(sweep.confusion(system), sweep.labels, path, text)
+
+
+def check_same_clips(name: str, clips: pd.DataFrame, other: Path) -> None:
+    """Refuse to compare sweeps of different clips.
+
+    Args:
+        name: What the other sweep is called.
+        clips: This sweep's, as `read_clips` gives them.
+        other: The other sweep's folder.
+
+    Raises:
+        UserError: The other sweep is not finished, or has other test clips or labels.
+    """
+    if not (other / RECORD).exists():
+        raise UserError(f"--compare_with {other}: holds no finished sweep (no {RECORD})")
+    mine, theirs = (
+        one.sort_values("name")[["name", "label"]].to_numpy().tolist() for one in (clips, read_clips(other))
+    )
+    if mine != theirs:
+        raise UserError(f"--compare_with {name}: has other test clips than this sweep, or other labels")
 
 
 def _table_one(sweep: SweepResults, systems: Iterable[System], facts: Mapping[str, Any]) -> list[str]:
@@ -179,10 +202,10 @@ def _table_one(sweep: SweepResults, systems: Iterable[System], facts: Mapping[st
         row += [_spread(sweep.over_folds(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
         row += [_with_interval(sweep.pooled(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
         rows.append(row + ([_published(facts, system) or "–"] if published else []))
-    return _table(header + (["paper, WA / UA"] if published else []), rows)
+    return _table(header + ([PAPER] if published else []), rows)
 
 
-def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: str) -> Iterable[list[str]]:
+def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: Callable[[str], str]) -> Iterable[list[str]]:
     for encoder in dict.fromkeys(system.encoder for system in sweep.systems):
         own = [system for system in sweep.systems if system.encoder == encoder and system.layer is not None]
         for pooling in dict.fromkeys(system.pooling for system in own):
@@ -203,11 +226,9 @@ def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: str) -
             yield [
                 f"## {encoder}, {_name(pooling)}, by layer",
                 "",
-                f"{caption.replace(SELECTION[sweep.select_on], SELECTION['dev'].replace('epoch', 'strength'))}."
-                if pooling == REFERENCE
-                else f"{caption}.",
+                caption(pooling),
                 "",
-                *_table(header + (["paper, WA / UA"] if published else []), rows),
+                *_table(header + ([PAPER] if published else []), rows),
                 "",
             ]
 
@@ -228,36 +249,35 @@ def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
     return [*_table(["this", "less this", "points of UA", "holds"], rows), ""]
 
 
-def _comparison(sweep: SweepResults, name: str, other: SweepResults) -> Iterable[str]:
+def _comparison(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: Path) -> Iterable[str]:
     """Differences of the same systems in two sweeps, clip by clip."""
-    mine, theirs = (one.clips.sort_values("name", kind="stable") for one in (sweep, other))
-    if mine["name"].tolist() != theirs["name"].tolist() or mine["label"].tolist() != theirs["label"].tolist():
-        raise UserError(f"--compare_with {name}: has other test clips than this sweep, or other labels")
-    shared = [
-        (system, twin)
-        for system in sweep.systems
-        for twin in other.systems
-        if system.pooling == twin.pooling and system.layer == twin.layer
-        and (system.encoder == twin.encoder or not any(system.encoder == third.encoder for third in other.systems))
-    ]  # fmt: skip
-    if not shared:
-        return []
-    hits = np.vstack([
-        sweep.correct[[sweep._place[system] for system, _ in shared]][:, mine.index],
-        other.correct[[other._place[twin] for _, twin in shared]][:, theirs.index],
-    ])  # fmt: skip
-    draws = bootstrap(hits, sweep.label_ids[mine.index]).unweighted_accuracy
+    record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    other = SweepResults(path, sweep.labels, record["select_on"])
+    shared = [system for system in sweep.systems if system in other.systems]
+    mine, theirs = (one.clips["name"].argsort(kind="stable").to_numpy() for one in (sweep, other))
+    both = [seed for seed in sweep.seeds if seed in other.seeds] or None
+    draws = [
+        bootstrap(
+            np.array([[one.predicted(system, seed)[order] for seed in both or one.seeds] for system in shared]),
+            one.label_ids[order],
+            len(one.labels),
+        )["unweighted_accuracy"]
+        for one, order in ((sweep, mine), (other, theirs))
+    ]
     rows = [
         [system.encoder, _name(system.pooling), "chosen" if system.layer is None else str(system.layer),
-         _with_interval(interval(draws[:, place])), _with_interval(interval(draws[:, len(shared) + place])),
-         _gain(interval(draws[:, place] - draws[:, len(shared) + place]))]
-        for place, (system, _) in enumerate(shared)
+         *(_with_interval(interval(one[:, place])) for one in draws),
+         _gain(interval(draws[0][:, place] - draws[1][:, place]))]
+        for place, system in enumerate(shared)
     ]  # fmt: skip
+    changed = [key for key in facts if key in record and facts[key] != record[key]]
+    mine_said, theirs_said = (_settings(one, changed) or "nothing" for one in (facts, record))
+    seeds = "" if sweep.seeds == other.seeds else f" Seeds of both: {', '.join(map(str, both or ()))}."
     return [
         f"## Less {name}",
         "",
-        f"The same test clips in the two sweeps; this one's protocol: {SELECTION[sweep.select_on]}; {name}'s: "
-        f"{SELECTION[other.select_on]}.",
+        f"The same test clips in two sweeps. What differs: here {mine_said}; {SELECTION[sweep.select_on]}; "
+        f"in {name} {theirs_said}; {SELECTION[other.select_on]}.{seeds}",
         "",
         *_table(["encoder", "pooling", "layer", "UA pooled", f"UA pooled, {name}", "difference"], rows),
         "",
@@ -279,12 +299,17 @@ def _draw_layers(path: Path, sweep: SweepResults, title: str) -> None:
 
 
 def _published(facts: Mapping[str, Any], system: System) -> str:
-    """The paper's figure of the same cell, or nothing."""
-    size = re.search(r"whisper-(tiny|small)\b", system.encoder)
-    if size is None or facts["folds"] != "paper":
+    """The paper's figure of the same corpus, classes, folds, encoder, layer and pooling, or nothing."""
+    name = re.fullmatch(r"whisper-(tiny|small)(\.en)?", system.encoder)
+    if (
+        name is None
+        or facts.get("improvised_only")
+        or facts["folds"] != "paper"
+        or PAPER_CLASSES.get(facts["corpus"]) != facts["labels"]
+    ):
         return ""
     layer = "" if system.layer is None else str(system.layer)
-    key = (facts["corpus"], size[1], layer, system.pooling)
+    key = (facts["corpus"], name[1], layer, system.pooling)
     with open(PUBLISHED, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             if (row["corpus"], row["size"], row["encoder_layer"], row["pooling"]) == key:
@@ -294,6 +319,12 @@ def _published(facts: Mapping[str, Any], system: System) -> str:
                 )
                 return f"{weighted} / {unweighted}"
     return ""
+
+
+def _settings(facts: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
+    """Facts that a title does not say already, all of them or those of some names."""
+    left = [name for name in (facts if names is None else names) if name not in ("corpus", "folds", "speakers_shared")]
+    return "; ".join(f"{name} {_text(facts[name])}" for name in left)
 
 
 def _layers(sweep: SweepResults, system: System) -> str:
@@ -307,7 +338,9 @@ def _layers(sweep: SweepResults, system: System) -> str:
     return ", ".join([f"{first} ({count} fold{'s' * (count > 1)})", *(f"{layer} ({count})" for layer, count in rest)])
 
 
-def _number(value: Any) -> str:
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
