@@ -65,6 +65,8 @@ class EmotionTrainingArguments(TrainingArguments):
                 f"--train_sampling_strategy {self.train_sampling_strategy}: must be one of "
                 + ", ".join(SAMPLING_STRATEGIES)
             )
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # or transformers takes bf16 for a mistake
         super().__post_init__()
 
 
