@@ -104,12 +104,16 @@ class WhisperEmotionEncoder(nn.Module):
         hidden = nn.functional.gelu(self.conv1(input_features.masked_fill(beyond, 0.0)))
         hidden = nn.functional.gelu(self.conv2(hidden.masked_fill(beyond, 0.0))).transpose(1, 2)
         if audible is None:
-            hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+            # An exported graph may be wider than the window; what lies behind it is masked.
+            positions = torch.arange(hidden.shape[1], device=hidden.device).clamp(
+                max=len(self.embed_positions.weight) - 1
+            )
+            hidden = hidden + self.embed_positions.weight[positions]
             mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
             mask = create_bidirectional_mask(self.config, hidden, mask)
         else:
             positions, counts = _sparse_positions(
-                audible, self.config.max_source_positions, self.config.silence_stride
+                audible, hidden.shape[1], self.config.max_source_positions, self.config.silence_stride
             )
             sources = torch.minimum(positions, audible[:, None])
             hidden = hidden.gather(1, sources[..., None].expand(-1, -1, hidden.shape[2]))
@@ -307,13 +311,15 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
 
     def _encoded_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
         """Number of mel frames that are encoded of each clip: its own and the silence around it."""
-        window = 2 * self.config.max_source_positions
-        if self.config.encoder_context == "window":
-            return torch.full_like(mel_frames, window)
-        margin = round(self.config.context_margin * MEL_FRAMES_PER_SECOND)
-        if self.config.encoder_context == "sparse_window":
-            margin = SILENT_MEL_FRAMES
-        return (mel_frames + margin).clamp(max=window)
+        return (mel_frames + self._margin()).clamp(max=2 * self.config.max_source_positions)
+
+    def _margin(self) -> int:
+        """Silent mel frames that are encoded behind a clip, as far as the window reaches."""
+        return {
+            "window": 2 * self.config.max_source_positions,
+            "utterance": round(self.config.context_margin * MEL_FRAMES_PER_SECOND),
+            "sparse_window": SILENT_MEL_FRAMES,
+        }[self.config.encoder_context]
 
     def _run_encoder(
         self,
@@ -335,7 +341,11 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         lengths = _lengths(attention_mask, input_features)
 
         encoded = self._encoded_frames(lengths)
-        features = _extend_with_silence(input_features, lengths, int(encoded.max()))
+        if not torch.compiler.is_exporting():
+            widest = int(encoded.max())
+        else:  # a graph cannot look at the lengths: all batches of a width are encoded as wide as any may need
+            widest = window if config.encoder_context == "window" else width + self._margin()
+        features = _extend_with_silence(input_features, lengths, widest)
         outputs = self.encoder(
             features.to(self.encoder.conv1.weight.dtype),
             encoded,
@@ -375,11 +385,14 @@ def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def _sparse_positions(audible: torch.Tensor, window: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _sparse_positions(
+    audible: torch.Tensor, widest: int, window: int, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the sparse window's frames, and how many each stands for.
 
     Args:
         audible: `(batch,)` frames that hear anything, and stand for themselves.
+        widest: No clip has more of them.
         window: Positions in the whole window.
         stride: Silent positions that one stands for: the last of them for those that are left.
 
@@ -387,8 +400,11 @@ def _sparse_positions(audible: torch.Tensor, window: int, stride: int) -> tuple[
         Positions and counts, `(batch, frames)`; a count of 0 is padding, behind the others.
     """
     audible = audible.clamp(max=window)
-    silent = -(-(window - audible) // stride)
-    place = torch.arange(int((audible + silent).max()), device=audible.device)
+    if torch.compiler.is_exporting():
+        frames = widest + -(-window // stride)
+    else:
+        frames = int((audible - (audible - window) // stride).max())
+    place = torch.arange(frames, device=audible.device)
     behind = (place - audible[:, None]).clamp(min=0)
     first = audible[:, None] + behind * stride
     counts = torch.where(place < audible[:, None], 1, (window - first).clamp(0, stride))
@@ -431,6 +447,8 @@ def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) 
             f"{input_features.shape[2]} mel frames of each of the {input_features.shape[0]} clips"
         )
     lengths = attention_mask.long().sum(dim=1)
+    if torch.compiler.is_exporting():
+        return lengths  # what follows looks at values, which a graph does not
     if (attention_mask.bool() != _prefix_mask(lengths, attention_mask.shape[1])).any():
         raise ValueError("attention_mask must be ones followed by zeros: a clip's frames come first, its padding last")
     if (lengths == 0).any():

@@ -1,0 +1,110 @@
+"""ONNX: the whole path from mel frames and their mask to probabilities and pooling weights, as one graph."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
+from whisper_emotion.errors import UserError
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+
+OPSET = 20
+INPUTS = ("input_features", "attention_mask")
+OUTPUTS = ("probabilities", "pooling_weights")
+CHECKED_CLIPS = 50
+
+
+class _Graph(nn.Module):
+    """What the graph computes: names and order of inputs and outputs are `INPUTS` and `OUTPUTS`."""
+
+    def __init__(self, model: WhisperForEmotionClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor):
+        output = self.model(input_features=input_features, attention_mask=attention_mask)
+        return output.logits.softmax(dim=-1), output.pooling_weights
+
+
+def export_onnx(classifier: EmotionClassifier, output: str | os.PathLike[str], quantize: bool = False) -> float:
+    """Write a trained model as an ONNX graph (opset 20) and compare it with torch.
+
+    The graph takes `input_features` `(batch, mel, frames)` float32 and `attention_mask` `(batch, frames)` int64, as
+    the feature extractor returns them, of any number of clips and up to 3,000 frames. It returns `probabilities`
+    `(batch, labels)` and `pooling_weights` `(batch, heads, encoder frames)`, which are 0 behind a clip's own frames.
+    The labels are in its metadata under `labels`, a JSON list.
+
+    Args:
+        classifier: The trained model, with its extractor.
+        output: The file to write.
+        quantize: Store the weights as 8-bit integers, and compute the products of linear layers with them.
+
+    Returns:
+        The largest deviation of a probability from torch's, over 50 clips of random lengths up to the window.
+
+    Raises:
+        UserError: The packages of the extra `onnx` are not installed, or the file cannot be written.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx exports with
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise UserError(f"--output {output}: ONNX needs {error.name}, pip install 'whisper-emotion[onnx]'") from error
+    output, graph = Path(output), _Graph(classifier.model).eval()
+    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=3, max=_window(classifier))
+    with warnings.catch_warnings(), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph,
+            tuple(_features(classifier, [16_000, 24_000])),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes={INPUTS[0]: {0: batch, 2: frames}, INPUTS[1]: {0: batch, 1: frames}},
+            verbose=False,
+        )
+        model = program.model_proto
+        if quantize:
+            onnx.save(model, Path(folder) / "float.onnx")
+            quantize_dynamic(Path(folder) / "float.onnx", Path(folder) / "int8.onnx", weight_type=QuantType.QInt8)
+            model = onnx.load(Path(folder) / "int8.onnx")
+        config = classifier.model.config
+        labels = [config.id2label[index] for index in range(config.num_labels)]
+        onnx.helper.set_model_props(model, {"labels": json.dumps(labels)})
+        try:
+            onnx.save(model, output)
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+
+        session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+        rng, deviation = np.random.default_rng(0), 0.0
+        for _ in range(CHECKED_CLIPS):
+            inputs = _features(classifier, rng.integers(SHORTEST, classifier.extractor.n_samples, size=1).tolist())
+            expected = graph(*inputs)[0].numpy()
+            found = session.run(["probabilities"], dict(zip(INPUTS, (one.numpy() for one in inputs), strict=True)))[0]
+            deviation = max(deviation, float(np.abs(found - expected).max()))
+    return deviation
+
+
+def _window(classifier: EmotionClassifier) -> int:
+    return 2 * classifier.model.config.max_source_positions
+
+
+def _features(classifier: EmotionClassifier, samples: list[int]) -> list[torch.Tensor]:
+    """The graph's inputs for noise of these lengths."""
+    rng = np.random.default_rng(samples)
+    clips = [0.1 * rng.standard_normal(length).astype(np.float32) for length in samples]
+    batch = classifier.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+    return [batch[name] for name in INPUTS]

@@ -1,0 +1,69 @@
+"""The ONNX graph gives torch's probabilities for any clips, in every context."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+
+from whisper_emotion.errors import UserError
+from whisper_emotion.export import export_onnx
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.training import build_extractor, build_model
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def save(tiny_encoder, folder, **fields):
+    model = build_model(str(tiny_encoder), ["angry", "calm", "sad"], {"encoder_layer": 2, **fields}, seed=0)
+    torch.nn.init.normal_(model.classifier.weight, std=3.0)
+    model.save_pretrained(folder)
+    build_extractor(str(tiny_encoder)).save_pretrained(folder)
+    return EmotionClassifier(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder_context": "window", "pooling": "qkv"},
+        {"encoder_context": "window", "mask_padding": False, "pooling": "attentive"},
+        {"encoder_context": "utterance", "pooling": "attentive_statistics", "use_weighted_layer_sum": True},
+        {"encoder_context": "sparse_window", "pooling": "qkv"},
+    ],
+)
+def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(tiny_encoder, tmp_path, fields):
+    classifier = save(tiny_encoder, tmp_path / "model", **fields)
+    assert export_onnx(classifier, tmp_path / "model.onnx") < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    rng = np.random.default_rng(1)
+    for lengths in ([400], [480_000, 1_000], [16_000, 8_000, 50_000]):
+        clips = [rng.standard_normal(length).astype(np.float32) for length in lengths]
+        inputs = classifier.extractor(clips, sampling_rate=16_000, padding="longest", return_tensors="pt")
+        with torch.no_grad():
+            expected = classifier.model(**inputs)
+        names = ["probabilities", "pooling_weights"]
+        probabilities, weights = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        np.testing.assert_allclose(probabilities, expected.logits.softmax(-1), atol=1e-4)
+        width = expected.pooling_weights.shape[-1]
+        np.testing.assert_allclose(weights[..., :width], expected.pooling_weights, atol=1e-4)
+        assert not weights[..., width:].any()
+
+
+def test_the_script_writes_a_graph_that_knows_its_labels(tiny_encoder, tmp_path):
+    save(tiny_encoder, tmp_path / "model", encoder_context="utterance")
+    sizes = []
+    for quantize in (False, True):
+        output = tmp_path / f"{quantize}.onnx"
+        done = run_script("export_onnx.py", "--model", tmp_path / "model", "--output", output, "--quantize", quantize)
+        assert done.returncode == 0, done.stderr
+        assert "opset 20; largest deviation of a probability from torch over 50 clips" in done.stdout
+        properties = onnxruntime.InferenceSession(output).get_modelmeta().custom_metadata_map
+        assert json.loads(properties["labels"]) == ["angry", "calm", "sad"]
+        sizes.append(output.stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tiny_encoder, tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        export_onnx(save(tiny_encoder, tmp_path / "model"), tmp_path / "nowhere" / "model.onnx")
