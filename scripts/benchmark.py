@@ -2,11 +2,8 @@
 
 import json
 import os
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
 
 from whisper_emotion.arguments import (
     CorpusArguments,
@@ -20,6 +17,7 @@ from whisper_emotion.benchmarks import benchmark_heads
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.heads import check_arguments
+from whisper_emotion.results import describe_machine
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -58,8 +56,8 @@ def main() -> None:
     heads = benchmark_heads(
         experiment, folds, benchmark.plain_folds or len(folds), benchmark.num_workers or os.cpu_count() or 1
     )
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    write_whole(Path(benchmark.output), json.dumps({"machine": machine, "heads": heads}, indent=2) + "\n")
+    record = {"machine": describe_machine(), "heads": heads}
+    write_whole(Path(benchmark.output), json.dumps(record, indent=2) + "\n")
     for name in ("plain", "ours"):
         figures = heads[name]
         print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")

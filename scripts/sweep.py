@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from accelerate import PartialState
 
 from whisper_emotion.arguments import (
@@ -32,7 +30,7 @@ from whisper_emotion.heads import check_arguments
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
-from whisper_emotion.results import public_name
+from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor
@@ -104,7 +102,7 @@ def main() -> None:
         "command": shlex.join(["python", *(public_name(part) for part in sys.argv)]),
         "training_seconds": round(seconds),
         "workers": workers,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": describe_machine(),
     }
     write_whole(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
     table = (output_dir / "table.md").read_text(encoding="utf-8")

@@ -1,11 +1,14 @@
 """What is made of predictions: scores, their intervals, differences between systems, and `scores.json`."""
 
 import json
+import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.metrics import compute_scores
@@ -149,6 +152,11 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
     }
     write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
+
+
+def describe_machine() -> str:
+    """The machine that figures were measured on."""
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def public_name(encoder: str) -> str:
