@@ -112,7 +112,7 @@ def test_nothing_in_the_folder_is_a_pickle_or_names_this_machine(trained_dir, ti
     assert files == {
         "README.md", "config.json", "confusion_matrix.png", "model.safetensors", "predictions.csv",
         "preprocessor_config.json", "scores.json", "configuration_whisper_emotion.py", "modeling_whisper_emotion.py",
-        "feature_extraction_whisper_emotion.py", "pooling_whisper_emotion.py",
+        "feature_extraction_whisper_emotion.py", "pooling_whisper_emotion.py", "encoder_whisper_emotion.py",
     }  # fmt: skip
     for name in ("README.md", "config.json", "preprocessor_config.json"):
         assert str(tiny_encoder.parent) not in (trained_dir / name).read_text(), name

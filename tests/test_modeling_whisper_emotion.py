@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 from transformers import WhisperForAudioClassification
 from transformers.modeling_outputs import BaseModelOutput
 
-from whisper_emotion import WhisperEmotionConfig, WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
+from whisper_emotion import (
+    WhisperEmotionConfig,
+    WhisperEmotionFeatureExtractor,
+    WhisperForEmotionClassification,
+    encoder_whisper_emotion,
+)
 from whisper_emotion.audio import read_audio
-from whisper_emotion.modeling_whisper_emotion import _sparse_positions, encoder_frames
+from whisper_emotion.encoder_whisper_emotion import encoder_frames, sparse_positions
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 
 RATE = 16_000
@@ -116,7 +121,7 @@ def test_real_speech_has_in_the_sparse_window_what_it_has_in_the_window(shared_d
 
 @given(st.lists(st.integers(1, 1500), min_size=1, max_size=4), st.integers(1, 2000))
 def test_the_sparse_window_s_frames_stand_for_all_of_it(audible, stride):
-    positions, counts = _sparse_positions(torch.tensor(audible), max(audible), 1500, stride)
+    positions, counts = sparse_positions(torch.tensor(audible), max(audible), 1500, stride)
     for clip, own, stands_for in zip(positions.tolist(), audible, counts.tolist(), strict=True):
         kept = [(position, count) for position, count in zip(clip, stands_for, strict=True) if count]
         assert [count for _, count in kept[:own]] == [1] * own
@@ -191,24 +196,56 @@ def test_encoder_frames_of_a_clip(samples):
 MODELS = {}
 
 
-@settings(max_examples=12)
+@settings(max_examples=24)
 @given(
     lengths=st.lists(st.integers(400, 480_000), min_size=2, max_size=4),
     context=st.sampled_from(["window", "utterance", "sparse_window"]),
     attention=st.sampled_from(["sdpa", "eager"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
-def test_a_clip_has_the_same_logits_alone_in_any_batch_and_order(tiny_encoder, lengths, context, attention, seed):
-    key = (context, attention)
+def test_a_clip_has_the_same_logits_alone_in_any_batch_and_order(
+    tiny_encoder, lengths, context, attention, dtype, seed
+):
+    key = (context, attention, dtype)
     if key not in MODELS:
-        MODELS[key] = load(tiny_encoder, encoder_context=context, pooling="qkv", attn_implementation=attention)
+        fields = {"encoder_context": context, "pooling": "qkv", "dtype": dtype}
+        MODELS[key] = load(tiny_encoder, attn_implementation=attention, **fields)
     model, audio = MODELS[key], clips(*(length / RATE for length in lengths), seed=seed)
     with torch.no_grad():
         together = model(**extract(audio, padding="longest")).logits
         reverse = model(**extract(audio[::-1])).logits.flip(0)
         alone = torch.cat([model(**extract(clip, padding="longest")).logits for clip in audio])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
-    torch.testing.assert_close(together, reverse, atol=1e-4, rtol=0)
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05}[dtype]  # logits of about 1
+    torch.testing.assert_close(together, alone, atol=tolerance, rtol=0)
+    torch.testing.assert_close(together, reverse, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("context", ["window", "utterance", "sparse_window"])
+def test_packed_clips_train_as_padded_ones(tiny_encoder, context):
+    fields = {"encoder_layer": 2, "encoder_context": context, "freeze_encoder": False, "pooling_dropout": 0.0}
+    models = [
+        load(tiny_encoder, pooling="attentive", attn_implementation=name, **fields).train()
+        for name in ("sdpa", "eager")
+    ]
+    inputs = extract(clips(0.4, 1.7, 0.9), padding="longest")
+    outputs = [model(**inputs, labels=torch.tensor([0, 1, 1]), output_hidden_states=True) for model in models]
+    for output in outputs:
+        output.loss.backward()
+    packed, padded = outputs
+    torch.testing.assert_close(packed.loss, padded.loss)
+    real = packed.pooling_weights.sum(1) > 0
+    for one, other in zip(packed.hidden_states, padded.hidden_states, strict=True):
+        torch.testing.assert_close(one[real], other[real], atol=1e-4, rtol=1e-4)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_a_batch_is_divided_into_packs_of_neighbours(monkeypatch):
+    monkeypatch.setattr(encoder_whisper_emotion, "PACKED_ROWS", 10)
+    packs = encoder_whisper_emotion._split_batch([4, 6, 1, 12, 3, 3, 4])
+    assert [list(range(7)[pack]) for pack in packs] == [[0, 1], [2], [3], [4, 5, 6]]
 
 
 def test_what_stands_in_the_padding_is_of_no_consequence(tiny_encoder):

@@ -18,9 +18,10 @@ from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
+from whisper_emotion.encoder_whisper_emotion import encoder_frames
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
-from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification, encoder_frames
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.training import AudioCollator
 
 FORMAT = 1  # of the store; another number is another store

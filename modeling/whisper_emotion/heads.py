@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from whisper_emotion.encoder_whisper_emotion import round_up
 from whisper_emotion.errors import UserError
 from whisper_emotion.training import (
     EmotionTrainer,
@@ -19,7 +20,6 @@ from whisper_emotion.training import (
     Utterances,
     compute_metrics,
     frame_mask,
-    round_up,
     seed_step,
 )
 

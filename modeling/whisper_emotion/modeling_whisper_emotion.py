@@ -8,21 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, WhisperPreTrainedModel, sinusoids
+from transformers.models.whisper.modeling_whisper import WhisperPreTrainedModel, sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_whisper_emotion import WhisperEmotionConfig
-from .feature_extraction_whisper_emotion import TAIL_FRAMES
+from .encoder_whisper_emotion import (
+    SinusoidalPositions,
+    WhisperEmotionEncoder,
+    encoder_frames,
+    prefix_mask,
+    unpack,
+)
 from .pooling_whisper_emotion import POOLING_CLASSES
-
-MEL_FRAMES_PER_SECOND = 100
-# Encoder frames behind a clip's own that still hear its end: a mel frame reaches two hops (TAIL_FRAMES) and the two
-# convolutions three more mel frames to the right, and an encoder frame spans two.
-SILENT_NEIGHBOURS = 2
-SILENT_MEL_FRAMES = 2 * SILENT_NEIGHBOURS + 4  # with one frame of silence behind them that no border reaches
 
 
 @dataclass
@@ -44,104 +43,6 @@ class WhisperEmotionOutput(ModelOutput):
     pooling_weights: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def encoder_frames(mel_frames):
-    """Number of encoder frames of a clip of `mel_frames`: the second convolution has stride 2. Ints or tensors."""
-    return (mel_frames - 1) // 2 + 1
-
-
-class SinusoidalPositions(nn.Embedding):
-    """Whisper's fixed positions. A class of its own, since only a module that holds parameters is initialised."""
-
-
-class WhisperEmotionEncoder(nn.Module):
-    """The stock Whisper encoder's parts up to `encoder_layer`, for clips of any length up to the window."""
-
-    def __init__(self, config: WhisperEmotionConfig):
-        super().__init__()
-        self.config = config
-        self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = SinusoidalPositions(config.max_source_positions, config.d_model)
-        self.layers = nn.ModuleList(WhisperEncoderLayer(config) for _ in range(config.encoder_layer))
-        # In the stock model the last layer's output is normalised, and no other's.
-        if config.encoder_layer == config.encoder_layers:
-            self.layer_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        input_features: torch.Tensor,
-        lengths: torch.Tensor,
-        audible: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> BaseModelOutput:
-        """Encode clips of `lengths` mel frames each.
-
-        Args:
-            input_features: `(batch, mel, frames)`; what lies behind a clip's length has no influence.
-            lengths: `(batch,)`, mel frames to encode of each clip.
-            audible: `(batch,)`, for the sparse window: how many encoder frames at the start of a clip hear anything;
-                the one behind them stands for all the silence from there to the window's end.
-            output_hidden_states: Return all hidden states.
-            output_attentions: Return the attention maps; needs `set_attn_implementation("eager")`.
-
-        Returns:
-            `last_hidden_state` `(batch, (frames - 1) // 2 + 1, d_model)`, or for the sparse window the audible frames
-            and, behind them, the silent ones that were encoded; where asked for `hidden_states` (from the
-            convolutions' to `encoder_layer`'s) and `attentions`.
-
-        Raises:
-            ValueError: Attention maps are asked of an implementation that has none.
-        """
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise ValueError("output_attentions=True: only set_attn_implementation('eager') returns attention maps")
-        # A convolution pads with zeros where its input ends. A clip's input ends at its own length, whatever the
-        # width of the batch, so it must be zero from there on before each of the two.
-        beyond = ~_prefix_mask(lengths, input_features.shape[-1])[:, None]
-        hidden = nn.functional.gelu(self.conv1(input_features.masked_fill(beyond, 0.0)))
-        hidden = nn.functional.gelu(self.conv2(hidden.masked_fill(beyond, 0.0))).transpose(1, 2)
-        if audible is None:
-            # An exported graph may be wider than the window; what lies behind it is masked.
-            positions = torch.arange(hidden.shape[1], device=hidden.device).clamp(
-                max=len(self.embed_positions.weight) - 1
-            )
-            hidden = hidden + self.embed_positions.weight[positions]
-            mask = _prefix_mask(encoder_frames(lengths), hidden.shape[1])
-            mask = create_bidirectional_mask(self.config, hidden, mask)
-        else:
-            positions, counts = _sparse_positions(
-                audible, hidden.shape[1], self.config.max_source_positions, self.config.silence_stride
-            )
-            sources = torch.minimum(positions, audible[:, None])
-            hidden = hidden.gather(1, sources[..., None].expand(-1, -1, hidden.shape[2]))
-            hidden = hidden + self.embed_positions.weight[positions]
-            # A key that stands for n equal ones weighs n times as much: proportional attention (Bolya et al. 2023,
-            # arXiv 2210.09461, equation 1). One that stands for none has no weight.
-            mask = counts.to(hidden.dtype).log()[:, None, None]
-        hidden = self.dropout(hidden)
-        hidden_states, attentions = [hidden], []
-        # The stock layer keeps its map to itself; `self_attn` returns (output, map).
-        watched = [layer.self_attn for layer in self.layers] if output_attentions else []
-        hooks = [part.register_forward_hook(lambda *call: attentions.append(call[-1][1])) for part in watched]
-        try:
-            for layer in self.layers:
-                hidden = layer(hidden, mask)
-                if output_hidden_states:
-                    hidden_states.append(hidden)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if hasattr(self, "layer_norm"):
-            hidden = self.layer_norm(hidden)
-            hidden_states[-1] = hidden
-        return BaseModelOutput(
-            last_hidden_state=hidden,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-        )
 
 
 class WhisperForEmotionClassification(WhisperPreTrainedModel):
@@ -269,7 +170,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         frames = self.projector_norm(self.projector(frames))
         if self._is_packed(encoder_outputs):
             # Unpacked into zeros: what the poolings otherwise make of their input first
-            embedding, pooling_weights = self.pooling.pool(_unpack(frames, mask), mask.bool())
+            embedding, pooling_weights = self.pooling.pool(unpack(frames, mask), mask.bool())
         else:
             embedding, pooling_weights = self.pooling(frames, mask)
         logits = self.classifier(embedding)
@@ -307,19 +208,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
 
     def pooled_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
         """Number of encoder frames `(clips,)` that are pooled of clips with `mel_frames` `(clips,)` frames."""
-        return encoder_frames(mel_frames if self.config.mask_padding else self._encoded_frames(mel_frames))
-
-    def _encoded_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
-        """Number of mel frames that are encoded of each clip: its own and the silence around it."""
-        return (mel_frames + self._margin()).clamp(max=2 * self.config.max_source_positions)
-
-    def _margin(self) -> int:
-        """Silent mel frames that are encoded behind a clip, as far as the window reaches."""
-        return {
-            "window": 2 * self.config.max_source_positions,
-            "utterance": round(self.config.context_margin * MEL_FRAMES_PER_SECOND),
-            "sparse_window": SILENT_MEL_FRAMES,
-        }[self.config.encoder_context]
+        return encoder_frames(mel_frames if self.config.mask_padding else self.encoder.encoded_frames(mel_frames))
 
     def _run_encoder(
         self,
@@ -340,20 +229,10 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             raise ValueError(f"input_features has {width} frames: the encoder takes at most {window} (30 s)")
         lengths = _lengths(attention_mask, input_features)
 
-        encoded = self._encoded_frames(lengths)
-        if not torch.compiler.is_exporting():
-            widest = int(encoded.max())
-        else:  # a graph cannot look at the lengths: all batches of a width are encoded as wide as any may need
-            widest = window if config.encoder_context == "window" else width + self._margin()
-        features = _extend_with_silence(input_features, lengths, widest)
         outputs = self.encoder(
-            features.to(self.encoder.conv1.weight.dtype),
-            encoded,
-            encoder_frames(lengths) + SILENT_NEIGHBOURS if config.encoder_context == "sparse_window" else None,
-            output_hidden_states or config.use_weighted_layer_sum,
-            output_attentions,
+            input_features, lengths, output_hidden_states or config.use_weighted_layer_sum, output_attentions
         )
-        return outputs, _prefix_mask(self.pooled_frames(lengths), outputs.last_hidden_state.shape[1])
+        return outputs, prefix_mask(self.pooled_frames(lengths), outputs.last_hidden_state.shape[1])
 
     def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
         """Return the frames to pool, `(batch, frames, d_model)` or packed `(frames, d_model)`."""
@@ -380,38 +259,6 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         )
 
 
-def _prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """`(batch,)` lengths -> `(batch, width)` mask, true before each length."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None]
-
-
-def _sparse_positions(
-    audible: torch.Tensor, widest: int, window: int, stride: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the sparse window's frames, and how many each stands for.
-
-    Args:
-        audible: `(batch,)` frames that hear anything, and stand for themselves.
-        widest: No clip has more of them.
-        window: Positions in the whole window.
-        stride: Silent positions that one stands for: the last of them for those that are left.
-
-    Returns:
-        Positions and counts, `(batch, frames)`; a count of 0 is padding, behind the others.
-    """
-    audible = audible.clamp(max=window)
-    if torch.compiler.is_exporting():
-        frames = widest + -(-window // stride)
-    else:
-        frames = int((audible - (audible - window) // stride).max())
-    place = torch.arange(frames, device=audible.device)
-    behind = (place - audible[:, None]).clamp(min=0)
-    first = audible[:, None] + behind * stride
-    counts = torch.where(place < audible[:, None], 1, (window - first).clamp(0, stride))
-    positions = torch.where(place < audible[:, None], place, first)
-    return positions.clamp(max=window - 1), counts
-
-
 def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor, packed: bool) -> None:
     """Raise unless a mask belongs to stored frames `(batch, …, frames, d_model)` or packed ones."""
     if packed and (mask.ndim != 2 or int(mask.sum()) > frames.shape[-2]):
@@ -429,13 +276,6 @@ def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor, packed: bool) -
         raise ValueError(f"clip {int(empty.nonzero()[0])} of the batch has no frame in attention_mask")
 
 
-def _unpack(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Frames `(ones in the mask or more, dim)` -> `(batch, frames, dim)`, zero where the mask is."""
-    places = mask.flatten().nonzero().squeeze(1)
-    padded = frames.new_zeros(mask.numel(), frames.shape[-1]).index_copy(0, places, frames[: len(places)])
-    return padded.unflatten(0, mask.shape)
-
-
 def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) -> torch.Tensor:
     """Number of real mel frames `(batch,)` of a mask, which must fit the features."""
     if attention_mask is None:
@@ -449,27 +289,13 @@ def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) 
     lengths = attention_mask.long().sum(dim=1)
     if torch.compiler.is_exporting():
         return lengths  # what follows looks at values, which a graph does not
-    if (attention_mask.bool() != _prefix_mask(lengths, attention_mask.shape[1])).any():
+    if (attention_mask.bool() != prefix_mask(lengths, attention_mask.shape[1])).any():
         raise ValueError("attention_mask must be ones followed by zeros: a clip's frames come first, its padding last")
     if (lengths == 0).any():
         raise ValueError(f"clip {int((lengths == 0).nonzero()[0])} of the batch has no frame in attention_mask")
     return lengths
 
 
-def _extend_with_silence(input_features: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """Make features `width` frames wide, silent behind each clip's own frames and the two that still hear its end.
-
-    Silence is what the extractor pads a clip with: log10(1e-10), raised to the clip's maximum less 8, then scaled by
-    (x + 4) / 4. What stood there before (a batch's padding) is of no consequence.
-    """
-    real = _prefix_mask(lengths, input_features.shape[-1])[:, None]
-    loudest = input_features.masked_fill(~real, -torch.inf).amax(dim=(1, 2))
-    silence = (loudest - 2.0).clamp(min=-1.5)[:, None, None]
-    features = nn.functional.pad(input_features, (0, max(0, width - input_features.shape[-1])))[..., :width]
-    heard = (lengths + TAIL_FRAMES).clamp(max=input_features.shape[-1])
-    return torch.where(_prefix_mask(heard, width)[:, None], features, silence)
-
-
 WhisperForEmotionClassification.register_for_auto_class("AutoModelForAudioClassification")
 
-__all__ = ["WhisperEmotionOutput", "WhisperForEmotionClassification", "encoder_frames"]
+__all__ = ["WhisperEmotionOutput", "WhisperForEmotionClassification"]

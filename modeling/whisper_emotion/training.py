@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.encoder_whisper_emotion import round_up
 from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
@@ -104,11 +105,6 @@ def collate_frames(utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def frame_mask(lengths: torch.Tensor) -> torch.Tensor:
     """`(batch,)` numbers of frames -> `(batch, width)`, true on each clip's own."""
     return torch.arange(round_up(int(lengths.max()))) < lengths[:, None]
-
-
-def round_up(frames: int) -> int:
-    """A number of frames that few batches do not share: CPU kernels are made anew for every shape of a product."""
-    return -(-frames // 32) * 32
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
