@@ -1,9 +1,14 @@
-"""Measure what this package's savings are worth against the plain way, in one run on this machine."""
+"""Measure what this package's savings are worth against the usual way, in one run on this machine."""
 
+import importlib.util
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from whisper_emotion.arguments import (
     CorpusArguments,
@@ -13,13 +18,26 @@ from whisper_emotion.arguments import (
     parse_arguments,
     run_script,
 )
-from whisper_emotion.benchmarks import benchmark_heads
+from whisper_emotion.audio import read_audio
+from whisper_emotion.benchmarks import (
+    WAYS,
+    Clips,
+    Way,
+    benchmark_encoder,
+    benchmark_heads,
+    describe_encoder,
+    time_contexts,
+)
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.heads import check_arguments
-from whisper_emotion.results import describe_machine
+from whisper_emotion.protocol import Experiment
+from whisper_emotion.reporting import CONTEXT, read_contexts, write_frontier
+from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import EmotionTrainingArguments
+
+MEASUREMENTS = ("encoder", "heads", "frontier")
 
 
 @dataclass
@@ -32,13 +50,30 @@ class BenchmarkCorpusArguments(CorpusArguments):
 
 @dataclass
 class BenchmarkArguments:
-    """How much of it, and where the figures go."""
+    """What is measured, how much of it, and where the figures go."""
 
     output: str = field(default="benchmark.json", metadata={"help": "JSON file of the figures"})
-    plain_folds: int | None = field(
-        default=None, metadata={"help": "folds that the plain way of training heads is timed on; all if none"}
+    measure: str = field(
+        default="encoder",
+        metadata={
+            "help": "encoder (audio in, probabilities out, against transformers' class), heads (training them on "
+            "stored frames, against the usual loop), frontier (accuracy against speed of the encoder contexts of "
+            "--sweeps), or several with commas between them"
+        },
     )
-    num_workers: int | None = field(default=None, metadata={"help": "processes that train heads; one a core if none"})
+    sweeps: str | None = field(
+        default=None,
+        metadata={
+            "help": "frontier: comma-separated folders of finished sweeps that differ in what the encoder sees; the "
+            "first is what the others are compared with"
+        },
+    )
+    clips: int = field(default=64, metadata={"help": "encoder: clips of the corpus, drawn at random"})
+    repetitions: int = field(default=5, metadata={"help": "encoder: times that each way is measured"})
+    plain_folds: int | None = field(
+        default=None, metadata={"help": "heads: folds that the usual way is timed on; all if none"}
+    )
+    num_workers: int | None = field(default=None, metadata={"help": "heads: processes; one a core if none"})
 
 
 def main() -> None:
@@ -46,22 +81,70 @@ def main() -> None:
     corpus, protocol, benchmark, model, training = parse_arguments(
         BenchmarkCorpusArguments, ProtocolArguments, BenchmarkArguments, ModelArguments, EmotionTrainingArguments
     )
-    for name in ("plain_folds", "num_workers"):
+    measured = [name.strip() for name in benchmark.measure.split(",")]
+    if not set(measured) <= set(MEASUREMENTS):
+        raise UserError(f"--measure {benchmark.measure}: must be {' or '.join(MEASUREMENTS)}, or several of them")
+    if ("frontier" in measured) != (benchmark.sweeps is not None):
+        raise UserError("--sweeps: names what --measure frontier compares, and that needs it")
+    for name in ("plain_folds", "num_workers", "clips", "repetitions"):
         if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
             raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
     check_arguments(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
-    folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-    heads = benchmark_heads(
-        experiment, folds, benchmark.plain_folds or len(folds), benchmark.num_workers or os.cpu_count() or 1
-    )
-    record = {"machine": describe_machine(), "heads": heads}
+    record = {"machine": describe_machine()}
+    if "encoder" in measured:
+        record["encoder"] = _measure_encoder(experiment, benchmark)
+        print(describe_encoder(record["encoder"]))
+    if "heads" in measured:
+        folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+        workers = benchmark.num_workers or os.cpu_count() or 1
+        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds), workers)
+        for name in ("plain", "ours"):
+            figures = record["heads"][name]
+            print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")
+        timed = record["heads"]["folds_timed"]
+        print(f"ratio {record['heads']['ratio']:.1f} (plain way timed on {timed} folds)")
+    if "frontier" in measured:
+        record["frontier"] = _measure_frontier(experiment, benchmark)
     write_whole(Path(benchmark.output), json.dumps(record, indent=2) + "\n")
-    for name in ("plain", "ours"):
-        figures = heads[name]
-        print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")
-    print(f"ratio {heads['ratio']:.1f} (plain way timed on {heads['folds_timed']} folds)")
+
+
+def _measure_encoder(experiment: Experiment, benchmark: BenchmarkArguments) -> dict[str, Any]:
+    ways = WAYS
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
+        ways = [way for way in WAYS if not way.runtime.startswith("onnx")]
+        print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
+    layer = experiment.model([0], 0, head_only=True).config.encoder_layer
+    clips, device = _draw_clips(experiment, benchmark), torch.device(experiment.args.device)
+    return benchmark_encoder(experiment.encoder, clips, layer, benchmark.repetitions, device, ways)
+
+
+def _measure_frontier(experiment: Experiment, benchmark: BenchmarkArguments) -> list[dict[str, Any]]:
+    records = read_contexts([Path(folder.strip()) for folder in (benchmark.sweeps or "").split(",")])
+    first = next(iter(records.values()))
+    if first["encoders"] != [public_name(experiment.encoder).rpartition("/")[-1]]:
+        raise UserError(f"--sweeps: are of {', '.join(first['encoders'])}, not of --encoder {experiment.encoder}")
+    ways = {
+        folder: Way(
+            context=tuple((name, record[name]) for name in CONTEXT if name in record and name != "encoder_dtype"),
+            dtype=record.get("encoder_dtype", "float32"),
+        )
+        for folder, record in records.items()
+    }
+    (layers,) = first["layers"].values()
+    clips, device = _draw_clips(experiment, benchmark), torch.device(experiment.args.device)
+    seconds = time_contexts(experiment.encoder, clips, layers, list(ways.values()), benchmark.repetitions, device)
+    by_folder = {folder: {layer: seconds[way, layer] for layer in layers} for folder, way in ways.items()}
+    output = Path(benchmark.output).with_suffix(".md")
+    rows = write_frontier(output, records, by_folder)
+    print(output.read_text(encoding="utf-8"))
+    return rows
+
+
+def _draw_clips(experiment: Experiment, benchmark: BenchmarkArguments) -> Clips:
+    rows = np.random.default_rng(0).permutation(len(experiment.corpus))[: benchmark.clips]
+    return Clips([read_audio(experiment.corpus[row]["audio"]) for row in rows.tolist()])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ class ExportArguments:
 def main() -> None:
     """Export, compare, and print the largest deviation."""
     (arguments,) = parse_arguments(ExportArguments)
-    deviation = export_onnx(EmotionClassifier(arguments.model), arguments.output, arguments.quantize)
+    trained = EmotionClassifier(arguments.model)
+    deviation = export_onnx(trained.model, trained.extractor, arguments.output, arguments.quantize)
     checked = f"over {CHECKED_CLIPS} clips of random lengths"
     print(
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch {checked}: {deviation:.1e}"

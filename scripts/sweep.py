@@ -25,7 +25,7 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import FeatureStore, StoredFrames
+from whisper_emotion.features import StoredFrames
 from whisper_emotion.heads import check_arguments
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.protocol import Experiment
@@ -33,7 +33,7 @@ from whisper_emotion.reporting import SweepResults, check_same_clips, write_swee
 from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor
+from whisper_emotion.training import EmotionTrainingArguments
 
 
 @dataclass
@@ -99,7 +99,7 @@ def main() -> None:
         "layers": grid.layers,
         "poolings": grid.poolings,
         "seeds": grid.seeds,
-        "command": shlex.join(["python", *(public_name(part) for part in sys.argv)]),
+        "command": _command(),
         "training_seconds": round(seconds),
         "workers": workers,
         "machine": describe_machine(),
@@ -149,19 +149,14 @@ def _others(folders: str | None, clips: pd.DataFrame) -> dict[str, Path]:
     others = {path.name: path for path in paths}
     if len(others) < len(paths):
         raise UserError(f"--compare_with {folders}: two of the folders have the same name")
-    for name, path in others.items():
-        check_same_clips(name, clips, path)
+    for path in others.values():
+        check_same_clips(clips, path)
     return others
 
 
 def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, StoredFrames]]]:
     """The grid with its frames' names, and the frames of the encoders that have unfinished cells."""
-    stores = {}
-    for name, experiment in grid.experiments.items():
-        layers = grid.layers[name]
-        top = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": max(layers)})
-        model = top.model(range(len(top.corpus)), seed=0).to(top.args.device)
-        stores[name] = FeatureStore(model, build_extractor(top.encoder), top.corpus, layers, top.store_dir)
+    stores = {name: one.feature_store(grid.layers[name]) for name, one in grid.experiments.items()}
     digests = {name: {layer: path.name for layer, path in store.folders.items()} for name, store in stores.items()}
     grid = dataclasses.replace(grid, digests=digests)
     finished = finished_cells(grid, output_dir)
@@ -171,12 +166,17 @@ def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, Stor
     return grid, {name: stores[name].fill() for name in grid.experiments if name in unfinished}
 
 
+def _command() -> str:
+    """This run's command line, without the folders of this machine."""
+    parts = [",".join(public_name(name) for name in part.split(",")) for part in sys.argv[1:]]
+    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *parts])
+
+
 def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
     """What the tables' captions say of the runs."""
     experiment = next(iter(grid.experiments.values()))
     config = experiment.model(range(len(experiment.corpus)), seed=0, head_only=True).config
-    context = {"utterance": ("context_margin",), "sparse_window": ("silence_stride",)}.get(config.encoder_context, ())
-    names = ("encoder_context", *context, "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
+    names = (*config.context, "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
              "pooling_dropout", "classifier_proj_size", "label_smoothing")  # fmt: skip
     refit = {"refit": experiment.refit} if experiment.select_on == "dev" else {}
     return {
@@ -186,6 +186,7 @@ def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
         "improvised_only": bool(corpus.improvised_only),
         "speakers_shared": [speakers_shared(experiment.corpus, fold) for fold in grid.folds],
         **{name: getattr(config, name) for name in names},
+        "encoder_dtype": experiment.encoder_dtype,
         "projector": experiment.projector,
         "class_weights": experiment.overrides.get("class_weights", "none"),
         "learning_rate": training.learning_rate,

@@ -81,7 +81,7 @@ def main() -> None:
         )
         print(caption)
     facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {
-        name: record[name] for name in ("encoder", "from_scratch", "projector", "select_on", "refit")
+        name: record[name] for name in ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
     }
     write_model_card(
         output_dir,

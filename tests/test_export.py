@@ -34,7 +34,7 @@ def save(tiny_encoder, folder, **fields):
 )
 def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(tiny_encoder, tmp_path, fields):
     classifier = save(tiny_encoder, tmp_path / "model", **fields)
-    assert export_onnx(classifier, tmp_path / "model.onnx") < 1e-4
+    assert export_onnx(classifier.model, classifier.extractor, tmp_path / "model.onnx") < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     rng = np.random.default_rng(1)
     for lengths in ([400], [480_000, 1_000], [16_000, 8_000, 50_000]):
@@ -66,4 +66,5 @@ def test_the_script_writes_a_graph_that_knows_its_labels(tiny_encoder, tmp_path)
 
 def test_a_place_that_cannot_be_written_is_one_line(tiny_encoder, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
-        export_onnx(save(tiny_encoder, tmp_path / "model"), tmp_path / "nowhere" / "model.onnx")
+        classifier = save(tiny_encoder, tmp_path / "model")
+        export_onnx(classifier.model, classifier.extractor, tmp_path / "nowhere" / "model.onnx")

@@ -16,7 +16,7 @@ from conftest import write_files
 from whisper_emotion import features
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers, store_frames
+from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.training import AudioCollator, build_extractor, build_model
 
@@ -44,7 +44,7 @@ def bits(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("mask_padding", [True, False])
 def test_every_layer_s_frames_are_those_of_the_encoder(tiny_encoder, corpus, extractor, tmp_path, mask_padding):
     model = model_of(tiny_encoder, mask_padding=mask_padding)
-    stored = store_frames(model, extractor, corpus, [0, 1, 3], tmp_path)
+    stored = FeatureStore(model, extractor, corpus, [0, 1, 3], tmp_path).fill()
     for index, row in enumerate(corpus):
         batch = AudioCollator(extractor)([row])
         with torch.no_grad():
@@ -70,7 +70,7 @@ def test_every_layer_s_frames_are_those_of_the_encoder(tiny_encoder, corpus, ext
 
 def test_a_window_without_masking_keeps_all_its_frames(tiny_encoder, corpus, extractor, tmp_path):
     model = model_of(tiny_encoder, encoder_context="window", mask_padding=False, encoder_layer=1)
-    stored = store_frames(model, extractor, corpus.select([0, 7]), [1], tmp_path)[1]
+    stored = FeatureStore(model, extractor, corpus.select([0, 7]), [1], tmp_path).fill()[1]
     assert stored.lengths == [1500, 1500]
     assert max(stored.own_lengths) < 200
 
@@ -84,14 +84,14 @@ def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(WhisperForEmotionClassification, "encode", encode)
-    store_frames(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
     assert len(runs) == 3  # 24 utterances in batches of 8
     # Layers below the top depend on nothing above them, and neither do they depend on the labels.
-    store_frames(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path)
+    FeatureStore(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path).fill()
     relabelled = corpus.remove_columns("label").add_column("label", [0] * len(corpus))
-    assert store_frames(model_of(tiny_encoder), extractor, relabelled, [2], tmp_path)[2][3]["label"] == 0
+    assert FeatureStore(model_of(tiny_encoder), extractor, relabelled, [2], tmp_path).fill()[2][3]["label"] == 0
     assert len(runs) == 3
-    store_frames(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
+    FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path).fill()
     assert len(runs) == 6
 
 
@@ -99,7 +99,7 @@ def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp
 def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp_path, change):
     recordings = load_corpus("synthetic", synthetic_dir).select(range(8))
     model = model_of(tiny_encoder, encoder_layer=1)
-    before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+    before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
     if change == "weights":
         with torch.no_grad():
             model.encoder.layers[0].fc1.bias[0] += 1e-3
@@ -109,7 +109,7 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
         model.config.context_margin = 0.5
     elif change == "stride":
         model.config.encoder_context = "sparse_window"
-        before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+        before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
         model.config.silence_stride = 8
     elif change == "mask":
         model.config.mask_padding = False
@@ -119,14 +119,25 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
         folder = write_files(tmp_path / "audio", dict(zip(names, contents, strict=True)))
         rows = [{"path": str(folder / name), "bytes": None} for name in names]
         recordings = recordings.select([0, 1]).remove_columns("audio").add_column("audio", rows)
-        before = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+        before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
         (folder / "x.wav").write_bytes(contents[1])
     elif change == "order":
         recordings = recordings.select([1, 0, *range(2, 8)])
     else:
         extractor = type(extractor)(**{**extractor.to_dict(), "n_fft": 512})
-    after = store_frames(model, extractor, recordings, [1], tmp_path)[1]
+    after = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
     assert after.folders != before.folders
+
+
+def test_a_bfloat16_encoder_has_a_store_of_its_own(tiny_encoder, corpus, extractor, tmp_path):
+    model, half = model_of(tiny_encoder), model_of(tiny_encoder)
+    half.encoder.to(torch.bfloat16)
+    frames, rounded = (FeatureStore(one, extractor, corpus, [1], tmp_path).fill()[1] for one in (model, half))
+    assert frames.folders != rounded.folders
+    for row in (0, 5):
+        one, other = (stored[row]["encoder_outputs"].float() for stored in (frames, rounded))
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
 
 
 def test_no_room_is_said_with_the_numbers_before_anything_is_written(
@@ -134,7 +145,7 @@ def test_no_room_is_said_with_the_numbers_before_anything_is_written(
 ):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
     with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
-        store_frames(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+        FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
     assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +153,7 @@ def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, 
     model = model_of(tiny_encoder, encoder_layer=1)
     with torch.no_grad():
         model.encoder.layers[0].fc2.bias[0] = 1e5
-    stored = store_frames(model, extractor, corpus, [1], tmp_path)[1]
+    stored = FeatureStore(model, extractor, corpus, [1], tmp_path).fill()[1]
     assert stored[0]["encoder_outputs"][:, 0].eq(65504).all()
     assert "beyond half precision" in capfd.readouterr().out
 
@@ -152,7 +163,7 @@ CHILD = """
 import os, signal, sys
 import numpy as np
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.features import store_frames
+from whisper_emotion.features import FeatureStore
 from whisper_emotion.training import build_extractor, build_model
 
 encoder, corpus_dir, store, writes = sys.argv[1:5]
@@ -167,7 +178,7 @@ def die_after_some(self):
 np.memmap.flush = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
 model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
-store_frames(model, build_extractor(encoder), corpus, [1, 3], store)
+FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
 """
 
 
@@ -208,7 +219,7 @@ def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, c
     """Two runs begin together: the second has measured its recordings when the first is done."""
     model = model_of(tiny_encoder)
     late = FeatureStore(model, extractor, corpus, [1], tmp_path)
-    early = store_frames(model, extractor, corpus, [1], tmp_path)[1]
+    early = FeatureStore(model, extractor, corpus, [1], tmp_path).fill()[1]
     before = bits(tmp_path)
     late._reserve(late.folders[1], 10, "{}")
     assert bits(tmp_path) == before
@@ -218,11 +229,11 @@ def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, c
 def test_a_folder_that_cannot_be_written_is_one_line(tiny_encoder, corpus, extractor, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match="--store_dir .*file: cannot be written"):
-        store_frames(model_of(tiny_encoder), extractor, corpus, [1], tmp_path / "file")
+        FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path / "file").fill()
 
 
 def test_a_layer_larger_than_the_memory_is_mapped(tiny_encoder, corpus, extractor, tmp_path):
-    stored = store_frames(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)[1]
+    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path).fill()[1]
     index = stored.folders[0] / "index.json"
     rows = 2**35 // 16  # 128 GiB in half precision with two, of which the disk holds nothing
     with open(stored.folders[0] / "frames.f16", "r+b") as file:
@@ -232,7 +243,7 @@ def test_a_layer_larger_than_the_memory_is_mapped(tiny_encoder, corpus, extracto
 
 
 def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, extractor, tmp_path):
-    stored = store_frames(model_of(tiny_encoder), extractor, corpus, [3], tmp_path)[3]
+    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [3], tmp_path).fill()[3]
     packed = pickle.dumps(stored)
     assert len(packed) < 10_000
     again = pickle.loads(packed)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from whisper_emotion import protocol
 from whisper_emotion.corpora import load_corpus
@@ -140,6 +141,14 @@ def test_a_random_encoder_cannot_be_frozen(experiment):
 
 
 # --- interruptions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_encoder_s_precision_is_not_the_head_s(experiment, tmp_path):
+    half = dataclasses.replace(experiment, encoder_dtype="bfloat16", store_dir=str(tmp_path))
+    assert half.feature_store([1]).model.encoder.conv1.weight.dtype == torch.bfloat16
+    assert half.model([0], seed=0).encoder.conv1.weight.dtype == torch.float32  # what is trained, and saved
+    with pytest.raises(UserError, match="--encoder_dtype bfloat16: .* --freeze_encoder true"):
+        dataclasses.replace(half, overrides={"freeze_encoder": False})
 
 
 def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(experiment, folds, tmp_path, monkeypatch):

@@ -33,7 +33,8 @@ class Others:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
-    "refit", "from_scratch", "freeze_encoder", "encoder_context", "mask_padding", "projector",
+    "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "encoder_context", "context_margin", "mask_padding",
+    "projector",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "speakers_shared", "seconds",
 }  # fmt: skip

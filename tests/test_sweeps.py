@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from whisper_emotion import sweeps
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import hold_out_speakers, make_folds
-from whisper_emotion.features import store_frames
+from whisper_emotion.features import FeatureStore
 from whisper_emotion.protocol import Experiment, fit, predict
 from whisper_emotion.sweeps import REFERENCE, Cell, Grid, choose_layers, read_cells, run_cell, run_grid
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, build_model, collate_frames
@@ -44,7 +44,7 @@ def folds(experiment):
 def frames(experiment, tiny_encoder, tmp_path_factory):
     model = experiment.model([0], seed=0)
     store = tmp_path_factory.mktemp("store")
-    return store_frames(model, build_extractor(str(tiny_encoder)), experiment.corpus, [1, 3], store)
+    return FeatureStore(model, build_extractor(str(tiny_encoder)), experiment.corpus, [1, 3], store).fill()
 
 
 def grid_of(experiment, folds):

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import store_frames
+from whisper_emotion.features import FeatureStore
 from whisper_emotion.training import (
     AudioCollator,
     EmotionTrainingArguments,
@@ -134,7 +134,10 @@ def test_stored_frames_train_the_head_that_audio_trains(tiny_encoder, synthetic_
     for road in ("audio", "frames"):
         model = build_model(str(tiny_encoder), labels, {"encoder_context": "utterance", "encoder_layer": 1}, seed=0)
         if road == "frames":
-            utterances, collator = store_frames(model, extractor, corpus, [1], tmp_path / "store")[1], collate_frames
+            utterances, collator = (
+                FeatureStore(model, extractor, corpus, [1], tmp_path / "store").fill()[1],
+                collate_frames,
+            )
         else:
             utterances, collator = corpus, AudioCollator(extractor)
         options = arguments(tmp_path, num_train_epochs=2, learning_rate=1e-3)

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError, one_line
-from whisper_emotion.protocol import PROJECTORS, SELECTIONS, Experiment
+from whisper_emotion.protocol import ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.training import EmotionTrainingArguments
 
 HYPER_PARAMETERS = (
@@ -71,6 +71,14 @@ class ProtocolArguments:
     refit: bool = field(
         default=True,
         metadata={"help": "dev: train anew on all training speakers for as many epochs as dev has chosen"},
+    )
+    encoder_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "precision of a frozen encoder: float32, or bfloat16, which is faster where the processor or "
+            "accelerator has it",
+            "choices": ENCODER_DTYPES,
+        },
     )
     store_dir: str | None = field(
         default=None,
@@ -182,6 +190,7 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         refit=protocol.refit,
         from_scratch=protocol.from_scratch,
         projector=protocol.projector,
+        encoder_dtype=protocol.encoder_dtype,
         store_dir=protocol.store_dir,
     )
 

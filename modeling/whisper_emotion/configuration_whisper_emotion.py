@@ -137,6 +137,12 @@ class WhisperEmotionConfig(WhisperConfig):
             )
             self._require("class_weights", valid, f"None or {self.num_labels} positive numbers, one a class")
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """What the encoder sees: `encoder_context` and the field that belongs to it, by name."""
+        own = {"utterance": "context_margin", "sparse_window": "silence_stride"}.get(self.encoder_context)
+        return {"encoder_context": self.encoder_context, **({own: getattr(self, own)} if own else {})}
+
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {allowed}")

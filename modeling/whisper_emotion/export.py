@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 from whisper_emotion.errors import UserError
-from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 OPSET = 20
@@ -34,7 +35,12 @@ class _Graph(nn.Module):
         return output.logits.softmax(dim=-1), output.pooling_weights
 
 
-def export_onnx(classifier: EmotionClassifier, output: str | os.PathLike[str], quantize: bool = False) -> float:
+def export_onnx(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperEmotionFeatureExtractor,
+    output: str | os.PathLike[str],
+    quantize: bool = False,
+) -> float:
     """Write a trained model as an ONNX graph (opset 20) and compare it with torch.
 
     The graph takes `input_features` `(batch, mel, frames)` float32 and `attention_mask` `(batch, frames)` int64, as
@@ -43,7 +49,8 @@ def export_onnx(classifier: EmotionClassifier, output: str | os.PathLike[str], q
     The labels are in its metadata under `labels`, a JSON list.
 
     Args:
-        classifier: The trained model, with its extractor.
+        model: The trained model.
+        extractor: Its feature extractor.
         output: The file to write.
         quantize: Store the weights as 8-bit integers, and compute the products of linear layers with them.
 
@@ -55,19 +62,19 @@ def export_onnx(classifier: EmotionClassifier, output: str | os.PathLike[str], q
     """
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  what torch.onnx exports with
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise UserError(f"--output {output}: ONNX needs {error.name}, pip install 'whisper-emotion[onnx]'") from error
-    output, graph = Path(output), _Graph(classifier.model).eval()
-    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=3, max=_window(classifier))
+    output, graph, window = Path(output), _Graph(model).eval(), 2 * model.config.max_source_positions
+    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=3, max=window)
     with warnings.catch_warnings(), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             graph,
-            tuple(_features(classifier, [16_000, 24_000])),
+            tuple(_features(extractor, [16_000, 24_000])),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(INPUTS),
@@ -75,36 +82,40 @@ def export_onnx(classifier: EmotionClassifier, output: str | os.PathLike[str], q
             dynamic_shapes={INPUTS[0]: {0: batch, 2: frames}, INPUTS[1]: {0: batch, 1: frames}},
             verbose=False,
         )
-        model = program.model_proto
+        proto = program.model_proto
         if quantize:
-            onnx.save(model, Path(folder) / "float.onnx")
+            onnx.save(proto, Path(folder) / "float.onnx")
             quantize_dynamic(Path(folder) / "float.onnx", Path(folder) / "int8.onnx", weight_type=QuantType.QInt8)
-            model = onnx.load(Path(folder) / "int8.onnx")
-        config = classifier.model.config
-        labels = [config.id2label[index] for index in range(config.num_labels)]
-        onnx.helper.set_model_props(model, {"labels": json.dumps(labels)})
+            proto = onnx.load(Path(folder) / "int8.onnx")
+        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        onnx.helper.set_model_props(proto, {"labels": json.dumps(labels)})
         try:
-            onnx.save(model, output)
+            onnx.save(proto, output)
         except OSError as error:
             raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
 
-        session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+        session = open_session(output)
         rng, deviation = np.random.default_rng(0), 0.0
         for _ in range(CHECKED_CLIPS):
-            inputs = _features(classifier, rng.integers(SHORTEST, classifier.extractor.n_samples, size=1).tolist())
+            inputs = _features(extractor, rng.integers(SHORTEST, extractor.n_samples, size=1).tolist())
             expected = graph(*inputs)[0].numpy()
             found = session.run(["probabilities"], dict(zip(INPUTS, (one.numpy() for one in inputs), strict=True)))[0]
             deviation = max(deviation, float(np.abs(found - expected).max()))
     return deviation
 
 
-def _window(classifier: EmotionClassifier) -> int:
-    return 2 * classifier.model.config.max_source_positions
+def open_session(path: str | os.PathLike[str]) -> Any:
+    """An exported graph that is ready to run on the processor, with the threads that torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _features(classifier: EmotionClassifier, samples: list[int]) -> list[torch.Tensor]:
+def _features(extractor: WhisperEmotionFeatureExtractor, samples: list[int]) -> list[torch.Tensor]:
     """The graph's inputs for noise of these lengths."""
     rng = np.random.default_rng(samples)
     clips = [0.1 * rng.standard_normal(length).astype(np.float32) for length in samples]
-    batch = classifier.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+    batch = extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
     return [batch[name] for name in INPUTS]

@@ -247,17 +247,6 @@ def _ticks(folder: Path, mode: Literal["r", "r+"]) -> np.ndarray:
     return np.memmap(folder / DONE, np.uint8, mode)
 
 
-def store_frames(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperEmotionFeatureExtractor,
-    corpus: Dataset,
-    layers: Sequence[int],
-    store_dir: str | os.PathLike[str] | None = None,
-) -> dict[int, StoredFrames]:
-    """The frames of each layer, found in a `FeatureStore` or put there first; the arguments are that class's."""
-    return FeatureStore(model, extractor, corpus, layers, store_dir).fill()
-
-
 def stack_layers(stored: dict[int, StoredFrames]) -> StoredFrames:
     """The frames of several layers together, for a learned mix of them."""
     layers = [stored[layer] for layer in sorted(stored)]
@@ -268,16 +257,15 @@ def _describe_input(
     model: WhisperForEmotionClassification, extractor: WhisperEmotionFeatureExtractor
 ) -> dict[str, dict[str, Any]]:
     """What the encoder hears of a recording, and which of its frames are kept."""
-    config = model.config
-    own = {"utterance": "context_margin", "sparse_window": "silence_stride"}.get(config.encoder_context)
+    config, dtype = model.config, model.encoder.conv1.weight.dtype
     return {
         "extractor": {
             name: value for name, value in sorted(extractor.to_dict().items()) if isinstance(value, (int, float))
         },
         "context": {
-            "encoder_context": config.encoder_context,
-            **({own: getattr(config, own)} if own else {}),
+            **config.context,
             "mask_padding": config.mask_padding,
+            **({} if dtype == torch.float32 else {"encoder_dtype": str(dtype)}),
         },
     }
 

@@ -17,7 +17,7 @@ from transformers import Trainer
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold, hold_out_speakers
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import stack_layers, store_frames
+from whisper_emotion.features import FeatureStore, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import (
@@ -34,6 +34,7 @@ from whisper_emotion.training import (
 
 SELECTIONS = ("dev", "last", "test")
 PROJECTORS = ("learned", "pca")
+ENCODER_DTYPES = ("float32", "bfloat16")
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
 
 
@@ -53,6 +54,7 @@ class Experiment:
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
         projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows'
             frames, fixed.
+        encoder_dtype: Precision of a frozen encoder; the head is trained in float32 whatever it is.
         store_dir: Folder of the feature store; its own default where not given.
 
     Raises:
@@ -67,6 +69,7 @@ class Experiment:
     refit: bool = True
     from_scratch: bool = False
     projector: str = "learned"
+    encoder_dtype: str = "float32"
     store_dir: str | None = None
 
     def __post_init__(self):
@@ -75,6 +78,8 @@ class Experiment:
             raise UserError("--projector pca: has the components of one layer, leave --use_weighted_layer_sum out")
         if self.from_scratch and self.overrides.get("freeze_encoder", True):
             raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
+        if self.encoder_dtype != "float32" and not self.overrides.get("freeze_encoder", True):
+            raise UserError(f"--encoder_dtype {self.encoder_dtype}: is a frozen encoder's, add --freeze_encoder true")
 
     @property
     def labels(self) -> list[str]:
@@ -107,13 +112,19 @@ class Experiment:
 
     def utterances(self) -> tuple[Utterances, Any]:
         """What is trained on, and its collator: stored frames where the encoder is frozen, else the audio."""
-        model, extractor = self.model(range(len(self.corpus)), self.args.seed), build_extractor(self.encoder)
-        if not model.config.freeze_encoder:
-            return self.corpus, AudioCollator(extractor)
-        top = model.config.encoder_layer
-        layers = range(top + 1) if model.config.use_weighted_layer_sum else [top]
-        stored = store_frames(model.to(self.args.device), extractor, self.corpus, layers, self.store_dir)
-        return stack_layers(stored), collate_frames
+        config = self.model(range(len(self.corpus)), self.args.seed, head_only=True).config
+        if not config.freeze_encoder:
+            return self.corpus, AudioCollator(build_extractor(self.encoder))
+        top = config.encoder_layer
+        layers = range(top + 1) if config.use_weighted_layer_sum else [top]
+        return stack_layers(self.feature_store(layers).fill()), collate_frames
+
+    def feature_store(self, layers: Sequence[int]) -> FeatureStore:
+        """The store of the corpus's frames at some layers of the encoder."""
+        highest = dataclasses.replace(self, overrides=self.overrides | {"encoder_layer": max(layers)})
+        model = highest.model(range(len(self.corpus)), self.args.seed).to(self.args.device)
+        model.encoder.to(getattr(torch, self.encoder_dtype))
+        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir)
 
 
 def fit(

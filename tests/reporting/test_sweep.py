@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
-from whisper_emotion.reporting.plots import STYLES, Curve, plot_layers
+from whisper_emotion.reporting.plots import STYLES, Curve, plot_curves
 from whisper_emotion.sweeps import REFERENCE, Cell
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
@@ -133,12 +133,12 @@ def test_two_sweeps_are_compared_clip_by_clip(sweep, tmp_path):
 
 def test_sweeps_of_other_clips_are_not_compared(sweep, tmp_path):
     write_sweep(tmp_path / "other", usual, names=[f"take{index}" for index in range(2 * CLIPS)])
-    with pytest.raises(UserError, match="--compare_with other: has other test clips"):
-        check_same_clips("other", sweep.clips, tmp_path / "other")
-    check_same_clips("itself", sweep.clips, sweep.output_dir)
+    with pytest.raises(UserError, match="other: has other test clips"):
+        check_same_clips(sweep.clips, tmp_path / "other")
+    check_same_clips(sweep.clips, sweep.output_dir)
     (sweep.output_dir / "sweep.json").unlink()
     with pytest.raises(UserError, match="holds no finished sweep"):
-        check_same_clips("itself", sweep.clips, sweep.output_dir)
+        check_same_clips(sweep.clips, sweep.output_dir)
 
 
 def test_confusions_are_summed_over_folds_and_seeds(sweep):
@@ -184,7 +184,7 @@ def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_pa
     monkeypatch.setattr(
         FigureCanvasAgg, "print_figure", lambda self, *a, **k: (figures.append(self.figure), draw(self, *a, **k))[1]
     )
-    plot_layers({"WA, tiny": curves(3), "UA, tiny": curves(3)}, tmp_path / "layers.png", "of $mine$ " * 20)
+    plot_curves({"WA, tiny": curves(3), "UA, tiny": curves(3)}, tmp_path / "layers.png", "of $mine$ " * 20)
     texts = [text.get_text() for text in figures[0].findobj(Text)]
     assert {"WA, tiny", "UA, tiny", "encoder layer"} <= set(texts)
     assert [text for text in texts if text.startswith("pooling")] == ["pooling 0", "pooling 1", "pooling 2"]

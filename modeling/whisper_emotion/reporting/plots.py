@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
@@ -79,21 +79,23 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
 
 
 class Curve(NamedTuple):
-    """One line of `plot_layers`.
+    """One line of `plot_curves`.
 
     Args:
         name: What the legend calls it.
-        layers: Encoder layers, ascending.
-        values: A fraction a layer.
+        places: Where its points are on the horizontal axis.
+        values: A fraction a point.
         low: Lower ends of their intervals.
         high: Upper ends.
+        notes: What stands beside each point; nothing where not given.
     """
 
     name: str
-    layers: Sequence[int]
+    places: Sequence[float]
     values: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    notes: Sequence[str] = ()
 
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; markers and strokes tell the lines apart in grey
@@ -107,14 +109,18 @@ STYLES = (
 )
 
 
-def plot_layers(panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str], title: str) -> None:
-    """Draws figures against encoder layers, a panel each, with their intervals as error bars.
+def plot_curves(
+    panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str], title: str, axis: str = "encoder layer"
+) -> None:
+    """Draws figures against encoder layers, or something else, a panel each, with their intervals as error bars.
 
     Args:
         panels: by the panel's heading, its lines; the same names in all panels, six at most.
         path: the PNG file to write.
         title: what is shown, of any length: it is wrapped to the picture's width.
+        axis: what the horizontal axis shows. Anything but layers is on a logarithmic one.
     """
+    layers = axis == "encoder layer"
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     width = 4.6 * columns + 0.4
@@ -125,7 +131,9 @@ def plot_layers(panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str]
     for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
         for place, (curve, (colour, marker, stroke)) in enumerate(zip(curves, STYLES, strict=False)):
             # Side by side where they share a layer, or the bars would hide one another
-            across = np.asarray(curve.layers) + 0.07 * (place - (len(curves) - 1) / 2)
+            across = np.asarray(curve.places, dtype=float)
+            if layers:
+                across += 0.07 * (place - (len(curves) - 1) / 2)
             values = np.asarray(curve.values)
             names[curve.name] = axes.errorbar(
                 across,
@@ -140,9 +148,16 @@ def plot_layers(panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str]
                 capsize=2,
                 label=curve.name,
             )
+            for x, y, note in zip(across, values, curve.notes, strict=False):
+                axes.annotate(note, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
         axes.set_title(heading, fontsize=10)
-        axes.set_xlabel("encoder layer")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(axis)
+        if layers:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        else:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_tick_params(labelleft=True)
         axes.grid(axis="y", linewidth=0.4, color="0.85")

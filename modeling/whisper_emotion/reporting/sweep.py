@@ -15,7 +15,7 @@ import pandas as pd
 from whisper_emotion.errors import UserError
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.reporting.card import SELECTION, corpus_title, describe_leakage
-from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_layers
+from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_curves
 from whisper_emotion.results import bootstrap, interval
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.sweeps import RECORD, REFERENCE, Cell, choose_layers, read_cells, read_clips
@@ -173,24 +173,24 @@ def write_sweep_report(
         plot_confusion_matrix(sweep.confusion(system), sweep.labels, path, text)
 
 
-def check_same_clips(name: str, clips: pd.DataFrame, other: Path) -> None:
+def check_same_clips(clips: pd.DataFrame, other: Path, option: str = "--compare_with") -> None:
     """Refuse to compare sweeps of different clips.
 
     Args:
-        name: What the other sweep is called.
         clips: This sweep's, as `read_clips` gives them.
         other: The other sweep's folder.
+        option: What named it.
 
     Raises:
         UserError: The other sweep is not finished, or has other test clips or labels.
     """
     if not (other / RECORD).exists():
-        raise UserError(f"--compare_with {other}: holds no finished sweep (no {RECORD})")
+        raise UserError(f"{option} {other}: holds no finished sweep (no {RECORD})")
     mine, theirs = (
         one.sort_values("name")[["name", "label"]].to_numpy().tolist() for one in (clips, read_clips(other))
     )
     if mine != theirs:
-        raise UserError(f"--compare_with {name}: has other test clips than this sweep, or other labels")
+        raise UserError(f"{option} {other}: has other test clips than this sweep, or other labels")
 
 
 def _table_one(sweep: SweepResults, systems: Iterable[System], facts: Mapping[str, Any]) -> list[str]:
@@ -200,9 +200,9 @@ def _table_one(sweep: SweepResults, systems: Iterable[System], facts: Mapping[st
     for system in systems:
         row = [system.encoder, _name(system.pooling), _layers(sweep, system)]
         row += [_spread(sweep.over_folds(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
-        row += [_with_interval(sweep.pooled(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
+        row += [with_interval(sweep.pooled(system, f"{figure}_accuracy")) for figure in ("weighted", "unweighted")]
         rows.append(row + ([_published(facts, system) or "–"] if published else []))
-    return _table(header + ([PAPER] if published else []), rows)
+    return markdown_table(header + ([PAPER] if published else []), rows)
 
 
 def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: Callable[[str], str]) -> Iterable[list[str]]:
@@ -219,16 +219,16 @@ def _layer_tables(sweep: SweepResults, facts: Mapping[str, Any], caption: Callab
             for system in systems:
                 row = [str(system.layer), _spread(sweep.over_folds(system, "weighted_accuracy"))]
                 row += [_spread(sweep.over_folds(system, "unweighted_accuracy"))]
-                row += [_with_interval(sweep.pooled(system, "unweighted_accuracy"))]
-                row += ["–" if system is top else _gain(sweep.difference(system, top))]
-                row += [_gain(sweep.difference(system, system._replace(pooling=other))) for other in others]
+                row += [with_interval(sweep.pooled(system, "unweighted_accuracy"))]
+                row += ["–" if system is top else with_gain(sweep.difference(system, top))]
+                row += [with_gain(sweep.difference(system, system._replace(pooling=other))) for other in others]
                 rows.append(row + ([_published(facts, system) or "–"] if published else []))
             yield [
                 f"## {encoder}, {_name(pooling)}, by layer",
                 "",
                 caption(pooling),
                 "",
-                *_table(header + ([PAPER] if published else []), rows),
+                *markdown_table(header + ([PAPER] if published else []), rows),
                 "",
             ]
 
@@ -244,9 +244,26 @@ def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
     pairs += [(one, last[one.encoder, one.pooling]) for one in tops if sweep.select_on != "last"]
     rows = []
     for one, other in pairs:
-        gain = _gain(sweep.difference(one, other))
+        gain = with_gain(sweep.difference(one, other))
         rows.append([_label(sweep, one), _label(sweep, other), gain, "yes" if gain.startswith("**") else "no"])
-    return [*_table(["this", "less this", "points of UA", "holds"], rows), ""]
+    return [*markdown_table(["this", "less this", "points of UA", "holds"], rows), ""]
+
+
+def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> tuple[list[np.ndarray], list[int]]:
+    """Draw the same clips and seeds for the same systems of several sweeps of the same clips.
+
+    Returns:
+        A sweep's pooled unweighted accuracies `(1 + RESAMPLES, systems)`, as `results.bootstrap` has them, for each
+        sweep; and the seeds that all have. Where they share none, each has its own.
+    """
+    shared = [seed for seed in sweeps[0].seeds if all(seed in other.seeds for other in sweeps)]
+    draws = []
+    for sweep in sweeps:
+        order = sweep.clips["name"].argsort(kind="stable").to_numpy()
+        predicted = [[sweep.predicted(system, seed)[order] for seed in shared or sweep.seeds] for system in systems]
+        figures = bootstrap(np.array(predicted), sweep.label_ids[order], len(sweep.labels))
+        draws.append(figures["unweighted_accuracy"])
+    return draws, shared
 
 
 def _comparison(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: Path) -> Iterable[str]:
@@ -254,32 +271,23 @@ def _comparison(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: 
     record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     other = SweepResults(path, sweep.labels, record["select_on"])
     shared = [system for system in sweep.systems if system in other.systems]
-    mine, theirs = (one.clips["name"].argsort(kind="stable").to_numpy() for one in (sweep, other))
-    both = [seed for seed in sweep.seeds if seed in other.seeds] or None
-    draws = [
-        bootstrap(
-            np.array([[one.predicted(system, seed)[order] for seed in both or one.seeds] for system in shared]),
-            one.label_ids[order],
-            len(one.labels),
-        )["unweighted_accuracy"]
-        for one, order in ((sweep, mine), (other, theirs))
-    ]
+    draws, both = draw_together([sweep, other], shared)
     rows = [
         [system.encoder, _name(system.pooling), "chosen" if system.layer is None else str(system.layer),
-         *(_with_interval(interval(one[:, place])) for one in draws),
-         _gain(interval(draws[0][:, place] - draws[1][:, place]))]
+         *(with_interval(interval(one[:, place])) for one in draws),
+         with_gain(interval(draws[0][:, place] - draws[1][:, place]))]
         for place, system in enumerate(shared)
     ]  # fmt: skip
     changed = [key for key in facts if key in record and facts[key] != record[key]]
     mine_said, theirs_said = (_settings(one, changed) or "nothing" for one in (facts, record))
-    seeds = "" if sweep.seeds == other.seeds else f" Seeds of both: {', '.join(map(str, both or ()))}."
+    seeds = "" if sweep.seeds == other.seeds else f" Seeds of both: {', '.join(map(str, both))}."
     return [
         f"## Less {name}",
         "",
         f"The same test clips in two sweeps. What differs: here {mine_said}; {SELECTION[sweep.select_on]}; "
         f"in {name} {theirs_said}; {SELECTION[other.select_on]}.{seeds}",
         "",
-        *_table(["encoder", "pooling", "layer", "UA pooled", f"UA pooled, {name}", "difference"], rows),
+        *markdown_table(["encoder", "pooling", "layer", "UA pooled", f"UA pooled, {name}", "difference"], rows),
         "",
     ]
 
@@ -295,7 +303,7 @@ def _draw_layers(path: Path, sweep: SweepResults, title: str) -> None:
                 values, low, high = zip(*(sweep.pooled(system, figure) for system in systems), strict=True)
                 curves.append(Curve(_name(pooling), [system.layer for system in systems], values, low, high))
             panels[f"{heading}, {encoder}"] = curves
-    plot_layers(panels, path, title)
+    plot_curves(panels, path, title)
 
 
 def _published(facts: Mapping[str, Any], system: System) -> str:
@@ -360,16 +368,19 @@ def _spread(figures: tuple[float, float]) -> str:
     return f"{100 * figures[0]:.2f} ± {100 * figures[1]:.2f}"
 
 
-def _with_interval(figures: tuple[float, float, float]) -> str:
+def with_interval(figures: tuple[float, float, float]) -> str:
+    """A fraction with its interval, in percent."""
     value, low, high = (100 * figure for figure in figures)
     return f"{value:.2f} ({low:.1f} to {high:.1f})"
 
 
-def _gain(figures: tuple[float, float, float]) -> str:
+def with_gain(figures: tuple[float, float, float]) -> str:
+    """A difference with its interval, in points; bold where that leaves out 0."""
     value, low, high = (100 * figure for figure in figures)
     text = f"{value:+.2f} ({low:+.1f} to {high:+.1f})"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]

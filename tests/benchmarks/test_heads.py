@@ -8,8 +8,7 @@ import pytest
 import torch
 from conftest import run_script
 
-from whisper_emotion import benchmarks
-from whisper_emotion.benchmarks import benchmark_heads
+from whisper_emotion.benchmarks import benchmark_heads, heads
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import Experiment
@@ -26,13 +25,13 @@ def test_both_ways_train_on_the_same_rows_and_the_plain_one_hears_the_silence(
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, store_dir=str(tmp_path / "store"))
     folds = make_folds(corpus, "synthetic", "speakers:2")
     seen = []
-    real = benchmarks._train_plainly
+    real = heads._train_plainly
 
     def watch(unmasked, frames, files, fold):
         seen.append((unmasked.overrides["mask_padding"], len(files), fold.number))
         return real(unmasked, frames, files, fold)
 
-    monkeypatch.setattr(benchmarks, "_train_plainly", watch)
+    monkeypatch.setattr(heads, "_train_plainly", watch)
     figures = benchmark_heads(experiment, folds, plain_folds=1, workers=1)
     assert seen == [(False, 48, 1)]
     assert figures["folds_timed"] == "1 of 2"
@@ -53,9 +52,9 @@ def test_the_plain_way_is_the_trainer_s_of_all_frames(tiny_encoder, synthetic_di
     overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16, "mask_padding": False}
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, "last", store_dir=str(tmp_path / "store"))
     fold = make_folds(corpus, "synthetic", "speakers:2")[0]
-    frames, files = benchmarks._save_clips(experiment, tmp_path)
+    frames, files = heads._save_clips(experiment, tmp_path)
     assert torch.load(files[0]).shape == (1500, 16)
-    plain = benchmarks._train_plainly(experiment, frames, files, fold)
+    plain = heads._train_plainly(experiment, frames, files, fold)
     logits = run_cell(experiment, frames, Cell("tiny", 1, "mean", 1, args.seed), fold)[2]
     assert (plain == logits.argmax(axis=1)).all()
     assert len(np.unique(plain)) > 1
@@ -65,9 +64,10 @@ def test_the_script_writes_its_figures(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script(
         "benchmark.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--folds", "speakers:2", "--encoder",
         tiny_encoder, "--encoder_layer", 1, "--num_train_epochs", 1, "--plain_folds", 1, "--num_workers", 1,
-        "--output", tmp_path / "figures.json", "--store_dir", tmp_path / "store", "--output_dir", tmp_path / "o",
+        "--measure", "heads", "--output", tmp_path / "figures.json",
+        "--store_dir", tmp_path / "store", "--output_dir", tmp_path / "o",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    heads = json.loads((tmp_path / "figures.json").read_text())["heads"]
-    assert pd.Series(heads).index.tolist() == ["plain", "ours", "folds_timed", "ratio"]
-    assert f"ratio {heads['ratio']:.1f}" in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())["heads"]
+    assert pd.Series(figures).index.tolist() == ["plain", "ours", "folds_timed", "ratio"]
+    assert f"ratio {figures['ratio']:.1f}" in done.stdout

@@ -1,4 +1,4 @@
-"""What the savings of this package are worth, each measured against the plain way in the same run."""
+"""Heads trained on stored frames, against the usual loop over files of whole windows."""
 
 import dataclasses
 import tempfile
@@ -13,12 +13,11 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from whisper_emotion.corpora.splits import Fold
-from whisper_emotion.features import StoredFrames, store_frames
+from whisper_emotion.features import StoredFrames
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.run_folder import CELLS
 from whisper_emotion.sweeps import Cell, Grid, read_cells, run_grid
-from whisper_emotion.training import build_extractor
 
 
 def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int, workers: int) -> dict[str, Any]:
@@ -98,9 +97,8 @@ def _save_clips(experiment: Experiment, folder: Path) -> tuple[StoredFrames, lis
 
 def _stored(experiment: Experiment) -> StoredFrames:
     """The frames of the experiment's layer."""
-    model = experiment.model(range(len(experiment.corpus)), 0)
-    layer, extractor = model.config.encoder_layer, build_extractor(experiment.encoder)
-    return store_frames(model, extractor, experiment.corpus, [layer], experiment.store_dir)[layer]
+    layer = experiment.model([0], 0, head_only=True).config.encoder_layer
+    return experiment.feature_store([layer]).fill()[layer]
 
 
 def _train_plainly(experiment: Experiment, frames: StoredFrames, files: list[Path], fold: Fold) -> np.ndarray:

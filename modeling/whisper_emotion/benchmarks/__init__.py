@@ -1,0 +1,6 @@
+"""What the savings of this package are worth, each measured against the usual way in the same run."""
+
+from .encoder import WAYS, Clips, Way, benchmark_encoder, describe_encoder, time_contexts
+from .heads import benchmark_heads
+
+__all__ = ["WAYS", "Clips", "Way", "benchmark_encoder", "benchmark_heads", "describe_encoder", "time_contexts"]

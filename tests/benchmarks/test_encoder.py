@@ -1,0 +1,81 @@
+"""What the encoder's benchmark measures and reports; how fast it is decides no test."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+from torch.utils.flop_counter import FlopCounterMode
+
+from whisper_emotion.benchmarks import Clips, benchmark_encoder, describe_encoder
+from whisper_emotion.benchmarks.encoder import SPARSE, STOCK, Way, encoder_flops
+from whisper_emotion.training import build_model
+
+
+def noise(*seconds):
+    rng = np.random.default_rng(0)
+    return Clips([(0.1 * rng.standard_normal(round(16_000 * one))).astype(np.float32) for one in seconds])
+
+
+def test_clips_are_batched_by_length_and_cut_from_one_another():
+    clips = noise(2, 1, 4, 3)
+    assert [[len(clip) // 16_000 for clip in batch] for batch in clips.batches(2)] == [[1, 2], [3, 4]]
+    assert clips.mean_seconds == 2.5
+    assert clips.padding(2)["by length"] == pytest.approx(1 - 10 / 12)
+    assert clips.padding(2)["random order"] >= clips.padding(2)["by length"]
+    assert [len(clip) for clip in clips.cut(3.5, 4).audio] == [56_000] * 4
+    np.testing.assert_array_equal(clips.cut(1, 1).audio[0], clips.audio[0])
+
+
+def test_the_operations_are_those_that_torch_counts_without_padding(tiny_encoder):
+    model = build_model(str(tiny_encoder), ["a", "b"], {"encoder_layer": 2, **dict(SPARSE)}, seed=0).eval()
+    model.set_attn_implementation("eager")  # all of whose products torch counts
+    mel = 400
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        frames, _ = model.encode(torch.zeros(1, 80, mel))
+    flops, rows = encoder_flops(model.config, [mel, mel])
+    assert rows == 2 * frames.shape[1]
+    # torch's convolutions also see the silence behind the clip: 8 mel frames of 408
+    assert flops / 2 == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_every_way_is_measured_beside_the_stock_class(tiny_encoder):
+    ways = [STOCK, Way(context=SPARSE), Way(context=SPARSE, dtype="bfloat16")]
+    figures = benchmark_encoder(str(tiny_encoder), noise(0.5, 1, 2), 2, 2, torch.device("cpu"), ways)
+    names = ["stock, float32", "torch, sparse_window 32, float32", "torch, sparse_window 32, bfloat16"]
+    for kind, column, values in (("batches", "batch_size", {1, 16}), ("lengths", "clip_seconds", {1, 3, 10, 30})):
+        rows = figures[kind]
+        assert list(dict.fromkeys(row["way"] for row in rows)) == names
+        for value in values:
+            stock, *others = [row for row in rows if row[column] == value]
+            assert stock["ratio"] == 1
+            for row in others:
+                assert row["ratio"] == pytest.approx(stock["seconds"] / row["seconds"])
+    assert set(figures["products"]) == {"float32", "bfloat16"}
+    assert list(figures["memory"]) == names
+    table = describe_encoder(figures)
+    for name in names:
+        assert f"| {name} |" in table
+    assert "through `pipeline`" in table
+
+
+def test_the_script_writes_its_figures(tiny_encoder, synthetic_dir, tmp_path):
+    done = run_script(
+        "benchmark.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--encoder", tiny_encoder,
+        "--encoder_layer", 1, "--clips", 4, "--repetitions", 1, "--output", tmp_path / "b.json", "--output_dir",
+        tmp_path / "o",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["encoder"]["clips"]["number"] == 4
+    assert "onnx int8" in done.stdout
+
+
+@pytest.mark.parametrize(("flag", "value", "reason"), [("--measure", "decoder", "must be"), ("--clips", 0, "1 or")])
+def test_a_mistake_is_one_line(tiny_encoder, synthetic_dir, flag, value, reason):
+    done = run_script(
+        "benchmark.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--encoder", tiny_encoder, flag, value
+    )
+    assert done.returncode == 2
+    assert flag in done.stderr and reason in done.stderr and len(done.stderr.splitlines()) == 1
