@@ -37,9 +37,8 @@ def test_each_context_stands_beside_the_first(folders, tmp_path):
     }
     rows = write_frontier(tmp_path / "frontier.md", read_contexts(folders), seconds)
     table = (tmp_path / "frontier.md").read_text()
-    (half,) = (
-        row for row in rows if row["context"] == "utterance 0.5 s" and (row["layer"], row["pooling"]) == (3, "mean")
-    )
+    named = {(row["context"], row["layer"], row["pooling"]): row for row in rows}
+    half = named["utterance 0.5 s", 3, "mean"]
     # 12 (seed 0) and 13 (seed 1) of 20 right in either class, and 4 fewer
     assert half["unweighted_accuracy"][0] == pytest.approx(8.5 / 20)
     assert half["difference"][0] == pytest.approx(-0.2)
