@@ -54,30 +54,12 @@ def main() -> None:
     corpus, protocol, sweep, model, training = parse_arguments(
         CorpusArguments, ProtocolArguments, SweepArguments, ModelArguments, EmotionTrainingArguments
     )
-    for name, instead in (("encoder_layer", "layers"), ("pooling", "poolings"), ("use_weighted_layer_sum", None)):
-        if getattr(model, name) is not None:
-            raise UserError(f"--{name}: a sweep has {f'--{instead}' if instead else 'single layers'} in its place")
-    if model.freeze_encoder is False or protocol.from_scratch:
-        raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
-    if sweep.num_workers is not None and sweep.num_workers < 1:
-        raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
-    check_arguments(training)
-    model.use_weighted_layer_sum, model.freeze_encoder = False, True  # whatever a checkpoint of ours says
-    experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
-    experiment = next(iter(experiments.values()))
-    folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-    speakers = np.array(experiment.corpus["speaker"][:])
-    grid = Grid(
-        experiments,
-        {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
-        _parse_poolings(sweep.poolings),
-        folds,
-        [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
-        reference=all(len(set(speakers[fold.train])) > 1 for fold in folds),  # or there is nobody to hold out
-    )
-    others = _others(sweep.compare_with, list_clips(experiment.corpus, folds))
+    _check_options(protocol, sweep, model, training)
+    grid = _grid(corpus, protocol, sweep, model, training)
+    experiment = next(iter(grid.experiments.values()))
+    others = _others(sweep.compare_with, list_clips(experiment.corpus, grid.folds))
     output_dir = Path(training.output_dir)
-    encoders = [one.encoder for one in experiments.values()]
+    encoders = [one.encoder for one in grid.experiments.values()]
     state = PartialState()
     with state.main_process_first():
         options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
@@ -95,7 +77,7 @@ def main() -> None:
     record = {
         **facts,
         "select_on": protocol.select_on,
-        "encoders": list(experiments),
+        "encoders": list(grid.experiments),
         "layers": grid.layers,
         "poolings": grid.poolings,
         "seeds": grid.seeds,
@@ -108,6 +90,35 @@ def main() -> None:
     table = (output_dir / "table.md").read_text(encoding="utf-8")
     print(table.partition("## Poolings\n")[2].partition("\n## ")[0])
     print(f"saved to {output_dir}")
+
+
+def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> None:
+    """Refuse what a sweep does not have."""
+    for name, instead in (("encoder_layer", "layers"), ("pooling", "poolings"), ("use_weighted_layer_sum", None)):
+        if getattr(model, name) is not None:
+            raise UserError(f"--{name}: a sweep has {f'--{instead}' if instead else 'single layers'} in its place")
+    if model.freeze_encoder is False or protocol.from_scratch:
+        raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
+    if sweep.num_workers is not None and sweep.num_workers < 1:
+        raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
+    check_arguments(training)
+
+
+def _grid(corpus: CorpusArguments, protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> Grid:
+    """The grid that the options ask for."""
+    model.use_weighted_layer_sum, model.freeze_encoder = False, True  # whatever a checkpoint of ours says
+    experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
+    recordings = next(iter(experiments.values())).corpus
+    folds = make_folds(recordings, corpus.corpus, corpus.folds)
+    speakers = np.array(recordings["speaker"][:])
+    return Grid(
+        experiments,
+        {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
+        _parse_poolings(sweep.poolings),
+        folds,
+        [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
+        reference=all(len(set(speakers[fold.train])) > 1 for fold in folds),  # or there is nobody to hold out
+    )
 
 
 def _experiments(corpus: Any, protocol: Any, model: Any, training: Any) -> dict[str, Experiment]:

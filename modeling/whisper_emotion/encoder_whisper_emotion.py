@@ -223,7 +223,7 @@ class WhisperEmotionEncoder(nn.Module):
         line, own, starts = _line_up(features, encoded)
         sources, positions = frames_to_run
         rows = sources + starts.repeat_interleave(torch.tensor(clips))
-        filling = round_up(len(rows)) - len(rows)  # a clip of its own
+        filling = round_up(len(rows), 16) - len(rows)  # a clip of its own
         rows, positions = (nn.functional.pad(part, (0, filling)) for part in (rows, positions))
         hidden = self._convolve(line, own)[:, rows] + self.embed_positions.weight[positions]
         mask = None if bias is None else nn.functional.pad(bias, (0, filling))[None, None, None]
@@ -288,9 +288,9 @@ def unpack(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return padded.unflatten(0, mask.shape)
 
 
-def round_up(frames: int) -> int:
+def round_up(frames: int, step: int = 32) -> int:
     """A number of frames that few batches do not share: CPU kernels are made anew for every shape of a product."""
-    return -(-frames // 32) * 32
+    return -(-frames // step) * step
 
 
 def _split_batch(frames: list[int]) -> list[slice]:

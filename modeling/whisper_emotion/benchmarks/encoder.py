@@ -5,11 +5,11 @@ All ways take turns, so that what slows the machine down for a while slows them 
 
 import itertools
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
 LABELS = tuple("abcdefg")  # as many as EMO-DB has; their names play no part
 LATENCY_SECONDS = 3
+PEAK = Path("/proc/self/clear_refs")  # Linux alone says what a process took at most, from a moment on
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def benchmark_encoder(
         `clips`, `encoder_layer`; `batches`, a row a way and batch size, and `lengths`, a row a way and clip length:
         `seconds` a clip (median and the quartiles) and the `ratio` to the stock class's; `products`, for each dtype
         the machine's rate in products of matrices and the encoder's own; `features`, what the extractor takes of the
-        time; `latency` of one clip through `pipeline`; `memory` of a batch, each way in a process of its own.
+        time; `latency` of one clip through `pipeline`; `memory` that a batch takes at most beside the loaded model,
+        in megabytes, each way in a process of its own (on Linux).
     """
     ways = [way for way in ways if device.type == "cpu" or not way.runtime.startswith("onnx")]
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +167,7 @@ def benchmark_encoder(
         stock, own = (_spread(seconds[kind, one, number], sizes[kind, one, number]) for one in (ways[0], way))
         return stock["seconds"] / own["seconds"]
 
-    latency = {name: _spread(seconds["latency", name, 1], 1) for name in ("stock", "ours")}
+    latency = {name: _spread(times, 1) for (kind, name, _), times in seconds.items() if kind == "latency"}
     return {
         "encoder_layer": layer,
         "clips": {
@@ -179,7 +181,10 @@ def benchmark_encoder(
             dtype: one.figures({name: statistics.median(seconds["products", dtype, name]) for name in one.tasks()})
             for dtype, one in products.items()
         },
-        "latency": {**latency, "ratio": latency["stock"]["seconds"] / latency["ours"]["seconds"]},
+        "latency": [
+            {"way": name, **spread, "ratio": latency[STOCK.name]["seconds"] / spread["seconds"]}
+            for name, spread in latency.items()
+        ],
         "memory": _memory(encoder, layer, clips, ways) if device.type == "cpu" else {},
     }
 
@@ -224,11 +229,11 @@ def describe_encoder(figures: dict[str, Any]) -> str:
             f"GFLOP/s that the machine reaches in products of matrices, {100 * one['share']:.0f} %; the feature "
             f"extractor takes {100 * one['features_share']:.0f} % of its time"
         )
-    latency = figures["latency"]
-    lines.append(
-        f"- one clip of {LATENCY_SECONDS} s through `pipeline`: {1000 * latency['ours']['seconds']:.0f} ms, the stock "
-        f"class {1000 * latency['stock']['seconds']:.0f} ms: {latency['ratio']:.1f} times"
-    )
+    lines += [
+        f"- one clip of {LATENCY_SECONDS} s through `pipeline`, {row['way']}: {1000 * row['seconds']:.0f} ms, "
+        f"{row['ratio']:.1f} times the stock class's speed"
+        for row in figures["latency"]
+    ]
     for way, megabytes in figures["memory"].items():
         lines.append(f"- {way}: a batch of {BATCH_SIZE} takes {megabytes:.0f} MB beside the weights")
     return "\n".join(lines)
@@ -281,13 +286,13 @@ def _ours(way: Way, encoder: str, layer: int, device: torch.device):
 
 
 def _pipelines(encoder: str, layer: int, device: torch.device) -> dict[str, Callable[[np.ndarray], Any]]:
+    """A function that labels one clip through `pipeline`, by the name of its way."""
     model, extractor = _stock(encoder, device)
-    ours = _ours(Way(context=SPARSE), encoder, layer, device)
+    pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
     own = build_extractor(encoder)
-    pipes = {
-        "stock": pipeline("audio-classification", model=model, feature_extractor=extractor, device=device),
-        "ours": pipeline("audio-classification", model=ours, feature_extractor=own, device=device),
-    }
+    for way in (Way(context=SPARSE, dtype=dtype) for dtype in ("float32", "bfloat16")):
+        model = _ours(way, encoder, layer, device)
+        pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
     return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}
 
 
@@ -376,9 +381,9 @@ def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict
     spawn = multiprocessing.get_context("spawn")
     found = {}
     for way in ways:
-        if not way.runtime.startswith("onnx"):
-            with spawn.Pool(1) as pool:
-                found[way.name] = pool.apply(_peak, (way, encoder, layer, batch, torch.get_num_threads()))
+        if not way.runtime.startswith("onnx") and PEAK.exists():
+            with ProcessPoolExecutor(1, spawn) as pool:
+                found[way.name] = pool.submit(_peak, way, encoder, layer, batch, torch.get_num_threads()).result()
     return found
 
 
@@ -387,9 +392,16 @@ def _peak(way: Way, encoder: str, layer: int, batch: list[np.ndarray], threads: 
     label = _build(way, encoder, layer, torch.device("cpu"), Path())
     with torch.inference_mode():
         label([batch[0][:SAMPLING_RATE]])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        PEAK.write_text("5")  # forget the peak of loading
+        before = _resident("VmRSS")
         label(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> float:
+    """Megabytes that Linux counts under a name in this process's status."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
 
 
 def _spread(seconds: Sequence[float], clips: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from whisper_emotion.reporting.sweep import (
     check_same_clips,
     draw_together,
     markdown_table,
+    name_seeds,
     with_gain,
     with_interval,
 )
@@ -84,8 +85,8 @@ def write_frontier(
                 "difference": interval(drawn[:, place] - draws[0][:, place]),
             })  # fmt: skip
     title = (
-        f"{corpus_title(first['corpus'])}, folds: {first['folds']}; {first['encoders'][0]}; seeds "
-        f"{', '.join(map(str, first['seeds']))}. Unweighted accuracy pooled over all folds' test clips, with 95 % "
+        f"{corpus_title(first['corpus'])}, folds: {first['folds']}; {first['encoders'][0]}; "
+        f"{name_seeds(first['seeds'])}. Unweighted accuracy pooled over all folds' test clips, with 95 % "
         "intervals over clips and seeds, against the speed from audio to probabilities."
     )
     table = markdown_table(

@@ -129,7 +129,7 @@ def write_sweep_report(
         others: Folders of other sweeps of the same clips, by name, that this one is compared with.
     """
     title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
-    runs = f"{len(facts['speakers_shared'])} test folds, seeds {', '.join(map(str, sweep.seeds))}"
+    runs = f"{len(facts['speakers_shared'])} test folds, {name_seeds(sweep.seeds)}"
     leakage = describe_leakage(facts["corpus"], facts["speakers_shared"])
 
     def caption(pooling: str | None = None) -> str:
@@ -247,6 +247,11 @@ def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
         gain = with_gain(sweep.difference(one, other))
         rows.append([_label(sweep, one), _label(sweep, other), gain, "yes" if gain.startswith("**") else "no"])
     return [*markdown_table(["this", "less this", "points of UA", "holds"], rows), ""]
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    """`seed 0`, or `seeds 0, 1, 2`."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> tuple[list[np.ndarray], list[int]]:
