@@ -122,9 +122,9 @@ def benchmark_encoder(
     Returns:
         `clips`, `encoder_layer`; `batches`, a row a way and batch size, and `lengths`, a row a way and clip length:
         `seconds` a clip (median and the quartiles) and the `ratio` to the stock class's; `products`, for each dtype
-        the machine's rate in products of matrices and the encoder's own; `features`, what the extractor takes of the
-        time; `latency` of one clip through `pipeline`; `memory` that a batch takes at most beside the loaded model,
-        in megabytes, each way in a process of its own (on Linux).
+        the machine's rate in products of matrices, the encoder's own, and what the extractor takes of its time;
+        `latency` of one clip through `pipeline`; `memory` that a batch takes at most beside the loaded model, in
+        megabytes, each way in a process of its own (on Linux).
     """
     ways = [way for way in ways if device.type == "cpu" or not way.runtime.startswith("onnx")]
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +142,8 @@ def benchmark_encoder(
             measure(("batches", way, 1), label, [[clip] for clip in few])
             for seconds in LENGTHS:
                 measure(("lengths", way, seconds), label, [clips.cut(seconds, 4).audio])
-        products = {dtype: _Products(encoder, layer, clips, dtype, device) for dtype in {way.dtype for way in ways}}
+        dtypes = dict.fromkeys(way.dtype for way in ways)
+        products = {dtype: _Products(encoder, layer, clips, dtype, device) for dtype in dtypes}
         for dtype, one in products.items():
             for name, task in one.tasks().items():
                 tasks["products", dtype, name], sizes["products", dtype, name] = task, 1
