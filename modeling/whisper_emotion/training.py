@@ -330,7 +330,11 @@ class _Repeat(TrainerCallback):
 
 def seed_step(seed: int, step: int) -> None:
     """Seed what a training step draws (dropout) from the run's seed and the step's number, from 0."""
-    torch.manual_seed(_mix(seed, step))
+    number = _mix(seed, step)
+    # torch.manual_seed notes the call, with a stack trace, for every kind of accelerator that is not in use
+    torch.default_generator.manual_seed(number)
+    if torch.accelerator.is_available():
+        torch.get_device_module().manual_seed_all(number)
 
 
 def _mix(*numbers: int) -> int:
