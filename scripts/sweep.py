@@ -94,9 +94,16 @@ def main() -> None:
 
 def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> None:
     """Refuse what a sweep does not have."""
-    for name, instead in (("encoder_layer", "layers"), ("pooling", "poolings"), ("use_weighted_layer_sum", None)):
+    for name, instead in (
+        ("encoder_layer", "--layers"),
+        ("pooling", "--poolings"),
+        ("use_weighted_layer_sum", "single layers"),
+        ("concatenated_layers", "single layers"),
+    ):
         if getattr(model, name) is not None:
-            raise UserError(f"--{name}: a sweep has {f'--{instead}' if instead else 'single layers'} in its place")
+            raise UserError(f"--{name}: a sweep has {instead} in its place")
+    if protocol.speaker_adaptation != "never" or protocol.temperature_scaling:
+        raise UserError("--speaker_adaptation, --temperature_scaling: a sweep has neither, cross_validate.py has both")
     if model.freeze_encoder is False or protocol.from_scratch:
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
     if sweep.num_workers is not None and sweep.num_workers < 1:

@@ -52,15 +52,15 @@ def main() -> None:
 
     utterances, collator = experiment.utterances()
     test_rows = None if fold is None else fold.test
-    trainer = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
+    fitted = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
     for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
         (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
-    trainer.model.save_pretrained(output_dir)
+    fitted.trainer.model.save_pretrained(output_dir)
     build_extractor(protocol.encoder).save_pretrained(output_dir)
 
     scores = None
     if fold is not None:
-        predictions = predict(trainer, experiment, utterances, fold, training.seed)
+        predictions = predict(fitted, experiment, fold, training.seed)
         write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
         scores = summarise(predictions, experiment, [fold])
     record = write_scores(
@@ -72,7 +72,7 @@ def main() -> None:
         test_fold=holdout.test_fold,
         seeds=[training.seed],
         seconds=round(time.monotonic() - started, 1),
-        config=trainer.model.config,
+        config=fitted.trainer.model.config,
     )
     if scores is not None:
         caption = describe_scores(record)
@@ -86,7 +86,7 @@ def main() -> None:
     write_model_card(
         output_dir,
         None if scores is None else record,
-        trainer.model.config,
+        fitted.trainer.model.config,
         facts | hyper_parameters(training),
     )
     shutil.rmtree(work_dir)

@@ -87,3 +87,18 @@ def test_a_stock_checkpoint_gives_its_shape_and_nothing_of_its_task(tiny_encoder
 def test_a_sparse_window_has_no_silence_to_pool():
     with pytest.raises(ValueError, match="mask_padding=False is not allowed with encoder_context='sparse_window'"):
         WhisperEmotionConfig(encoder_context="sparse_window", mask_padding=False)
+
+
+@pytest.mark.parametrize("layers", [[], [2, 1], [1, 1], [-1], [1.0], "12", [True]])
+def test_concatenated_layers_are_ascending(layers):
+    with pytest.raises(ValueError, match="concatenated_layers=.* it must be None or ascending layers"):
+        WhisperEmotionConfig(encoder_layers=3, concatenated_layers=layers)
+
+
+def test_concatenated_layers_say_how_far_the_encoder_runs():
+    config = WhisperEmotionConfig(encoder_layers=6, d_model=8, concatenated_layers=[2, 3, 4])
+    assert (config.encoder_layer, config.frame_layers, config.frame_size) == (4, [2, 3, 4], 24)
+    with pytest.raises(ValueError, match="encoder_layer=7 is not allowed: this encoder has 6 layers"):
+        WhisperEmotionConfig(encoder_layers=6, concatenated_layers=[2, 7])
+    with pytest.raises(ValueError, match="concatenated_layers excludes use_weighted_layer_sum"):
+        WhisperEmotionConfig(encoder_layers=6, concatenated_layers=[2], use_weighted_layer_sum=True)

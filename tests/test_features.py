@@ -249,3 +249,18 @@ def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, 
     again = pickle.loads(packed)
     assert isinstance(again, StoredFrames)
     assert torch.equal(again[7]["encoder_outputs"], stored[7]["encoder_outputs"])
+
+
+def test_adapted_frames_carry_the_mean_of_their_speaker_s_clips(tiny_encoder, corpus, extractor, tmp_path):
+    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
+    several = stack_layers(stored)
+    speakers = corpus["speaker"][:]
+    adapted = several.adapted(speakers)
+    for row in (0, len(corpus) - 1):
+        own = [clip for clip, speaker in enumerate(speakers) if speaker == speakers[row]]
+        means = [
+            torch.cat([stored[layer][other]["encoder_outputs"].float().mean(0) for layer in (1, 2)]) for other in own
+        ]
+        torch.testing.assert_close(adapted[row]["speaker_mean"], torch.stack(means).mean(0), atol=1e-5, rtol=1e-5)
+        assert torch.equal(adapted[row]["encoder_outputs"], several[row]["encoder_outputs"])
+    assert "speaker_mean" not in several[0]

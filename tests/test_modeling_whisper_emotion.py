@@ -163,10 +163,20 @@ def test_weighted_layer_sum_starts_as_the_mean_of_the_layers(tiny_encoder):
         torch.testing.assert_close(model(**inputs).logits, one_layer(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+def test_concatenated_layers_lie_side_by_side(tiny_encoder):
+    model, inputs = load(tiny_encoder, concatenated_layers=[0, 2]), extract(clips(1.0))
+    assert (model.config.encoder_layer, len(model.encoder.layers), model.config.frame_size) == (2, 2, 32)
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        frames = torch.cat([output.hidden_states[0], output.hidden_states[2]], dim=-1)[:, :50]
+        expected = model.projector_norm(model.projector(frames)).mean(1)
+    torch.testing.assert_close(output.embedding, expected)
+
+
+@pytest.mark.parametrize("layers", [{}, {"use_weighted_layer_sum": True}, {"concatenated_layers": [1, 2]}])
 @pytest.mark.parametrize("fields", [{}, {"mask_padding": False}, {"encoder_context": "utterance"}])
-def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, weighted, fields):
-    model = load(tiny_encoder, encoder_layer=2, use_weighted_layer_sum=weighted, pooling="attentive", **fields)
+def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, layers, fields):
+    model = load(tiny_encoder, encoder_layer=2, pooling="attentive", **layers, **fields)
     inputs = extract(clips(0.5, 1.7))
     with torch.no_grad():
         expected = model(**inputs, output_hidden_states=True)
@@ -183,6 +193,55 @@ def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, weighted, fiel
         hidden = expected.hidden_states
         whole = BaseModelOutput(last_hidden_state=hidden[-1], hidden_states=hidden)
         torch.testing.assert_close(model(encoder_outputs=whole, attention_mask=mask).logits, expected.logits)
+
+
+@pytest.mark.parametrize("layers", [{}, {"concatenated_layers": [1, 2]}])
+def test_a_speaker_s_difference_to_the_population_is_taken_off_every_frame(tiny_encoder, layers):
+    """By hand: frames minus (speaker's mean - population's mean), and the same for audio, stored and packed frames."""
+    model, inputs = load(tiny_encoder, encoder_layer=2, pooling="qkv", **layers), extract(clips(0.5, 1.7))
+    generator = torch.Generator().manual_seed(0)
+    speakers = torch.randn(2, model.config.frame_size, generator=generator)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="does not know its training speakers' mean"):
+            model(**inputs, speaker_mean=speakers)
+        model.population_mean.normal_(generator=generator)
+        frames, mask = model.encode(**inputs)
+        shift = (speakers - model.population_mean).unflatten(1, (-1, 16))  # one a layer
+        shifted = frames - (shift[:, 0, None] if frames.ndim == 3 else shift[:, :, None])
+        expected = model(encoder_outputs=shifted, attention_mask=mask).logits
+        assert (expected - model(**inputs).logits).abs().max() > 0.01
+        packed = torch.cat([clip[..., real, :] for clip, real in zip(frames, mask, strict=True)], dim=-2)
+        for given in (inputs, *({"encoder_outputs": f, "attention_mask": mask} for f in (frames, packed))):
+            torch.testing.assert_close(model(**given, speaker_mean=speakers).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mean_frames_are_those_of_the_clip_alone(tiny_encoder):
+    """Whatever is pooled: padding and margin are not the speaker's."""
+    model = load(tiny_encoder, concatenated_layers=[1, 2], mask_padding=False, encoder_context="utterance")
+    inputs = extract(clips(0.5, 1.7))
+    with torch.no_grad():
+        means = model.mean_frames(**inputs)
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    for clip, frames in enumerate((25, 85)):
+        expected = torch.cat([states[layer][clip, :frames].mean(0) for layer in (1, 2)])
+        torch.testing.assert_close(means[clip], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_embedding_stands_for_all_below_the_classifier(tiny_encoder):
+    model, inputs = load(tiny_encoder, temperature=2.0), extract(clips(0.5, 1.7))
+    with torch.no_grad():
+        output = model(**inputs)
+        torch.testing.assert_close(model(embedding=output.embedding).logits, output.logits)
+        torch.testing.assert_close(output.logits, model.classifier(output.embedding) / 2)
+
+
+@pytest.mark.parametrize(("pooling", "frozen", "fixed"), [("mean", True, True), ("mean", False, False),
+                                                          ("qkv", True, False)])  # fmt: skip
+def test_an_embedding_is_fixed_where_only_the_classifier_learns(tiny_encoder, pooling, frozen, fixed):
+    model = load(tiny_encoder, pooling=pooling)
+    for part in (model.projector, model.projector_norm):
+        part.requires_grad_(not frozen)
+    assert model.has_fixed_embedding() == fixed
 
 
 @pytest.mark.parametrize("samples", [400, 401, 480, 16_000, 16_161, 480_000])
@@ -391,7 +450,7 @@ def test_outputs_on_request(tiny_encoder):
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ({}, "needs input_features or encoder_outputs"),
+        ({}, "needs input_features, encoder_outputs or embedding"),
         ({"input_features": torch.zeros(1, 128, 100)}, r"\(1, 128, 100\): this model takes \(batch, 80, frames\)"),
         ({"input_features": torch.zeros(1, 80, 3001)}, "3001 frames: the encoder takes at most 3000"),
         ({"input_features": torch.zeros(1, 80, 9), "attention_mask": torch.ones(1, 8)}, "one value for each of the 9"),

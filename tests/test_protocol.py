@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,78 @@ def test_a_random_encoder_cannot_be_frozen(experiment):
         dataclasses.replace(experiment, from_scratch=True)
 
 
+# --- who speaks, and how sure ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_dev_decides_whether_test_clips_are_adapted_to_their_speakers(experiment, folds, tmp_path, monkeypatch, helps):
+    adapting = dataclasses.replace(experiment, select_on="dev", speaker_adaptation="dev", store_dir=str(tmp_path))
+    utterances, collator = adapting.utterances()
+    values = iter([0.9, 0.8] if helps else [0.8, 0.8])  # a tie is no help
+    monkeypatch.setattr(protocol, "_value", lambda trainer, rows: next(values))
+    fold = folds[0]
+    fitted = fit(adapting, utterances, collator, fold.train, fold.test, 0, tmp_path / "work")
+    assert fitted.adapted == helps
+    table = protocol.predict(fitted, adapting, fold, 0)
+    assert set(table["adapted"]) == {helps}
+    with torch.no_grad():
+        batch = collator([(adapting.adapted(utterances) if helps else utterances)[row] for row in fold.test])
+        expected = fitted.trainer.model.eval()(**batch).logits.softmax(-1)
+    np.testing.assert_allclose(table[[c for c in table if c.startswith("p_")]], expected, atol=1e-5)
+
+
+def test_a_population_is_the_mean_of_the_training_speakers(experiment, folds, tmp_path):
+    stored = dataclasses.replace(experiment, store_dir=str(tmp_path)).utterances()[0]
+    rows = folds[0].train[:-1]  # speakers of different numbers of clips, which count alike
+    speakers = np.array(experiment.corpus["speaker"][:])
+    clips = {row: stored[row]["encoder_outputs"].float().mean(0) for row in rows}
+    of_speakers = [torch.stack([clips[r] for r in rows if speakers[r] == s]).mean(0) for s in set(speakers[rows])]
+    model = experiment.model_for(stored, rows, seed=0)
+    torch.testing.assert_close(model.population_mean, torch.stack(of_speakers).mean(0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"speaker_adaptation": "dev", "select_on": "last"}, "--speaker_adaptation dev: .* --select_on dev"),
+        ({"speaker_adaptation": "always", "overrides": {"freeze_encoder": False}}, "--freeze_encoder true"),
+        ({"speaker_adaptation": "always", "overrides": {"use_weighted_layer_sum": True}}, "learned mix of layers"),
+        ({"temperature_scaling": True, "select_on": "last"}, "--temperature_scaling true: .* --select_on dev"),
+    ],
+)
+def test_options_that_need_others_say_so(experiment, changes, said):
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(experiment, **changes)
+
+
+def test_a_corpus_that_does_not_say_who_speaks_is_taken_as_it_is(experiment):
+    frames = object()
+    nameless = experiment.corpus.remove_columns("speaker").add_column(
+        "speaker", [f"angry/{row}" for row in range(len(experiment.corpus))]
+    )
+    assert dataclasses.replace(experiment, corpus=nameless).adapted(frames) is frames
+
+
+def test_the_temperature_by_hand():
+    """Logits of 0 and 2 log 3 that are right three times in four: divided by 2 they say so, and nothing else does."""
+    logits = np.array([[2 * np.log(3), 0.0]] * 4)
+
+    class Trainer:
+        def predict(self, utterances):
+            return SimpleNamespace(predictions=logits, label_ids=np.array([0, 0, 0, 1]))
+
+    assert protocol.fit_temperature(Trainer(), None) == pytest.approx(2, abs=1e-3)
+
+
+def test_scores_say_what_the_temperature_changed(experiment, folds):
+    """Halved logits: odds of 9 to 1 become 3 to 1."""
+    table = predictions(("a", 1, 0, "angry", "angry", 0.75, 0.25, 0.0, 0.0)).assign(temperature=2.0, adapted=True)
+    scores = summarise(table, experiment, folds[:1])
+    assert scores["ece"] == pytest.approx(0.25)
+    assert scores["ece_unscaled"] == pytest.approx(0.1)
+    assert (scores["temperature"], scores["adapted"]) == ([[2.0]], [[True]])
+
+
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +246,7 @@ def test_an_interrupted_cross_validation_goes_on_to_the_same_predictions(experim
 
 
 def test_classes_and_names_that_look_like_numbers_stay_text(experiment, folds, tmp_path, monkeypatch):
-    def predict(trainer, experiment, utterances, fold, seed):
+    def predict(fitted, experiment, fold, seed):
         return pd.DataFrame({"name": ["001"], "fold": 1, "seed": seed, "label": ["0"], "predicted": ["1"], "p_0": 0.5})
 
     monkeypatch.setattr(protocol, "fit", lambda *arguments: arguments[-1].mkdir(parents=True))

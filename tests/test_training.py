@@ -19,7 +19,9 @@ from whisper_emotion.training import (
     best_epoch,
     build_extractor,
     build_model,
+    collate_embeddings,
     collate_frames,
+    embed,
     fit_pca_projector,
     train,
 )
@@ -185,6 +187,23 @@ def test_a_pca_projector_gives_the_strongest_components_of_scaled_frames_and_is_
     after = head(model)
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_embeddings_train_the_classifier_that_frames_train(tiny_encoder, tmp_path):
+    utterances = stored(24)
+    heads = []
+    for name in ("frames", "embeddings"):
+        model = build_model(str(tiny_encoder), LABELS, {"classifier_proj_size": 8, "pooling": "statistics"}, seed=0)
+        fit_pca_projector(model, utterances)
+        assert model.has_fixed_embedding()
+        rows, collator = utterances, collate_frames
+        if name == "embeddings":
+            rows, collator = embed(model, utterances, collate_frames, batch_size=7), collate_embeddings
+        train(model, rows, None, collator, arguments(tmp_path / name), tmp_path / name)
+        heads.append(head(model))
+    assert heads[0]["classifier.weight"].abs().max() > 0.01
+    for name, weights in heads[0].items():
+        torch.testing.assert_close(weights, heads[1][name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

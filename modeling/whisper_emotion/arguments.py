@@ -16,7 +16,7 @@ from transformers.utils import logging
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError, one_line
-from whisper_emotion.protocol import ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
+from whisper_emotion.protocol import ADAPTATIONS, ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.training import EmotionTrainingArguments
 
 HYPER_PARAMETERS = (
@@ -80,6 +80,17 @@ class ProtocolArguments:
             "choices": ENCODER_DTYPES,
         },
     )
+    speaker_adaptation: str = field(
+        default="never",
+        metadata={
+            "help": "classify a test speaker's utterances with the mean frame of all of them, without their labels, "
+            "taken into account: never, always, or where it helps on held-out training speakers (dev)",
+            "choices": ADAPTATIONS,
+        },
+    )
+    temperature_scaling: bool = field(
+        default=False, metadata={"help": "scale the logits by what gives the least loss on held-out training speakers"}
+    )
     store_dir: str | None = field(
         default=None,
         metadata={"help": "folder of the feature store; among Hugging Face's assets where not given"},
@@ -92,8 +103,8 @@ ModelArguments = dataclasses.make_dataclass(
     [
         (
             option.name,
-            # "balanced", or numbers: told apart after parsing
-            str | None if option.name == "class_weights" else option.type | None,  # type: ignore[operator]
+            # "balanced", or numbers with commas between them: told apart after parsing
+            str | None if option.name in ("class_weights", "concatenated_layers") else option.type | None,  # type: ignore[operator]
             field(default=None, metadata={"help": option.metadata["help"]}),
         )
         for option in dataclasses.fields(WhisperEmotionConfig)
@@ -191,6 +202,8 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         from_scratch=protocol.from_scratch,
         projector=protocol.projector,
         encoder_dtype=protocol.encoder_dtype,
+        speaker_adaptation=protocol.speaker_adaptation,
+        temperature_scaling=protocol.temperature_scaling,
         store_dir=protocol.store_dir,
     )
 
@@ -210,15 +223,24 @@ def hyper_parameters(training: EmotionTrainingArguments) -> dict[str, Any]:
 
 
 def _overrides(model: Any) -> dict[str, Any]:
-    """The model fields that were given, by name; `class_weights` as numbers, or `"balanced"`."""
+    """The model fields that were given, by name, with lists as numbers; `class_weights` may be `"balanced"`."""
     given = {name: value for name, value in vars(model).items() if value is not None}
-    weights = given.get("class_weights", "balanced")
-    if weights != "balanced":
-        try:
-            given["class_weights"] = [float(weight) for weight in weights.split(",")]
-        except ValueError as error:
-            raise UserError(f"--class_weights {weights}: give balanced, or a number a class, such as 1,2,1") from error
+    if given.get("class_weights", "balanced") != "balanced":
+        given["class_weights"] = _numbers(
+            "class_weights", given["class_weights"], float, "balanced, or a number a class, such as 1,2,1"
+        )
+    if "concatenated_layers" in given:
+        given["concatenated_layers"] = _numbers(
+            "concatenated_layers", given["concatenated_layers"], int, "layers with commas between them, such as 2,3,4"
+        )
     return given
+
+
+def _numbers(name: str, text: str, kind: Callable[[str], Any], allowed: str) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--{name} {text}: give {allowed}") from error
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -227,10 +249,7 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         UserError: A seed is no whole number, or stands there twice.
     """
-    try:
-        seeds = [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--seeds {text}: give whole numbers with commas between them, such as 0,1,2") from error
+    seeds = _numbers("seeds", text, int, "whole numbers with commas between them, such as 0,1,2")
     if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise UserError(f"--seeds {text}: give each seed once, none below 0, and all less than 2**32")
     return seeds

@@ -36,6 +36,8 @@ class WhisperEmotionConfig(WhisperConfig):
         encoder_layer: Hidden state that is pooled: 0 is the convolutions' output with positions, 1..`encoder_layers`
             the transformer layers; negative values count from the top (-1 is the last). Layers above are not built.
         use_weighted_layer_sum: Pool a learned, softmax-weighted mix of the hidden states 0..`encoder_layer`.
+        concatenated_layers: Pool the frames of these layers, ascending, side by side: `len(concatenated_layers) *
+            d_model` wide. `encoder_layer` is then the last of them. None pools `encoder_layer` alone.
         classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256).
         pooling: One of `mean`, `attentive`, `qkv`, `statistics`, `attentive_statistics`.
         pooling_heads: Attention heads of the attentive poolings.
@@ -54,6 +56,7 @@ class WhisperEmotionConfig(WhisperConfig):
         class_weights: One positive weight a class for the cross-entropy, or None. As in PyTorch, a weighted loss is
             divided by the weights of its own batch, so it depends on how a batch is divided for accumulation.
         label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
+        temperature: What the logits are divided by, so that probabilities are as often right as they say.
 
     Raises:
         ValueError: A field's value is not allowed; the message lists what is.
@@ -66,6 +69,7 @@ class WhisperEmotionConfig(WhisperConfig):
     is_encoder_decoder: bool = False
     encoder_layer: int = _help("encoder layer that is pooled: 0 = convolutions, -1 = last", -1)
     use_weighted_layer_sum: bool = _help("pool a learned mix of the layers 0..encoder_layer", False)
+    concatenated_layers: list | None = _help("encoder layers, such as 2,3,4, that are pooled side by side", None)
     classifier_proj_size: int = _help("width of the projector", 256)
     pooling: str = _help(f"one of {', '.join(POOLINGS)}", "mean")
     pooling_heads: int = _help("heads of the attentive poolings", 6)
@@ -81,6 +85,7 @@ class WhisperEmotionConfig(WhisperConfig):
     freeze_encoder: bool = _help("train the head only", True)
     class_weights: list | None = _help("one positive weight a class, for the loss", None)
     label_smoothing: float = _help("label smoothing of the loss, in [0, 1)", 0.0)
+    temperature: float = _help("what the logits are divided by", 1.0)
 
     def __post_init__(self, **kwargs):
         """Resolve a negative `encoder_layer` and check all fields."""
@@ -99,10 +104,23 @@ class WhisperEmotionConfig(WhisperConfig):
             self._require(name, type(getattr(self, name)) is int, "a whole number")
         for name in ("use_weighted_layer_sum", "mask_padding", "freeze_encoder"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
-        for name in ("pooling_dropout", "context_margin", "label_smoothing"):
+        for name in ("pooling_dropout", "context_margin", "label_smoothing", "temperature"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             self._require(name, number, "a number")
+
+        if self.concatenated_layers is not None:
+            several = self.concatenated_layers
+            valid = (
+                isinstance(several, (list, tuple))
+                and len(several) > 0
+                and all(type(layer) is int and layer >= 0 for layer in several)
+                and list(several) == sorted(set(several))
+            )
+            self._require("concatenated_layers", valid, "None or ascending layers, such as [2, 3, 4]")
+            if self.use_weighted_layer_sum:
+                raise ValueError("concatenated_layers excludes use_weighted_layer_sum=True: leave one of them out")
+            self.encoder_layer = several[-1]
 
         layers = self.encoder_layers
         if not -(layers + 1) <= self.encoder_layer <= layers:
@@ -127,6 +145,7 @@ class WhisperEmotionConfig(WhisperConfig):
             )
         self._require("pooling_dropout", 0 <= self.pooling_dropout < 1, "in [0, 1)")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        self._require("temperature", self.temperature > 0, "more than 0")
         self._require("context_margin", self.context_margin >= 0, "0 seconds or more")
         if self.class_weights is not None:
             weights = self.class_weights
@@ -136,6 +155,18 @@ class WhisperEmotionConfig(WhisperConfig):
                 and all(isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights)
             )
             self._require("class_weights", valid, f"None or {self.num_labels} positive numbers, one a class")
+
+    @property
+    def frame_layers(self) -> list[int]:
+        """The layers whose frames the head takes."""
+        if self.use_weighted_layer_sum:
+            return list(range(self.encoder_layer + 1))
+        return [self.encoder_layer] if self.concatenated_layers is None else list(self.concatenated_layers)
+
+    @property
+    def frame_size(self) -> int:
+        """Width of a frame as the projector takes it."""
+        return self.d_model * (1 if self.concatenated_layers is None else len(self.concatenated_layers))
 
     @property
     def context(self) -> dict[str, Any]:

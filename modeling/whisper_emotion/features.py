@@ -1,5 +1,7 @@
 """A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times."""
 
+import copy
+import functools
 import hashlib
 import json
 import os
@@ -34,7 +36,7 @@ class StoredFrames(Sequence):
     """The frames of a corpus at one encoder layer or several, read from disk when they are looked at.
 
     Row `i` is what `collate_frames` takes: `encoder_outputs`, `(frames, d_model)` or, of several layers,
-    `(layers, frames, d_model)` in half precision, and `label`.
+    `(layers, frames, d_model)` in half precision, and `label`; of `adapted` ones `speaker_mean`, too.
 
     Args:
         folders: The store's folder of each layer.
@@ -48,6 +50,7 @@ class StoredFrames(Sequence):
         self.lengths: list[int] = index["frames"]
         self.own_lengths: list[int] = index["own_frames"]  # without the silence that is pooled along
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
+        self._speaker_means: list[torch.Tensor] | None = None
         self._open()
 
     def _open(self) -> None:
@@ -74,19 +77,38 @@ class StoredFrames(Sequence):
         return {
             "encoder_outputs": frames[0] if len(frames) == 1 else torch.stack(frames),
             "label": self.labels[row],
+            **({} if self._speaker_means is None else {"speaker_mean": self._speaker_means[row]}),
         }
 
     def select(self, rows: Sequence[int]) -> "list[dict[str, Any]] | Subset":
         """Some rows, as `Dataset.select` gives them; of several layers, stacked only when they are looked at."""
         return [self[row] for row in rows] if len(self._layers) == 1 else Subset(self, rows)
 
+    def adapted(self, speakers: Sequence[str]) -> "StoredFrames":
+        """The same frames, each row with the mean of its speaker's `own_means` beside it.
+
+        Args:
+            speakers: A speaker a row.
+        """
+        means, speakers = self.own_means(), np.asarray(speakers)
+        of_speaker = {speaker: torch.from_numpy(means[speakers == speaker].mean(0)) for speaker in np.unique(speakers)}
+        adapted = copy.copy(self)
+        adapted._speaker_means = [of_speaker[speaker] for speaker in speakers]
+        return adapted
+
     def own_means(self) -> np.ndarray:
-        """The mean of each utterance's own frames, without padding: `(utterances, d_model)` of a single layer."""
-        (layer,) = self._layers
-        return np.stack([
-            layer[start : start + length].float().mean(0).numpy()
-            for start, length in zip(self._starts[:-1], self.own_lengths, strict=True)
-        ])  # fmt: skip
+        """The mean of each utterance's own frames, without padding; layers side by side, `(utterances, width)`."""
+        return _own_means(tuple(self.folders))
+
+
+@functools.lru_cache(maxsize=2)
+def _own_means(folders: tuple[Path, ...]) -> np.ndarray:
+    frames = StoredFrames(folders, [])
+    clips = list(zip(frames._starts[:-1], frames.own_lengths, strict=True))
+    return np.concatenate([
+        np.stack([layer[start : start + length].float().mean(0).numpy() for start, length in clips])
+        for layer in frames._layers
+    ], axis=1)  # fmt: skip
 
 
 class FeatureStore:

@@ -72,7 +72,9 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         self.encoder = WhisperEmotionEncoder(config)
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.zeros(config.encoder_layer + 1))
-        self.projector = nn.Linear(config.d_model, config.classifier_proj_size)
+        # The mean frame of the training speakers, from which a speaker's own may differ; 0 where it is not known
+        self.register_buffer("population_mean", torch.zeros(config.frame_size))
+        self.projector = nn.Linear(config.frame_size, config.classifier_proj_size)
         self.projector_norm = nn.LayerNorm(config.classifier_proj_size)
         self.pooling = POOLING_CLASSES[config.pooling](
             config.classifier_proj_size,
@@ -90,8 +92,10 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SinusoidalPositions):
             init.copy_(module.weight, sinusoids(*module.weight.shape))
-        elif isinstance(module, WhisperForEmotionClassification) and module.config.use_weighted_layer_sum:
-            init.zeros_(module.layer_weights)
+        elif isinstance(module, WhisperForEmotionClassification):
+            init.zeros_(module.population_mean)
+            if module.config.use_weighted_layer_sum:
+                init.zeros_(module.layer_weights)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -125,6 +129,8 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        speaker_mean: torch.Tensor | None = None,
+        embedding: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> WhisperEmotionOutput:
@@ -139,19 +145,25 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
                 `(frames, d_model)`: only those that the mask says are pooled, clip behind clip; more behind them are
                 ignored.
             labels: Class ids `(batch,)`, or soft labels `(batch, labels)` that sum to 1.
+            speaker_mean: Adapts to each clip's speaker: `(batch, frame_size)`, the mean of what `mean_frames` returns
+                of recordings of that speaker in many moods. By how much it differs from the training speakers' mean is
+                taken off the clip's frames. None: the clips are taken as they are.
+            embedding: In place of all but `labels`: what the classifier sees, as an earlier output had it.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
 
         Raises:
-            ValueError: The inputs have the wrong shape, or a clip has no frame.
+            ValueError: The inputs have the wrong shape, a clip has no frame, or the model cannot adapt to speakers.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
+        if embedding is not None:
+            return self._classify(embedding, labels)
         if encoder_outputs is None:
             if input_features is None:
-                raise ValueError("forward needs input_features or encoder_outputs")
+                raise ValueError("forward needs input_features, encoder_outputs or embedding")
             encoder_outputs, mask = self._run_encoder(
                 input_features, attention_mask, output_hidden_states, output_attentions
             )
@@ -167,44 +179,86 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         frames = self._select_layers(encoder_outputs)
         if not torch.is_autocast_enabled(frames.device.type):  # which casts by itself
             frames = frames.to(self.projector.weight.dtype)
-        frames = self.projector_norm(self.projector(frames))
+        frames = self.projector(frames)
+        if speaker_mean is not None:
+            frames = frames + self._speaker_shift(speaker_mean, frames, mask)
+        frames = self.projector_norm(frames)
         if self._is_packed(encoder_outputs):
             # Unpacked into zeros: what the poolings otherwise make of their input first
             embedding, pooling_weights = self.pooling.pool(unpack(frames, mask), mask.bool())
         else:
             embedding, pooling_weights = self.pooling(frames, mask)
-        logits = self.classifier(embedding)
-        return WhisperEmotionOutput(
-            loss=None if labels is None else self.compute_loss(logits, labels.to(logits.device)),
-            logits=logits,
-            embedding=embedding,
+        return self._classify(
+            embedding,
+            labels,
             pooling_weights=pooling_weights,
             hidden_states=encoder_outputs.hidden_states if output_hidden_states else None,
             attentions=encoder_outputs.attentions if output_attentions else None,
         )
 
+    def _classify(self, embedding: torch.Tensor, labels: torch.Tensor | None, **seen) -> WhisperEmotionOutput:
+        """The end of `forward`, from the pooled vectors on."""
+        logits = self.classifier(embedding) / self.config.temperature
+        loss = None if labels is None else self.compute_loss(logits, labels.to(logits.device))
+        return WhisperEmotionOutput(loss=loss, logits=logits, embedding=embedding, **seen)
+
+    def has_fixed_embedding(self) -> bool:
+        """Whether training changes nothing below the classifier, so that `embedding` can be computed once."""
+        return not any(
+            parameter.requires_grad
+            for name, parameter in self.named_parameters()
+            if not name.startswith("classifier.")
+        )
+
+    def mean_frames(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean frame of each clip, `(batch, frame_size)`; the mean over a speaker's clips is `speaker_mean`.
+
+        Args:
+            input_features: As `forward` takes them.
+            attention_mask: The same.
+        """
+        outputs, _ = self._run_encoder(input_features, attention_mask, False, False)
+        frames = self._select_layers(outputs).to(self.population_mean.dtype)
+        lengths = encoder_frames(_lengths(attention_mask, input_features))  # a clip's own, whatever is pooled
+        own = prefix_mask(lengths, frames.shape[1])[..., None]
+        return frames.masked_fill(~own, 0.0).sum(1) / lengths[:, None]
+
+    def _speaker_shift(
+        self, speaker_mean: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the projector makes of the difference to the mean speaker, for projected frames in either layout."""
+        if self.config.use_weighted_layer_sum or not self.population_mean.any():
+            raise ValueError("speaker_mean: this model does not know its training speakers' mean, so it cannot adapt")
+        shift = nn.functional.linear(self.population_mean - speaker_mean, self.projector.weight)
+        if frames.ndim == 3:
+            return shift[:, None]
+        lengths = mask.long().sum(1)
+        rows = shift.repeat_interleave(lengths, dim=0)
+        return nn.functional.pad(rows, (0, 0, 0, len(frames) - len(rows)))  # those behind are ignored
+
     def encode(
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        all_layers: bool | None = None,
+        all_layers: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the encoder alone, for frames that are computed once and trained on many times.
 
         Args:
             input_features: As `forward` takes them.
             attention_mask: The same.
-            all_layers: Return every layer's frames; where not given, as `use_weighted_layer_sum` needs them.
+            all_layers: Return the frames of the layers 0..`encoder_layer`, and not of those that the head takes.
 
         Returns:
-            What `forward` takes as `encoder_outputs`: frames `(batch, frames, d_model)` of `encoder_layer`, or of all
-            layers `(batch, encoder_layer + 1, frames, d_model)`; and the mask `(batch, frames)` of those that are
+            What `forward` takes as `encoder_outputs`: frames `(batch, frames, d_model)` of the layer that the head
+            takes, or of several `(batch, layers, frames, d_model)`; and the mask `(batch, frames)` of those that are
             pooled.
         """
-        if all_layers is None:
-            all_layers = self.config.use_weighted_layer_sum
         outputs, mask = self._run_encoder(input_features, attention_mask, all_layers, False)
-        return torch.stack(outputs.hidden_states, dim=1) if all_layers else outputs.last_hidden_state, mask
+        layers = range(self.config.encoder_layer + 1) if all_layers else self.config.frame_layers
+        if not all_layers and len(layers) == 1:
+            return outputs.last_hidden_state, mask
+        return torch.stack([outputs.hidden_states[layer] for layer in layers], dim=1), mask
 
     def pooled_frames(self, mel_frames: torch.Tensor) -> torch.Tensor:
         """Number of encoder frames `(clips,)` that are pooled of clips with `mel_frames` `(clips,)` frames."""
@@ -229,24 +283,25 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             raise ValueError(f"input_features has {width} frames: the encoder takes at most {window} (30 s)")
         lengths = _lengths(attention_mask, input_features)
 
-        outputs = self.encoder(
-            input_features, lengths, output_hidden_states or config.use_weighted_layer_sum, output_attentions
-        )
+        several = output_hidden_states or len(config.frame_layers) > 1
+        outputs = self.encoder(input_features, lengths, several, output_attentions)
         return outputs, prefix_mask(self.pooled_frames(lengths), outputs.last_hidden_state.shape[1])
 
     def _select_layers(self, outputs: BaseModelOutput) -> torch.Tensor:
-        """Return the frames to pool, `(batch, frames, d_model)` or packed `(frames, d_model)`."""
-        if not self.config.use_weighted_layer_sum:
+        """Return the frames to pool, `(batch, frames, frame_size)` or packed `(frames, frame_size)`."""
+        if len(self.config.frame_layers) == 1:
             return outputs.last_hidden_state
         layers = outputs.last_hidden_state  # stored: (batch, layers, frames, d_model), or packed without the batch
         if outputs.hidden_states is not None:
-            layers = torch.stack(outputs.hidden_states, dim=1)
+            layers = torch.stack([outputs.hidden_states[layer] for layer in self.config.frame_layers], dim=1)
+        if not self.config.use_weighted_layer_sum:
+            return layers.transpose(-3, -2).flatten(-2)
         return torch.einsum("l,...ltd->...td", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
 
     def _is_packed(self, outputs: BaseModelOutput) -> bool:
         """Whether stored frames have no batch dimension."""
-        mixed = self.config.use_weighted_layer_sum and outputs.hidden_states is None
-        return outputs.last_hidden_state.ndim == (3 if mixed else 2)
+        several = len(self.config.frame_layers) > 1 and outputs.hidden_states is None
+        return outputs.last_hidden_state.ndim == (3 if several else 2)
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits `(batch, labels)`, with the config's class weights and smoothing, in float32."""

@@ -1,23 +1,25 @@
 """Training on some speakers and testing on others, with selection on speakers held out of the training."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 from transformers import Trainer
 
 from whisper_emotion.corpora import utterance_names
-from whisper_emotion.corpora.splits import Fold, hold_out_speakers
+from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_known
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import FeatureStore, stack_layers
+from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import (
@@ -27,7 +29,9 @@ from whisper_emotion.training import (
     best_epoch,
     build_extractor,
     build_model,
+    collate_embeddings,
     collate_frames,
+    embed,
     fit_pca_projector,
     train,
 )
@@ -35,6 +39,8 @@ from whisper_emotion.training import (
 SELECTIONS = ("dev", "last", "test")
 PROJECTORS = ("learned", "pca")
 ENCODER_DTYPES = ("float32", "bfloat16")
+ADAPTATIONS = ("never", "always", "dev")
+TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
 
 
@@ -55,6 +61,10 @@ class Experiment:
         projector: `learned` with the rest of the head, or `pca`: the principal components of the training rows'
             frames, fixed.
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32 whatever it is.
+        speaker_adaptation: Whether a test speaker's mean frame, over all of that speaker's utterances and without
+            their labels, is taken into account when they are classified: `never`, `always`, or where it helps on the
+            speakers held out of the training rows (`dev`). The training is the same.
+        temperature_scaling: Divide the logits by the number that gives the least loss on the speakers held out.
         store_dir: Folder of the feature store; its own default where not given.
 
     Raises:
@@ -70,16 +80,29 @@ class Experiment:
     from_scratch: bool = False
     projector: str = "learned"
     encoder_dtype: str = "float32"
+    speaker_adaptation: str = "never"
+    temperature_scaling: bool = False
     store_dir: str | None = None
 
     def __post_init__(self):
         """Refuse options that exclude one another."""
         if self.projector == "pca" and self.overrides.get("use_weighted_layer_sum"):
-            raise UserError("--projector pca: has the components of one layer, leave --use_weighted_layer_sum out")
+            raise UserError("--projector pca: a learned mix of layers has no fixed ones, leave one of them out")
         if self.from_scratch and self.overrides.get("freeze_encoder", True):
             raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
         if self.encoder_dtype != "float32" and not self.overrides.get("freeze_encoder", True):
             raise UserError(f"--encoder_dtype {self.encoder_dtype}: is a frozen encoder's, add --freeze_encoder true")
+        if self.temperature_scaling and self.select_on != "dev":
+            raise UserError("--temperature_scaling true: is fitted on held-out speakers, so it needs --select_on dev")
+        if self.speaker_adaptation == "never":
+            return
+        option = f"--speaker_adaptation {self.speaker_adaptation}"
+        if not self.overrides.get("freeze_encoder", True):
+            raise UserError(f"{option}: needs the frames of a frozen encoder, add --freeze_encoder true")
+        if self.overrides.get("use_weighted_layer_sum"):
+            raise UserError(f"{option}: a learned mix of layers has no fixed mean, leave one of them out")
+        if self.speaker_adaptation == "dev" and self.select_on != "dev":
+            raise UserError(f"{option}: is decided on held-out speakers, so it needs --select_on dev")
 
     @property
     def labels(self) -> list[str]:
@@ -94,11 +117,11 @@ class Experiment:
             overrides["class_weights"] = (len(rows) / len(self.labels) / np.maximum(counts, 1)).tolist()
         model = build_model(self.encoder, self.labels, overrides, seed, self.from_scratch, head_only)
         if self.projector == "pca":
-            size, width = model.config.classifier_proj_size, model.config.d_model
+            size, width = model.config.classifier_proj_size, model.config.frame_size
             if not model.config.freeze_encoder:
                 raise UserError("--projector pca: needs the frames of a frozen encoder, add --freeze_encoder true")
             if size > width:
-                raise UserError(f"--classifier_proj_size {size}: pca has at most the encoder's {width} components")
+                raise UserError(f"--classifier_proj_size {size}: pca has at most the {width} components of a frame")
         return model
 
     def model_for(
@@ -106,6 +129,11 @@ class Experiment:
     ) -> WhisperForEmotionClassification:
         """A fresh model that is ready to be trained on `rows` of `utterances`."""
         model = self.model(rows, seed, head_only)
+        if isinstance(utterances, StoredFrames) and not model.config.use_weighted_layer_sum:
+            speakers = np.asarray(self.corpus["speaker"][:])[rows]
+            means = utterances.own_means()[rows]
+            of_speakers = [means[speakers == speaker].mean(axis=0) for speaker in np.unique(speakers)]
+            model.population_mean.copy_(torch.from_numpy(np.mean(of_speakers, axis=0)))
         if self.projector == "pca":
             fit_pca_projector(model, [utterances[row] for row in rows])
         return model
@@ -115,14 +143,17 @@ class Experiment:
         config = self.model(range(len(self.corpus)), self.args.seed, head_only=True).config
         if not config.freeze_encoder:
             return self.corpus, AudioCollator(build_extractor(self.encoder))
-        top = config.encoder_layer
-        layers = range(top + 1) if config.use_weighted_layer_sum else [top]
-        return stack_layers(self.feature_store(layers).fill()), collate_frames
+        return stack_layers(self.feature_store(config.frame_layers).fill()), collate_frames
+
+    def adapted(self, utterances: Utterances) -> Utterances:
+        """Stored frames with their speakers' means; as they are where the corpus does not say who speaks."""
+        return utterances.adapted(self.corpus["speaker"][:]) if speakers_known(self.corpus) else utterances
 
     def feature_store(self, layers: Sequence[int]) -> FeatureStore:
         """The store of the corpus's frames at some layers of the encoder."""
-        highest = dataclasses.replace(self, overrides=self.overrides | {"encoder_layer": max(layers)})
-        model = highest.model(range(len(self.corpus)), self.args.seed).to(self.args.device)
+        highest = {"encoder_layer": max(layers), "concatenated_layers": None}
+        wide = dataclasses.replace(self, overrides=self.overrides | highest, projector="learned")
+        model = wide.model(range(len(self.corpus)), self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
         return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir)
 
@@ -135,7 +166,7 @@ def fit(
     test_rows: list[int] | None,
     seed: int,
     work_dir: Path,
-) -> Trainer:
+) -> "Fitted":
     """Train one model; a run that was cut off goes on from its last checkpoint.
 
     Args:
@@ -147,13 +178,9 @@ def fit(
         seed: Seed of the head, the order of the batches, dropout, and of the choice of held-out speakers.
         work_dir: Folder of the checkpoints.
 
-    Returns:
-        A trainer that holds the final model.
-
     Raises:
         UserError: There are not enough speakers to hold out, or no test rows to select on.
     """
-    args = dataclasses.replace(experiment.args, seed=seed)
     fit_rows, selection_rows = train_rows, None
     if experiment.select_on == "dev":
         fit_rows, selection_rows = hold_out_speakers(experiment.corpus, train_rows, seed)
@@ -161,29 +188,94 @@ def fit(
         if test_rows is None:
             raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
         selection_rows = test_rows
-    trainer = train(
-        experiment.model_for(utterances, fit_rows, seed),
-        _rows(utterances, fit_rows),
-        None if selection_rows is None else _rows(utterances, selection_rows),
-        collator,
-        args,
-        work_dir / "select",
-    )
+    adapted = experiment.speaker_adaptation == "always"
+    fitting = _Fitting(experiment, utterances, collator, fit_rows, seed)
+    selection_set = None if selection_rows is None else fitting.select(selection_rows, adapted)
+    trainer = fitting.train(selection_set, work_dir / "select")
+    if experiment.speaker_adaptation == "dev":
+        as_they_are, with_speakers = (fitting.select(selection_rows, heard) for heard in (False, True))
+        adapted = _value(trainer, with_speakers) > _value(trainer, as_they_are)
+        selection_set = with_speakers if adapted else as_they_are
+        tqdm.write(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
+    temperature = 1.0
+    if experiment.temperature_scaling:
+        temperature = fit_temperature(trainer, selection_set)
+        tqdm.write(f"dev chose the temperature {temperature:.2f}")
     if experiment.select_on == "dev" and experiment.refit:
         epochs = best_epoch(trainer)
         tqdm.write(f"dev chose epoch {epochs}: training anew on all training speakers for as many")
-        model, everything = experiment.model_for(utterances, train_rows, seed), _rows(utterances, train_rows)
-        trainer = train(model, everything, None, collator, args, work_dir / "refit", epochs)
-    return trainer
+        fitting = _Fitting(experiment, utterances, collator, train_rows, seed)
+        trainer = fitting.train(None, work_dir / "refit", epochs)
+    if experiment.temperature_scaling:
+        trainer.model.config.temperature = temperature
+    return Fitted(trainer, fitting, adapted)
 
 
-def predict(trainer: Trainer, experiment: Experiment, utterances: Utterances, fold: Fold, seed: int) -> pd.DataFrame:
+class _Fitting:
+    """A fresh model and the utterances as it takes them: frames, audio, or what a fixed projection makes of them."""
+
+    def __init__(self, experiment: Experiment, utterances: Utterances, collator, rows: list[int], seed: int):
+        self.experiment, self.utterances, self.rows = experiment, utterances, rows
+        self.args = dataclasses.replace(experiment.args, seed=seed)
+        self.model = experiment.model_for(utterances, rows, seed)
+        self._collator = collator
+        self._embeds = collator is collate_frames and self.model.has_fixed_embedding()
+
+    def select(self, rows: list[int], adapted: bool = False) -> Utterances:
+        """Some rows of the corpus."""
+        heard = self.experiment.adapted(self.utterances) if adapted else self.utterances
+        selected = heard.select(rows) if hasattr(heard, "select") else [heard[row] for row in rows]
+        return embed(self.model, selected, self._collator) if self._embeds else selected
+
+    def train(self, selection_set: Utterances | None, folder: Path, epochs: int | None = None) -> Trainer:
+        """Train the model."""
+        collator = collate_embeddings if self._embeds else self._collator
+        return train(self.model, self.select(self.rows), selection_set, collator, self.args, folder, epochs)
+
+
+class Fitted(NamedTuple):
+    """A trained model, in a trainer, how it takes its utterances, and whether it takes note of who speaks."""
+
+    trainer: Trainer
+    fitting: _Fitting
+    adapted: bool
+
+
+def _value(trainer: Trainer, utterances: Utterances) -> float:
+    """What chooses the epoch, of a trained model on some utterances; higher is better."""
+    metric = trainer.args.metric_for_best_model
+    value = trainer.predict(utterances).metrics[f"test_{metric}"]
+    return -value if metric == "loss" else value
+
+
+def fit_temperature(trainer: Trainer, utterances: Utterances) -> float:
+    """The number by which a trained model's logits are divided for the least cross-entropy on some utterances.
+
+    Guo et al. 2017 (arXiv 1706.04599), section 4.2. Classes weigh alike, whatever weights the loss has.
+    """
+    found = trainer.predict(utterances)
+    logits, labels = torch.tensor(found.predictions, dtype=torch.float64), torch.tensor(found.label_ids)
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
+
+    return math.exp(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)
+
+
+def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd.DataFrame:
     """Classify a fold's test rows.
 
     Returns:
-        A row an utterance: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name.
+        A row an utterance: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name; with
+        options that choose them `adapted` and `temperature`, too.
     """
-    return prediction_table(experiment, trainer.predict(_rows(utterances, fold.test)).predictions, fold, seed)
+    test_set = fitted.fitting.select(fold.test, fitted.adapted)
+    table = prediction_table(experiment, fitted.trainer.predict(test_set).predictions, fold, seed)
+    if experiment.speaker_adaptation != "never":
+        table["adapted"] = fitted.adapted
+    if experiment.temperature_scaling:
+        table["temperature"] = fitted.trainer.model.config.temperature
+    return table
 
 
 def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, seed: int) -> pd.DataFrame:
@@ -225,12 +317,8 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
                         total=len(cells))  # fmt: skip
         for path, (seed, fold) in progress:
             folder = path.with_suffix("")
-            trainer = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
-            table = predict(trainer, experiment, utterances, fold, seed)
+            fitted = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
+            table = predict(fitted, experiment, fold, seed)
             write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
             shutil.rmtree(folder)
     return pd.concat([read_predictions(path) for path in cells], ignore_index=True)
-
-
-def _rows(utterances: Utterances, rows: list[int]) -> Utterances:
-    return utterances.select(rows) if hasattr(utterances, "select") else [utterances[row] for row in rows]

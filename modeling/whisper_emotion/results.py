@@ -28,7 +28,8 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         folds, then their means over seeds; `folds` has a list a seed), `pooled` (all folds' clips together, mean over
         seeds), `interval` (95 % percentile bootstrap of the pooled figures, see `bootstrap`), `confusion_matrix`
         (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
-        (a fold).
+        (a fold). Where dev chose them, `temperature` and `adapted` (whether to the speaker) as a list a seed, and
+        `ece_unscaled`, which the probabilities would have without the temperature.
     """
     seeds = list(dict.fromkeys(predictions["seed"]))
     by_fold = [
@@ -49,6 +50,14 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
     scores["interval"] = _intervals(predictions, experiment.labels)
     scores["confusion_matrix"] = np.sum([score["confusion_matrix"] for score in pooled], axis=0).tolist()
     scores["ece"] = float(np.mean([score["ece"] for score in pooled]))
+    if "temperature" in predictions:
+        unscaled = _unscale(predictions, experiment.labels)
+        by_seed = [_score(unscaled[unscaled["seed"] == seed], experiment.labels)["ece"] for seed in seeds]
+        scores["ece_unscaled"] = float(np.mean(by_seed))
+    for choice in ("temperature", "adapted"):  # what dev chose, a seed and fold
+        if choice in predictions:
+            cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
+            scores[choice] = cells.loc[seeds, [fold.number for fold in folds]].to_numpy().tolist()
     scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
     return scores
 
@@ -114,6 +123,15 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     )
 
 
+def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
+    """Predictions with the probabilities that logits have before they are divided by the temperature."""
+    columns = [PROBABILITY + label for label in labels]
+    powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
+    unscaled = predictions.copy()
+    unscaled[columns] = powers / powers.sum(axis=1, keepdims=True)
+    return unscaled
+
+
 def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
     """95 % intervals of the pooled figures."""
     groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
@@ -143,7 +161,10 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
         "from_scratch": experiment.from_scratch,
         "freeze_encoder": config.freeze_encoder,
         "encoder_layer": config.encoder_layer,
+        "concatenated_layers": config.concatenated_layers,
         "encoder_dtype": experiment.encoder_dtype,
+        "speaker_adaptation": experiment.speaker_adaptation,
+        "temperature_scaling": experiment.temperature_scaling,
         **config.context,
         "mask_padding": config.mask_padding,
         "projector": experiment.projector,

@@ -1,7 +1,6 @@
 """The paper's grid: encoder x layer x pooling x fold x seed on stored frames, each finished cell kept at once."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -186,7 +185,7 @@ def run_cell(
         The cell, its row of `results.csv` with `seconds` added, and the logits `(test clips, labels)`.
     """
     started = time.monotonic()
-    overrides = experiment.overrides | {"encoder_layer": cell.encoder_layer}
+    overrides = experiment.overrides | {"encoder_layer": cell.encoder_layer, "concatenated_layers": None}
     if cell.pooling == REFERENCE:
         chosen, value, logits = _fit_reference(experiment, frames, cell.seed, fold)
         choice = {"epoch": None, "strength": chosen, "selection_value": value}
@@ -234,7 +233,7 @@ def _fit_reference(
     experiment: Experiment, frames: StoredFrames, seed: int, fold: Fold
 ) -> tuple[float, float, np.ndarray]:
     """Logistic regression on standardised means; its strength is chosen on held-out speakers under every protocol."""
-    means, labels = _own_means(frames), np.asarray(experiment.corpus["label"][:])
+    means, labels = frames.own_means(), np.asarray(experiment.corpus["label"][:])
     weights = experiment.overrides.get("class_weights")
     metric = experiment.args.metric_for_best_model
 
@@ -262,15 +261,6 @@ def _fit_reference(
     strength = STRENGTHS[int(np.argmax(values))]
     fitted = fit(strength, fold.train if experiment.refit else fit_rows)
     return strength, max(values), logits(fitted, fold.test)
-
-
-def _own_means(frames: StoredFrames) -> np.ndarray:
-    return _cached_means(tuple(frames.folders), tuple(frames.labels))
-
-
-@functools.lru_cache(maxsize=2)
-def _cached_means(folders: tuple[Path, ...], labels: tuple[int, ...]) -> np.ndarray:
-    return StoredFrames(folders, labels).own_means()
 
 
 def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:

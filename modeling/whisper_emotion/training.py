@@ -94,11 +94,44 @@ def collate_frames(utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     frames = [utterance["encoder_outputs"] for utterance in utterances]
     lengths = torch.tensor([clip.shape[-2] for clip in frames])
     packed = torch.cat([clip.float() for clip in frames], dim=-2)
-    return {
+    batch = {
         # First: the Trainer takes the size of a batch from its first tensor.
         "labels": torch.tensor([utterance["label"] for utterance in utterances]),
         "attention_mask": frame_mask(lengths),
         "encoder_outputs": torch.nn.functional.pad(packed, (0, 0, 0, round_up(packed.shape[-2]) - packed.shape[-2])),
+    }
+    if "speaker_mean" in utterances[0]:
+        batch["speaker_mean"] = torch.stack([utterance["speaker_mean"] for utterance in utterances])
+    return batch
+
+
+@torch.inference_mode()
+def embed(
+    model: WhisperForEmotionClassification, utterances: Utterances, collator, batch_size: int = 64
+) -> list[dict[str, Any]]:
+    """Utterances as the classifier sees them, for models that `has_fixed_embedding`: what `collate_embeddings` takes.
+
+    Args:
+        model: Ready but for its classifier.
+        utterances: As the collator takes them.
+        collator: The same.
+        batch_size: Utterances at a time; without influence.
+    """
+    model.eval()
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(utterances), batch_size):
+        batch = collator([utterances[row] for row in range(start, min(start + batch_size, len(utterances)))])
+        labels = batch.pop("labels").tolist()
+        vectors = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).embedding.cpu()
+        rows += [{"embedding": vector, "label": label} for vector, label in zip(vectors, labels, strict=True)]
+    return rows
+
+
+def collate_embeddings(utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Rows of `embed` -> a batch, as `forward` takes it."""
+    return {
+        "labels": torch.tensor([utterance["label"] for utterance in utterances]),
+        "embedding": torch.stack([utterance["embedding"] for utterance in utterances]),
     }
 
 
@@ -154,6 +187,7 @@ def build_model(
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
         "class_weights": None,
+        "temperature": 1.0,
         **overrides,
     }
     try:
@@ -223,12 +257,13 @@ def fit_pca_projector(model: WhisperForEmotionClassification, utterances: list[d
 
     Args:
         model: Its projector and classifier are set; the rest of the head stays as it is.
-        utterances: Stored frames `(frames, d_model)`, of training utterances only.
+        utterances: Stored frames of training utterances only, as `collate_frames` takes them.
     """
-    count, width = 0, model.config.d_model
+    count, width = 0, model.config.frame_size
+    origin = _side_by_side(utterances[0]).mean(0)  # near all frames, so that single precision is enough
     total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
     for utterance in utterances:
-        frames = utterance["encoder_outputs"].double()
+        frames = _side_by_side(utterance) - origin
         count += len(frames)
         total += frames.sum(0)
         products += frames.T @ frames
@@ -239,10 +274,16 @@ def fit_pca_projector(model: WhisperForEmotionClassification, utterances: list[d
     strongest = slice(-model.config.classifier_proj_size, None)  # eigh sorts ascending
     weight = components[:, strongest].T / deviation
     model.projector.weight.copy_(weight)
-    model.projector.bias.copy_(-weight @ mean)
+    model.projector.bias.copy_(-weight @ (mean + origin))
     model.projector.requires_grad_(False)
     model.projector_norm.requires_grad_(False)
     torch.nn.init.zeros_(model.classifier.weight)
+
+
+def _side_by_side(utterance: dict[str, Any]) -> torch.Tensor:
+    """Stored frames of one layer or several as the projector takes them, `(frames, frame_size)` float32."""
+    frames = utterance["encoder_outputs"].float()
+    return frames if frames.ndim == 2 else frames.transpose(0, 1).flatten(1)
 
 
 class StopAfterEpoch(TrainerCallback):
@@ -304,6 +345,8 @@ class EmotionTrainer(Trainer):
         utterances, args = train_dataset or self.train_dataset, self.args
         if isinstance(utterances, Dataset):
             lengths = utterances["seconds"][:]
+        elif "embedding" in utterances[0]:
+            lengths = [1] * len(utterances)
         else:
             lengths = [utterance["encoder_outputs"].shape[-2] for utterance in utterances]
         seed = args.seed if args.data_seed is None else args.data_seed
