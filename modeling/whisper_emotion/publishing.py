@@ -151,6 +151,8 @@ def _explain(error: BaseException, repo_id: str) -> str:
     response = getattr(error, "response", None)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE: is set, unset it to upload"
+    if response is None and isinstance(error, ValueError):  # of the card's metadata, or an answer that is no Hub's
+        return f"--repo_id {repo_id}: {constants.ENDPOINT} did not take the upload: {one_line(error)}"
     if response is None:
         return (
             f"--repo_id {repo_id}: the upload to {constants.ENDPOINT} broke off ({one_line(error)}); "

@@ -19,8 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_" + "t" * 34
 USER = "me"
+LICENSES = ("apache-2.0", "cc-by-nc-sa-4.0", "mit", "other")  # of many
 LARGE = (".safetensors", ".parquet", ".png")  # what the Hub's .gitattributes gives to LFS
 DROP = "drop"  # a fault: the connection breaks in the middle of the request
 
@@ -43,7 +46,9 @@ class Repo:
 
     def find(self, revision: str) -> str | None:
         """The commit that a branch's name or a commit's id means."""
-        return self.branches[revision][-1] if revision in self.branches else revision * (revision in self.commits)
+        if revision in self.branches:
+            return self.branches[revision][-1]
+        return revision if revision in self.commits else None
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         """All files of a revision."""
@@ -108,7 +113,6 @@ class Hub:
 REPO = r"(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
 FILE = r"/(?:(?P<kind>dataset|space)s/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 ROUTES = [  # method, path, what answers
-    ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/validate-yaml", "validate"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", rf"/api/{REPO}/branch/(?P<revision>[^/]+)", "branch"),
@@ -118,7 +122,6 @@ ROUTES = [  # method, path, what answers
     ("POST", rf"/api/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
     ("GET", rf"/api/{REPO}(?:/revision/(?P<revision>[^/]+))?", "info"),
     ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
-    ("POST", rf"/api/{REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
     ("HEAD", FILE, "resolve"),
     ("GET", FILE, "resolve"),
 ]
@@ -194,18 +197,17 @@ class _Handler(BaseHTTPRequestHandler):
     def revision(self, repo: Repo, revision: str | None) -> str:
         """The commit that is meant."""
         oid = repo.find(revision or "main")
-        if not oid:
+        if oid is None:
             raise Answer(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def whoami(self):
-        if not self.known():
-            raise Answer(401, "Invalid username or password.")
-        self.send({"type": "user", "name": USER, "orgs": []})
-
     def validate(self):
+        text = json.loads(self.body)["content"]
+        metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        if metadata.get("license", "other") not in LICENSES:
+            raise Answer(400, "Invalid metadata", errors=[{"message": f'"license" must be one of {LICENSES}'}])
         self.send({"errors": [], "warnings": []})
 
     def create(self):
@@ -295,29 +297,13 @@ class _Handler(BaseHTTPRequestHandler):
             + [_describe(folder, None) for folder in sorted(folders)]
         )
 
-    def paths_info(self, kind, name, revision):
-        repo = self.repo(kind, name)
-        files = repo.commits[self.revision(repo, revision)]
-        asked = (
-            json.loads(self.body)["paths"] if self.body[:1] == b"{" else parse_qs(self.body.decode()).get("paths", [])
-        )
-        folders = {path for path in asked if any(file.startswith(f"{path}/") for file in files)}
-        self.send([_describe(path, files.get(path)) for path in asked if path in files or path in folders])
-
     def resolve(self, kind, name, revision, path):
         repo = self.repo(kind, name)
         oid = self.revision(repo, revision)
         content = repo.commits[oid].get(path)
         if content is None:
             raise Answer(404, "Entry not found", "EntryNotFound")
-        headers = {"X-Repo-Commit": oid, "ETag": f'"{_oid(path, content)}"', "Accept-Ranges": "bytes"}
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if span is None:
-            self.send(content, headers=headers)
-        else:
-            start, stop = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1) + 1
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
-            self.send(content[start:stop], 206, headers)
+        self.send(content, headers={"X-Repo-Commit": oid, "ETag": f'"{_oid(path, content)}"'})
 
 
 def _oid(path: str, content: bytes) -> str:

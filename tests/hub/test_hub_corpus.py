@@ -110,6 +110,8 @@ MISTAKES = [
 
 def test_a_mistake_is_one_line_and_status_2(hub, trained, tiny_encoder, tmp_path):
     rest = ["--test_fold", "1", "--encoder", str(tiny_encoder), "--output_dir", str(tmp_path / "o")]
+    (tmp_path / "me" / "none").mkdir(parents=True)  # a folder of that name is not what hub: means
+    (tmp_path / "me" / "none" / "rows.csv").write_text("audio,label\n1,2\n")
     commands = [(token, [*options, *rest]) for token, options, _ in MISTAKES]
     done = hub.run(tmp_path, "-c", REFUSED, SCRIPTS / "train.py", json.dumps(commands))
     assert done.returncode == 0, done.stderr
