@@ -45,7 +45,11 @@ class BenchmarkCorpusArguments(CorpusArguments):
     """Recordings to measure on; generated ones where none are named."""
 
     corpus: str = field(default="synthetic", metadata={"help": "as cross_validate.py's"})
-    corpus_dir: str = field(default="data/synthetic", metadata={"help": "folder of the recordings"})
+
+    def __post_init__(self):
+        """Generate where the Makefile does, unless told."""
+        if self.corpus == "synthetic" and self.corpus_dir is None:
+            self.corpus_dir = "data/synthetic"
 
 
 @dataclass

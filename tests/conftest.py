@@ -137,6 +137,15 @@ def run_script(name: str, *options: object, cwd: Path | None = None) -> "subproc
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
+@pytest.fixture(scope="module")
+def hub():
+    """A Hub on loopback, empty at first."""
+    from stand_in import Hub
+
+    with Hub() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def trained_dir(tiny_encoder: Path, synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `train.py` leaves behind, by its own command line."""

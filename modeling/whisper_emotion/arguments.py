@@ -33,8 +33,8 @@ WITHOUT_INFLUENCE = (
 class CorpusArguments:
     """Which recordings, with which labels, in which folds."""
 
-    corpus: str = field(metadata={"help": "emodb, ravdess, iemocap, shemo, synthetic or folder"})
-    corpus_dir: str = field(metadata={"help": "folder of the recordings"})
+    corpus: str = field(metadata={"help": "emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAMESPACE/NAME"})
+    corpus_dir: str | None = field(default=None, metadata={"help": "folder of the recordings; none with hub:"})
     classes: str | None = field(
         default=None, metadata={"help": "comma-separated classes to keep; all where not given"}
     )

@@ -58,11 +58,11 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def audio_seconds(path: str | os.PathLike[str]) -> float:
-    """Length of a sound file in seconds, from its header alone.
+def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
+    """Length of a recording in seconds, from its header alone.
 
     Args:
-        path: The sound file.
+        source: A path, or a mapping, as `read_audio` takes them.
 
     Returns:
         The length in seconds, above 0.
@@ -70,7 +70,7 @@ def audio_seconds(path: str | os.PathLike[str]) -> float:
     Raises:
         UserError: The file is missing, a folder, not a sound file, or empty.
     """
-    name, stream = _open(path)
+    name, stream = _open(source)
     try:
         header = soundfile.info(stream)
     except (soundfile.SoundFileError, OSError) as error:

@@ -156,7 +156,7 @@ class FeatureStore:
             new = {layer: folder for layer, folder in self.folders.items() if not (folder / INDEX).exists()}
             if not new:
                 return
-            clips = tqdm(self.corpus["audio"][:], desc="measuring", unit="clip")
+            clips = tqdm(self.corpus["audio"], desc="measuring", unit="clip")  # one by one: they may be bytes
             samples = [len(read_audio(audio)) for audio in clips]
             mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
             width, pooled = self.model.config.d_model, self.model.pooled_frames(mel).tolist()
@@ -311,7 +311,7 @@ def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]
 
 def _digest_clips(corpus: Dataset) -> str:
     running = hashlib.sha256()
-    for audio in corpus["audio"][:]:
+    for audio in corpus["audio"]:
         content = audio["bytes"] if audio.get("bytes") else Path(audio["path"]).read_bytes()
         running.update(hashlib.sha256(content).digest())
     return running.hexdigest()

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import EvalResult, ModelCard, metadata_load
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from whisper_emotion.reporting import describe_scores, write_model_card
 
@@ -132,6 +134,31 @@ def test_language_licence_and_notes_follow_the_corpus(tmp_path, corpus, language
     assert (metadata.get("language"), metadata["license"]) == (language, license)
     assert says in text
     assert "\n\n\n" not in text and "None" not in text.replace("top_k=None", "")
+
+
+@pytest.mark.parametrize(
+    "corpus", ["emodb", "ravdess", "iemocap", "shemo", "synthetic", "folder", "hub:someone/voices"]
+)
+def test_all_metadata_go_through_the_hubs_own_classes_and_back(tmp_path, corpus):
+    write(tmp_path, SCORES | {"corpus": corpus})
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    data = ModelCardData(**copy.deepcopy(metadata))
+    assert data.to_dict() == metadata
+    assert ModelCardData(**yaml.safe_load(data.to_yaml())).to_dict() == metadata
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "audio-classification")
+    assert data.base_model == "openai/whisper-small"
+    public = {"folder": None, "synthetic": None, "hub:someone/voices": ["someone/voices"]}
+    assert data.datasets == public.get(corpus, [corpus])
+    assert data.license and data.tags and (data.language is None) == (corpus in public)
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    assert name == "my-model"
+    assert [result.metric_type for result in results] == data.metrics == ["accuracy", "recall", "f1"]
+    assert [result.metric_value for result in results] == ["89.2 ± 2.7", "83.1 ± 5.0", "84.1 ± 3.0"]
+    assert {result.dataset_type for result in results} == {corpus.removeprefix("hub:")}
+    assert ("as far as the dataset tells" in (tmp_path / "my-model" / "README.md").read_text()) == (
+        corpus == "hub:someone/voices"
+    )
 
 
 def test_one_fold_is_one_number_without_a_spread(tmp_path):

@@ -1,9 +1,9 @@
-"""Speech emotion corpora as `datasets.Dataset`, read from the folders that their owners publish.
+"""Speech emotion corpora as `datasets.Dataset`, read from the folders that their owners publish, or from the Hub.
 
 `load_corpus` gives the columns `audio, label, speaker, gender, session, seconds` for every corpus; `splits` turns them
 into folds. A corpus is one module with `LABELS` (`None` where the folder decides), `PUBLISHED` (how many utterances
 its owners publish, `None` where that has no meaning), `LAYOUT` (what its files look like, for messages) and
-`read(corpus_dir, **options)`.
+`read(corpus_dir, **options)`; `hub` alone reads no folder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import inspect
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import pyarrow.compute
 from datasets import Dataset
 
-from whisper_emotion.corpora import emodb, folder, iemocap, ravdess, shemo, synthetic
+from whisper_emotion.corpora import emodb, folder, hub, iemocap, ravdess, shemo, synthetic
 from whisper_emotion.corpora._utterances import Utterance, to_dataset
 from whisper_emotion.errors import UserError
 
@@ -34,12 +35,12 @@ CORPORA = {
 }
 
 
-def load_corpus(name: str, corpus_dir: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Read a corpus from its folder.
+def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
+    """Read a corpus from its folder, or from the Hub.
 
     Args:
-        name: One of `CORPORA`.
-        corpus_dir: The corpus's folder.
+        name: One of `CORPORA`, or `hub:NAMESPACE/NAME`.
+        corpus_dir: The corpus's folder; none with `hub:`.
         **options: `classes` (a list or a comma-separated string: keep only these classes, in the corpus's own order),
             and the options of that corpus's `read`: `improvised_only` (iemocap), `speaker_pattern` (folder),
             `speakers`, `utterances`, `seed` (synthetic). An option that is `None` counts as not given.
@@ -47,18 +48,25 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str], **options: Any) -
     Returns:
         `Dataset` sorted by file name, with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes),
         `label` (`ClassLabel`), `speaker`, `gender` (`female`, `male` or `None`), `session` (or `None`) and `seconds`
-        (float, from the files' headers).
+        (float, from the files' headers). From the Hub it is in the dataset's order, and `audio` may hold bytes.
 
     Raises:
         UserError: An unknown corpus, option or class; a missing or empty folder; a file whose name does not parse or
             that cannot be read.
     """
-    if name not in CORPORA:
-        raise UserError(f"corpus: unknown name {name!r}, expected one of {', '.join(CORPORA)}")
-    corpus = CORPORA[name]
     options = {option: value for option, value in options.items() if value is not None}
     classes = options.pop("classes", None)
-    _check_options(name, corpus.read, options)
+    if name.startswith(hub.PREFIX):
+        _check_options(name, [], options)
+        if corpus_dir is not None:
+            raise UserError(f"corpus_dir: {name} comes from the Hub, leave {corpus_dir} out")
+        return hub.load(name, lambda labels, spoken: _chosen_classes(classes, labels, Counter(spoken)))
+    if name not in CORPORA:
+        raise UserError(f"corpus: unknown name {name!r}, expected one of {', '.join(CORPORA)} or hub:NAMESPACE/NAME")
+    if corpus_dir is None:
+        raise UserError(f"corpus_dir: is missing, expected the folder of {name}")
+    corpus = CORPORA[name]
+    _check_options(name, list(inspect.signature(corpus.read).parameters)[1:], options)
     utterances = corpus.read(Path(corpus_dir), **options)
     if not utterances:
         raise UserError(f"{corpus_dir}: holds no {name} recordings, expected {corpus.LAYOUT}")
@@ -73,23 +81,31 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str], **options: Any) -
 def utterance_names(dataset: Dataset) -> list[str]:
     """A name for every row: the file's stem, or its path below the rows' common folder where stems collide.
 
+    Recordings that are bytes and no files may have colliding names, or none: their rows' numbers stand before them.
+
     Args:
         dataset: What `load_corpus` returned, or a selection of its rows.
 
     Returns:
         One unique name a row; paths have forward slashes and no ending.
     """
-    paths = [PurePath(audio["path"]) for audio in dataset["audio"][:]]
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    common = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(common).with_suffix("").as_posix() for path in paths]
+    # As Arrow: the recordings' bytes beside the paths, which may be gigabytes, are not read
+    batches = dataset.select_columns("audio").with_format("arrow").iter(batch_size=1000)
+    found = [path for batch in batches for path in pyarrow.compute.struct_field(batch["audio"], "path").to_pylist()]
+    paths = [PurePath(path or "") for path in found]
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names) and all(path.is_absolute() for path in paths):
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(common).with_suffix("").as_posix() for path in paths]
+    if len(set(names)) < len(names) or not all(names):
+        digits = len(str(len(names)))
+        names = [f"{row:0{digits}d}_{name}".rstrip("_") for row, name in enumerate(names)]
+    return names
 
 
-def _check_options(name: str, read: Callable[..., Sequence[Utterance]], options: Iterable[str]) -> None:
+def _check_options(name: str, own: Sequence[str], options: Iterable[str]) -> None:
     """Raise unless the corpus takes all these options."""
-    known = ["classes", *list(inspect.signature(read).parameters)[1:]]
+    known = ["classes", *own]
     for option in options:
         if option not in known:
             raise UserError(f"{option}: not an option of corpus {name}, which takes {', '.join(known)}")

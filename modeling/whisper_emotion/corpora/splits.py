@@ -165,7 +165,8 @@ def _known_speakers(dataset: Dataset, folds: str) -> list[str]:
     """Every row's speaker, two or more."""
     if not speakers_known(dataset):
         raise UserError(
-            f"folds: {folds} needs to know who speaks, give --speaker_pattern to find it in the file names"
+            f"folds: {folds} needs to know who speaks, give --speaker_pattern to find it in the file names, or a "
+            "dataset with a column speaker"
         )
     speakers = dataset["speaker"][:]
     if len(set(speakers)) < 2:

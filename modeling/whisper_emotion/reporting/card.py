@@ -115,8 +115,9 @@ def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
         shared: for each fold, how many of its test speakers are also heard in its training.
     """
     if not any(shared):
-        # In a folder of recordings a file may stand for its own speaker, and nothing is known of its voice
-        known = "" if _speakers_are_known(corpus) else ", as far as the file names tell"
+        # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
+        told = "dataset tells" if corpus.startswith("hub:") else "file names tell"
+        known = "" if _speakers_are_known(corpus) else f", as far as the {told}"
         return f"Test speakers also heard in training: 0{known}."
     counts = ", ".join(str(count) for count in shared)
     return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."

@@ -1,0 +1,37 @@
+"""Upload a trained folder to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+
+from dataclasses import dataclass, field
+
+from whisper_emotion.arguments import parse_arguments, run_script
+from whisper_emotion.publishing import prepare_upload, push_upload
+
+
+@dataclass
+class PushArguments:
+    """What is uploaded where."""
+
+    model: str = field(metadata={"help": "trained folder"})
+    repo_id: str = field(metadata={"help": "repository, NAMESPACE/NAME; made where it does not exist"})
+    private: bool = field(default=False, metadata={"help": "make the repository private"})
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, made where it does not exist; main where not given"}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "check, list what would be uploaded, and use no network"})
+
+
+def main() -> None:
+    """Check the folder, list what goes, and upload it."""
+    (arguments,) = parse_arguments(PushArguments)
+    upload = prepare_upload(arguments.model, arguments.repo_id)
+    for name, size in upload.sizes().items():
+        print(f"{size:>14,}  {name}")
+    print(f"{sum(upload.sizes().values()):>14,}  bytes in {len(upload.files)} files for {arguments.repo_id}")
+    if upload.left_out:
+        print(f"left out: {', '.join(upload.left_out)}")
+    if arguments.dry_run:
+        return
+    print(f"uploaded: {push_upload(upload, arguments.private, arguments.revision)}")
+
+
+if __name__ == "__main__":
+    run_script(main)
