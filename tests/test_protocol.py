@@ -191,6 +191,10 @@ def test_a_corpus_that_does_not_say_who_speaks_is_taken_as_it_is(experiment):
         "speaker", [f"angry/{row}" for row in range(len(experiment.corpus))]
     )
     assert dataclasses.replace(experiment, corpus=nameless).adapted(frames) is frames
+    with pytest.raises(
+        UserError, match="--speaker_adaptation always: needs to know who speaks, give --speaker_pattern"
+    ):
+        dataclasses.replace(experiment, corpus=nameless, speaker_adaptation="always")
 
 
 def test_the_temperature_by_hand():

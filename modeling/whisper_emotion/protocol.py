@@ -101,6 +101,8 @@ class Experiment:
             raise UserError(f"{option}: needs the frames of a frozen encoder, add --freeze_encoder true")
         if self.overrides.get("use_weighted_layer_sum"):
             raise UserError(f"{option}: a learned mix of layers has no fixed mean, leave one of them out")
+        if self.speaker_adaptation == "always" and not speakers_known(self.corpus):
+            raise UserError(f"{option}: needs to know who speaks, give --speaker_pattern to find it in the file names")
         if self.speaker_adaptation == "dev" and self.select_on != "dev":
             raise UserError(f"{option}: is decided on held-out speakers, so it needs --select_on dev")
 

@@ -16,6 +16,7 @@ LABELS = ["anger", "happiness", "neutral", "sadness"]
 CONFIG = SimpleNamespace(
     encoder_layer=8,
     encoder_layers=12,
+    concatenated_layers=None,
     use_weighted_layer_sum=False,
     encoder_context="window",
     context_margin=1.0,
@@ -236,3 +237,27 @@ def test_folder_names_cannot_break_a_table_and_missing_figures_are_dashes(tmp_pa
     assert "| absent | 0 | – |" in text
     assert "was not measured" in text
     assert "| pooling | `mean` |" in text
+
+
+def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_path):
+    scores = SCORES | {
+        "concatenated_layers": [2, 3, 4],
+        "adapted": [[True, False]],
+        "temperature": [[0.5, 0.4]],
+        "ece_unscaled": 0.1336,
+    }
+    config = SimpleNamespace(**vars(CONFIG) | {"concatenated_layers": [2, 3, 4]})
+    write_model_card(tmp_path, scores, config, TRAINING)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "layers 2, 3, 4 of openai/whisper-small, qkv pooling" in text
+    assert (
+        "- **Test clips adapted to their speaker by the mean of all the speaker's clips, without labels in 1 of 2"
+        in text
+    )
+    assert "a single clip of an\n  unknown voice is classified without it" in text
+    assert "without it the error would be 13.4 %" in text
+    assert "| layer | 2, 3, 4 side by side, of 12" in text
+
+
+def test_nothing_is_said_of_adaptation_where_there_was_none():
+    assert "adapted" not in describe_scores(SCORES | {"adapted": [[False, False]]})

@@ -95,11 +95,24 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
     return (
         f"{_corpus(scores['corpus']).name}, {_plural(len(scores['speakers_shared']), 'test fold')} "
         f"({scores['folds']}), "
-        f"layer {scores['encoder_layer']} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
+        f"{_layers(scores)} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
         f"pooled UA {_percent(scores['pooled']['unweighted_accuracy'])} %, "
         f"WA {_percent(scores['pooled']['weighted_accuracy'])} %; {SELECTION[scores['select_on']]}. "
-        f"{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
+        f"{describe_adaptation(scores)}{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
     )
+
+
+def describe_adaptation(scores: Mapping[str, Any]) -> str:
+    """Says in a sentence, with a space behind it, whether test clips were adapted to their speakers; nothing if not.
+
+    Args:
+        scores: what `scores.json` holds.
+    """
+    adapted = [cell for seed in scores.get("adapted", []) for cell in seed]
+    if not any(adapted):
+        return ""
+    which = "" if all(adapted) else f" in {sum(adapted)} of {len(adapted)} trainings, where held-out speakers gained"
+    return f"Test clips adapted to their speaker by the mean of all the speaker's clips, without labels{which}. "
 
 
 def corpus_title(name: str) -> str:
@@ -145,6 +158,8 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "speakers_known": _speakers_are_known(scores["corpus"]),
         "leaks": any(scores["speakers_shared"]),
         "ece": None if scores["ece"] is None else _percent(scores["ece"]),
+        "ece_unscaled": _percent(scores["ece_unscaled"]) if "ece_unscaled" in scores else None,
+        "adaptation": describe_adaptation(scores).strip(),
     }
 
 
@@ -171,6 +186,11 @@ def _eval_results(scores: Mapping[str, Any], corpus: _Corpus) -> list[EvalResult
 
 def _count_runs(scores: Mapping[str, Any]) -> int:
     return sum(len(seed) for seed in scores["weighted_accuracy"]["folds"])
+
+
+def _layers(scores: Mapping[str, Any]) -> str:
+    several = scores.get("concatenated_layers")
+    return f"layers {', '.join(map(str, several))}" if several else f"layer {scores['encoder_layer']}"
 
 
 def _figure(scores: Mapping[str, Any], key: str) -> str:
