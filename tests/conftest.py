@@ -6,6 +6,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before any import of datasets, transformers or matplotlib: they read these once.
@@ -64,6 +66,23 @@ def iemocap_files(rows: list[dict[str, str]], wav: bytes) -> dict[str, bytes | s
         files[f"{folder}/._{sheet}"] = b"\x00\x05\x16\x07 Mac OS X"
         files[f"{session}/sentences/wav/{dialogue}/._{dialogue}_F000.wav"] = b"\x00\x05\x16\x07 Mac OS X"
     return files
+
+
+@contextmanager
+def without_privileges(folder: Path) -> Iterator[None]:
+    """Whoever runs the tests may read no more than permissions say, not even the superuser, who reaches `folder`."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.parents):
+        if Path(tempfile.gettempdir()) in path.parents:  # pytest's own folders are their user's alone
+            path.chmod(0o755)
+    nobody = 65_534
+    os.setresuid(nobody, nobody, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
