@@ -19,8 +19,9 @@ from whisper_emotion.arguments import (
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import cross_validate
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix
-from whisper_emotion.results import summarise, write_scores
+from whisper_emotion.results import compare, read_compared, summarise, write_scores
 from whisper_emotion.run_folder import claim, write_whole
+from whisper_emotion.sweeps import list_clips
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -29,6 +30,10 @@ class CrossValidationArguments:
     """What is repeated."""
 
     seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
+    compare_with: str | None = field(
+        default=None,
+        metadata={"help": "comma-separated folders of other cross-validations of the same clips with the same seeds"},
+    )
 
 
 def main() -> None:
@@ -41,9 +46,15 @@ def main() -> None:
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+    clips = list_clips(experiment.corpus, folds)
+    others = {
+        Path(folder).name: read_compared(Path(folder), clips, seeds)
+        for folder in (repeats.compare_with.split(",") if repeats.compare_with else [])
+    }
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     predictions = cross_validate(experiment, folds, seeds, work_dir)
+    differences = {name: compare(predictions, other, experiment.labels) for name, other in others.items()}
     scores = write_scores(
         output_dir / "scores.json",
         summarise(predictions, experiment, folds),
@@ -53,12 +64,18 @@ def main() -> None:
         seeds=seeds,
         seconds=round(time.monotonic() - started, 1),
         config=experiment.model(range(len(experiment.corpus)), seeds[0]).config,
+        **({"less": differences} if differences else {}),
     )
     write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
     caption = describe_scores(scores)
     plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption)
     shutil.rmtree(work_dir)
     print(caption)
+    for name, figures in differences.items():
+        value, low, high = (100 * number for number in figures["unweighted_accuracy"])
+        print(
+            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and seeds"
+        )
 
 
 if __name__ == "__main__":

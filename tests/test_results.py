@@ -1,12 +1,14 @@
 """Resampled figures: paired, by hand where it can be, and the same whatever stands beside them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whisper_emotion.errors import UserError
 from whisper_emotion.metrics import compute_scores
-from whisper_emotion.results import FIGURES, bootstrap, interval
+from whisper_emotion.results import FIGURES, bootstrap, compare, interval, read_compared
 
 LABELS = np.array([0] * 30 + [1] * 10)
 
@@ -63,3 +65,38 @@ def test_draws_are_fractions_and_alike_for_all_systems(clips, systems, seeds, nu
         assert np.isfinite(draws).all(), name
         assert (draws >= -1e-12).all() and (draws <= 1 + 1e-12).all(), name
         np.testing.assert_array_equal(draws[:, 0], draws[:, 1])  # the same answers, the same clips and seeds
+
+
+# --- two cross-validations -------------------------------------------------------------------------------------------
+
+
+def table(right, seeds=(0, 1)):
+    """Predictions of 20 clips of two classes, of which the first `right` of each seed are right."""
+    names = [f"{clip:02d}" for clip in range(20)]
+    labels = ["a", "b"] * 10
+    rows = [
+        (name, 1, seed, label, label if clip < right else "ab".replace(label, ""))
+        for seed in seeds
+        for clip, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["name", "fold", "seed", "label", "predicted"])
+
+
+def test_a_difference_is_that_of_the_figures_in_any_order_of_the_clips():
+    shuffled = table(12).sample(frac=1, random_state=0)
+    value, low, high = compare(table(18), shuffled, ["a", "b"])["unweighted_accuracy"]
+    assert value == pytest.approx(0.3)
+    assert 0 < low < value < high < 0.6
+    assert compare(table(12), shuffled, ["a", "b"])["macro_f1"] == [0, 0, 0]
+
+
+def test_only_the_same_clips_and_seeds_are_compared(tmp_path):
+    clips = table(20)[["name", "label"]].drop_duplicates()
+    with pytest.raises(UserError, match="holds no predictions.csv"):
+        read_compared(tmp_path, clips, [0, 1])
+    table(12).to_csv(tmp_path / "predictions.csv", index=False)
+    assert len(read_compared(tmp_path, clips, [1, 0])) == 40
+    with pytest.raises(UserError, match="has other seeds than this run"):
+        read_compared(tmp_path, clips, [0])
+    with pytest.raises(UserError, match="has other test clips than this run, or other labels"):
+        read_compared(tmp_path, clips.iloc[1:], [0, 1])

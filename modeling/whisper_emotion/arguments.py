@@ -26,6 +26,7 @@ HYPER_PARAMETERS = (
 # Options that say where and how a run reports, not what it computes.
 WITHOUT_INFLUENCE = (
     "output_dir", "logging_dir", "run_name", "disable_tqdm", "report_to", "log_level", "hub_token", "store_dir",
+    "compare_with",
 )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
     _input_embed_layer = "conv1"
     # The loss is a mean over the batch, so Trainer must divide it by its accumulation steps itself.
     accepts_loss_kwargs = False
+    population_mean: torch.Tensor
     # Parts of a Whisper checkpoint that are left out on purpose.
     _keys_to_ignore_on_load_unexpected = [
         r"decoder\.",

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from whisper_emotion.corpora.splits import Fold, speakers_shared
+from whisper_emotion.errors import UserError
 from whisper_emotion.metrics import compute_scores
-from whisper_emotion.protocol import PROBABILITY, Experiment
+from whisper_emotion.protocol import PROBABILITY, Experiment, read_predictions
 from whisper_emotion.run_folder import write_whole
 
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
@@ -107,6 +108,43 @@ def interval(draws: np.ndarray) -> tuple[float, float, float]:
     """A figure `(1 + draws,)` and its 95 % percentile interval: `value, low, high`."""
     low, high = np.percentile(draws[1:], [2.5, 97.5])
     return float(draws[0]), float(low), float(high)
+
+
+def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
+    """The predictions of another cross-validation, if it is one of these test clips with these seeds.
+
+    Args:
+        folder: The other one's.
+        clips: `name, label` of the test clips.
+        seeds: The seeds.
+
+    Raises:
+        UserError: The folder has no predictions, or those of other clips, labels or seeds.
+    """
+    path = folder / "predictions.csv"
+    if not path.exists():
+        raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
+    predictions = read_predictions(path)
+    if sorted(predictions["seed"].unique()) != sorted(seeds):
+        raise UserError(f"--compare_with {folder}: has other seeds than this run")
+    mine = clips[["name", "label"]].sort_values("name").to_numpy().tolist()
+    for _, table in predictions.groupby("seed"):
+        if table[["name", "label"]].sort_values("name").to_numpy().tolist() != mine:
+            raise UserError(f"--compare_with {folder}: has other test clips than this run, or other labels")
+    return predictions
+
+
+def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
+    """How much better predictions are than others of the same clips with the same seeds.
+
+    Returns:
+        For each of `FIGURES` the difference of the pooled figures and its paired 95 % interval, `[value, low, high]`.
+    """
+    both = [table.sort_values(["seed", "name"]) for table in (predictions, other)]
+    seeds = predictions["seed"].nunique()
+    predicted = np.stack([_ids(table["predicted"], labels).reshape(seeds, -1) for table in both])
+    figures = bootstrap(predicted, _ids(both[0]["label"], labels)[: predicted.shape[2]], len(labels))
+    return {name: list(interval(draws[:, 0] - draws[:, 1])) for name, draws in figures.items()}
 
 
 def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:

@@ -27,6 +27,7 @@ PAPER_CLASSES = {
     "iemocap": ["angry", "happy", "neutral", "sad"],
 }
 REFERENCE_CHOICE = "strength chosen on speakers held out of the training folds"
+HEARD = ("encoder_context", "context_margin", "silence_stride", "mask_padding")  # what a figure says of its frames
 NAMES = {REFERENCE: "logistic regression", "qkv": "QKV"}
 LAYER_CHOICE = {
     "dev": "fold by fold, on speakers held out of its training (mean over seeds)",
@@ -131,6 +132,7 @@ def write_sweep_report(
     title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
     runs = f"{len(facts['speakers_shared'])} test folds, {name_seeds(sweep.seeds)}"
     leakage = describe_leakage(facts["corpus"], facts["speakers_shared"])
+    heard = _settings(facts, [name for name in HEARD if name in facts])
 
     def caption(pooling: str | None = None) -> str:
         choice = REFERENCE_CHOICE if pooling == REFERENCE else SELECTION[sweep.select_on]
@@ -164,12 +166,13 @@ def write_sweep_report(
         *itertools.chain.from_iterable(_comparison(sweep, facts, name, path) for name, path in others.items()),
     ]
     write_whole(output_dir / "table.md", "\n".join(lines).rstrip() + "\n")
-    _draw_layers(output_dir / "layers.png", sweep, f"{caption()} Pooled, with 95 % intervals over clips and seeds.")
+    below = f"{heard}. {caption()} Pooled, with 95 % intervals over clips and seeds."
+    _draw_layers(output_dir / "layers.png", sweep, below)
     for system in tops:
         path = output_dir / f"confusion_{system.encoder}_{system.pooling}.png"
         heading = f"{system.encoder}, {_name(system.pooling)}, layer {_layers(sweep, system)}"
         summed = " Counts are summed over the seeds." * (len(sweep.seeds) > 1)
-        text = f"{heading}. {caption(system.pooling)}{summed}"
+        text = f"{heading}; {heard}. {caption(system.pooling)}{summed}"
         plot_confusion_matrix(sweep.confusion(system), sweep.labels, path, text)
 
 
