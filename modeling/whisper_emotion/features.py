@@ -90,8 +90,8 @@ class StoredFrames(Sequence):
         Args:
             speakers: A speaker a row.
         """
-        means, speakers = self.own_means(), np.asarray(speakers)
-        of_speaker = {speaker: torch.from_numpy(means[speakers == speaker].mean(0)) for speaker in np.unique(speakers)}
+        means, names = self.own_means(), np.asarray(speakers)
+        of_speaker = {name: torch.from_numpy(means[names == name].mean(0)) for name in set(speakers)}
         adapted = copy.copy(self)
         adapted._speaker_means = [of_speaker[speaker] for speaker in speakers]
         return adapted
