@@ -86,10 +86,11 @@ def main() -> int:
         soundfile.write(alone, samples, SAMPLING_RATE, subtype="FLOAT")
         (expected,) = classifier([alone])
         difference = max(difference, *(abs(expected[name] - value) for name, value in window["probabilities"].items()))
+    checked, silent = min(CHECKED, len(loud)), len(windows) - len(loud)
     print(
-        f"{arguments.hours:g} h, {len(windows)} windows ({len(windows) - len(loud)} silent), {arguments.encoder_context}: "
-        f"{seconds:.0f} s, at most {memory / 2**20:.0f} MiB resident; {min(CHECKED, len(loud))} windows differ from "
-        f"one-by-one prediction by at most {difference:.1e}"
+        f"{arguments.hours:g} h, {len(windows)} windows ({silent} silent), {arguments.encoder_context}: "
+        f"{seconds:.0f} s, at most {memory / 2**20:.0f} MiB resident; {checked} windows differ from one-by-one "
+        f"prediction by at most {difference:.1e}"
     )
     return int(memory >= MOST_MEMORY or difference > TOLERANCE)
 

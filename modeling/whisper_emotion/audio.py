@@ -25,6 +25,16 @@ BLOCK_SECONDS = 10  # of a recording that are in memory at a time
 _UNKNOWN_LENGTH = 2**63 - 1
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from its start to its end.
+
+    After each block soundfile seeks to where it is already; MP3 decoders then start anew, which is heard.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray:
     """Decode a recording, mix its channels down by their mean and resample it to 16 kHz (soxr, high quality).
 
@@ -68,7 +78,7 @@ def stream_audio(source: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     name, stream = _open(source)
     total = 0
     try:
-        with soundfile.SoundFile(stream) as file:
+        with _ForwardFile(stream) as file:
             _require_samples(name, file.frames)
             resampler = None
             if file.samplerate != SAMPLING_RATE:

@@ -22,7 +22,8 @@ from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, c
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
-POOL_BATCHES, POOL_SECONDS = 8, 240  # what is read ahead at most, to put clips of like length together
+# What is read ahead, to put clips of like length together: batches or seconds, and, silent ones among them, pieces
+POOL_BATCHES, POOL_SECONDS, POOL_PIECES = 8, 240, 1024
 
 
 @dataclass
@@ -42,12 +43,14 @@ class _Piece:
     done: float
 
     def __post_init__(self):
+        self.end = self.start + len(self.samples)
         self.dbfs = loudness(self.samples)
         self.probabilities: dict[str, float] | None = None
 
     def prediction(self) -> Prediction:
-        end = self.start + len(self.samples)
-        return Prediction(self.file, self.start / SAMPLING_RATE, end / SAMPLING_RATE, self.dbfs, self.probabilities)
+        """What the caller gets."""
+        start, end = self.start / SAMPLING_RATE, self.end / SAMPLING_RATE
+        return Prediction(self.file, start, end, self.dbfs, self.probabilities)
 
 
 class EmotionClassifier:
@@ -150,10 +153,8 @@ class EmotionClassifier:
     def _predict(self, files, window, hop, silence_dbfs, batch_size, on_error, progress) -> Iterator[Prediction]:
         counts = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} files [{elapsed}<{remaining}]"
         with tqdm(total=len(files), bar_format=counts, disable=None if progress else True) as bar:
-            for pool in _pools(_read(files, window, hop, on_error), POOL_BATCHES * batch_size):
-                loud = sorted(
-                    (piece for piece in pool if piece.dbfs >= silence_dbfs), key=lambda one: len(one.samples)
-                )
+            for pool in _pools(_read(files, window, hop, on_error), silence_dbfs, batch_size):
+                loud = sorted((piece for piece in pool if len(piece.samples)), key=lambda one: len(one.samples))
                 for first in range(0, len(loud), batch_size):
                     batch = loud[first : first + batch_size]
                     for piece, named in zip(batch, self._classify([one.samples for one in batch]), strict=True):
@@ -191,14 +192,21 @@ def _read(
             on_error(file, error)
 
 
-def _pools(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
-    """Pieces in order, as many together as may be read ahead."""
-    pool, samples = [], 0
+def _pools(pieces: Iterable[_Piece], silence_dbfs: float, batch_size: int) -> Iterator[list[_Piece]]:
+    """Pieces in order, as many together as may be read ahead, so that all batches but the last one are full.
+
+    Full batches are faster, and batches of many sizes leave holes of many sizes in the memory.
+    """
+    pool, loud, samples = [], 0, 0
     for piece in pieces:
         pool.append(piece)
-        samples += len(piece.samples)
-        if len(pool) == most or samples >= POOL_SECONDS * SAMPLING_RATE:
+        if piece.dbfs < silence_dbfs:
+            piece.samples = piece.samples[:0]  # no longer needed
+        else:
+            loud, samples = loud + 1, samples + len(piece.samples)
+        enough = loud >= POOL_BATCHES * batch_size or samples >= POOL_SECONDS * SAMPLING_RATE
+        if (enough and loud % batch_size == 0) or len(pool) == POOL_PIECES:
             yield pool
-            pool, samples = [], 0
+            pool, loud, samples = [], 0, 0
     if pool:
         yield pool

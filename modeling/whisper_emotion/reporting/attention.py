@@ -105,6 +105,6 @@ def _describe_evidence(explanation: Explanation) -> str:
     if explanation.behind > 0.005:
         silence = f", {explanation.behind:.0%} of them on silence behind the clip, which is not shown"
     return (
-        f"This pooling weighs all frames alike{silence}. Orange: what a frame adds to the logit of {best} less that of "
-        f"{second}; blue: what it takes away. Their mean and a bias of {explanation.bias:+.2f} decided between the two."
+        f"This pooling weighs all frames alike{silence}. Orange: what a frame adds to the logit of {best} less that "
+        f"of {second}; blue: what it takes away. Their mean and a bias of {explanation.bias:+.2f} decided."
     )

@@ -1,6 +1,7 @@
 """Predictions as rows: of a JSON, JSONL or CSV file, or of a table to read."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -45,10 +46,8 @@ class RowFile:
             # A file's name may be no valid text: its bytes are kept.
             self._file = open(self._target, "w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="")
             if self.kind == ".csv":
-                self._csv = csv.writer(self._file, lineterminator="\n")
-                self._csv.writerow(
-                    ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
-                )
+                names = ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
+                self._file.write(_csv_line(names))
         except OSError as error:
             raise self._refused(error) from error
         return self
@@ -64,7 +63,7 @@ class RowFile:
             if self.kind == ".csv":
                 named = row.pop("probabilities") or {}
                 row["silence"] = str(row["silence"]).lower()
-                self._csv.writerow([*row.values(), *(named.get(label) for label in self.labels)])
+                self._file.write(_csv_line([*row.values(), *(named.get(label) for label in self.labels)]))
             elif self.kind == ".jsonl":
                 self._file.write(json.dumps(row) + "\n")
             else:
@@ -91,6 +90,13 @@ class RowFile:
 
     def _refused(self, error: OSError) -> UserError:
         return UserError(f"{self.option} {self.path}: cannot be written ({error.strerror})")
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    """A line of CSV. Python's writer quotes a carriage return only where its own lines end with one."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def table_heading(labels: Sequence[str]) -> str:

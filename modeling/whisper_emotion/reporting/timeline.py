@@ -65,8 +65,7 @@ def plot_timeline(
     areas.set(ylim=(0, 1), ylabel="probability")
     areas.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    for segment in segments:
-        _draw_segment(strip, segment, styles, WIDTH * 0.85 / seconds)
+    _draw_segments(strip, segments, styles, WIDTH * 0.85 / seconds)
     strip.set(ylim=(0, 1), yticks=[], ylabel="label")
     strip.set_xlim(0, seconds)
     set_time_axis(strip, seconds)
@@ -149,24 +148,23 @@ def _columns(labels: Sequence[str], moments: Sequence[Prediction]) -> tuple[np.n
     return columns, np.diff(at_columns, axis=0) / np.diff(columns)[:, None]
 
 
-def _draw_segment(axes: Axes, segment: Prediction, styles: dict[str, tuple[str, str]], inches: float) -> None:
-    """A block of the label's colour, with its name in it where there is room; `inches` a second."""
-    length = segment.end - segment.start
-    colour, hatch = (SILENT_COLOUR, SILENT_HATCH) if segment.label is None else styles[segment.label]
-    axes.broken_barh(
-        [(segment.start, length)],
-        (0, 1),
-        facecolor=colour,
-        hatch=hatch,
-        edgecolor="0.6" if hatch else "none",
-        linewidth=0,
-    )
-    axes.axvline(segment.end, color="white", linewidth=0.6)
-    name = "silence" if segment.label is None else textwrap.shorten(segment.label, 12, placeholder="…")
-    room = length * inches
-    if room > LINE_INCHES:
+def _draw_segments(
+    axes: Axes, segments: Sequence[Prediction], styles: dict[str, tuple[str, str]], inches: float
+) -> None:
+    """Blocks of the labels' colours, with their names in them where there is room; `inches` a second."""
+    for label, (colour, hatch) in [*styles.items(), (None, (SILENT_COLOUR, SILENT_HATCH))]:
+        spans = [(one.start, one.end - one.start) for one in segments if one.label == label]
+        axes.broken_barh(
+            spans, (0, 1), facecolor=colour, hatch=hatch, edgecolor="0.6" if hatch else "none", linewidth=0
+        )
+    roomy = [one for one in segments if (one.end - one.start) * inches > LINE_INCHES]
+    axes.vlines([border for one in roomy for border in (one.start, one.end)], 0, 1, color="white", linewidth=0.6)
+    for one in roomy:
+        name = "silence" if one.label is None else textwrap.shorten(one.label, 12, placeholder="…")
+        colour = "#FFFFFF" if one.label is None else styles[one.label][0]
         axes.text(
-            (segment.start + segment.end) / 2, 0.5, name, ha="center", va="center", fontsize=8,
-            rotation=0 if len(name) * CHARACTER_INCHES < room else 90, color=text_colour(to_rgb(colour)), clip_on=True,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5} if segment.label is None else None,
+            (one.start + one.end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True,
+            rotation=0 if len(name) * CHARACTER_INCHES < (one.end - one.start) * inches else 90,
+            color=text_colour(to_rgb(colour)),
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},  # no hatching behind a name
         )  # fmt: skip
