@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -271,6 +272,9 @@ def run_script(main: Callable[[], int | None], resumes: str = "the same command 
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who read what is printed, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(141)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted; {resumes}", file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,7 @@ Files are labelled whole, or, as long recordings have to be, in windows (`window
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, stream_audio
+from whisper_emotion.encoder_whisper_emotion import PACKED_ROWS, encoder_frames
 from whisper_emotion.errors import UserError, one_line, printable
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -136,6 +138,8 @@ class EmotionClassifier:
             UserError: A wrong window, hop or batch size, or a file that cannot be read.
         """
         window_samples(window, hop)
+        if math.isnan(silence_dbfs):
+            raise UserError("--silence_dbfs nan: must be a number of decibels, 0 or less")
         if batch_size < 1:
             raise UserError(f"--batch_size {batch_size}: must be 1 or more")
         return self._predict(
@@ -154,15 +158,29 @@ class EmotionClassifier:
         counts = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} files [{elapsed}<{remaining}]"
         with tqdm(total=len(files), bar_format=counts, disable=None if progress else True) as bar:
             for pool in _pools(_read(files, window, hop, on_error), silence_dbfs, batch_size):
-                loud = sorted((piece for piece in pool if len(piece.samples)), key=lambda one: len(one.samples))
-                for first in range(0, len(loud), batch_size):
-                    batch = loud[first : first + batch_size]
+                for batch in self._batches([piece for piece in pool if len(piece.samples)], batch_size):
                     for piece, named in zip(batch, self._classify([one.samples for one in batch]), strict=True):
                         piece.probabilities = named
                 for piece in pool:
                     bar.update(piece.done - bar.n)
                     yield piece.prediction()
             bar.update(bar.total - bar.n)
+
+    def _batches(self, pieces: list[_Piece], batch_size: int) -> Iterator[list[_Piece]]:
+        """Pieces of like length together, as many as are asked for, or as go through the encoder together."""
+        pieces = sorted(pieces, key=lambda piece: len(piece.samples))
+        mel_frames = torch.tensor([-(-len(piece.samples) // self.extractor.hop_length) for piece in pieces])
+        frames = encoder_frames(self.model.encoder.encoded_frames(mel_frames)).tolist()
+        packed = self.model.device.type == "cpu"  # where more would only take memory
+        batch, rows = [], 0
+        for piece, own in zip(pieces, frames, strict=True):
+            if len(batch) == batch_size or (packed and batch and rows + own > PACKED_ROWS):
+                yield batch
+                batch, rows = [], 0
+            batch.append(piece)
+            rows += own
+        if batch:
+            yield batch
 
 
 def _read(

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from whisper_emotion.explanation import Explanation
 from whisper_emotion.reporting import plot_explanation, plot_timeline
-from whisper_emotion.reporting.timeline import COLUMNS, _columns, draw_waveform
+from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform
 from whisper_emotion.windows import Prediction, average_windows, join_moments
 
 LABELS = ["angry", "$calm$"]
@@ -85,6 +85,8 @@ def test_columns_of_a_long_recording_are_means_over_time():
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     expected = np.array([(0, 0, 1) if value is None else (*value, 0) for value in values]).reshape(COLUMNS, 2, 3)
     np.testing.assert_allclose(shares, expected.mean(axis=1), atol=1e-8)
+    blocks = _join_columns(np.array([0, 1.5, 3, 4.5, 6]), ["angry", "angry", None, "angry"])
+    assert blocks == [(0, 3, "angry"), (3, 4.5, None), (4.5, 6, "angry")]
     edges, shares = _columns(LABELS, moments[:3])
     np.testing.assert_array_equal(edges, [0, 1.5, 3, 4.5])
 

@@ -46,8 +46,8 @@ def plot_explanation(path: str | PathLike[str], title: str, explanation: Explana
     mel.set_yticks(bands, [f"{hertz / 1000:g}" for hertz in TICKS_HERTZ])
     mel.set_ylabel("mel band (kHz)")
 
+    relative = explanation.weights * frames / max(1 - explanation.behind, 1e-6)
     if explanation.evidence is None:
-        relative = explanation.weights * frames / max(1 - explanation.behind, 1e-6)
         curve = relative.mean(axis=0)
         meaning, unit = _describe_weights(curve, middles, explanation.behind), "weight\n(1: all alike)"
     else:

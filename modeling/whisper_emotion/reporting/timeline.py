@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from os import PathLike
 
 import numpy as np
@@ -19,7 +20,8 @@ from whisper_emotion.windows import Prediction
 COLOURS = ("#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#000000")
 HATCHES = ("", "...", "xx", "++")  # of a ninth label, and so on
 SILENT_COLOUR, SILENT_HATCH = "#FFFFFF", "////"
-COLUMNS = 1600  # that a picture tells apart at most
+COLUMNS = 240  # stretches of time that a picture shows apart at most: each some pixels wide
+WAVE_COLUMNS = 1600  # of a waveform: a pixel each
 WIDTH = 9.0  # inches
 CHARACTER_INCHES, LINE_INCHES = 0.078, 0.15  # of a segment's name
 
@@ -61,11 +63,16 @@ def plot_timeline(
             hatch=hatch, edgecolor="0.6" if hatch else "none", linewidth=0,
         )  # fmt: skip
     for line in tops[:, :-1].T:  # white borders, which grey print needs
-        areas.step(edges, np.append(line, line[-1]), where="post", color="white", linewidth=0.4)
+        areas.hlines(line, edges[:-1], edges[1:], color="white", linewidth=0.6)
     areas.set(ylim=(0, 1), ylabel="probability")
     areas.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    _draw_segments(strip, segments, styles, WIDTH * 0.85 / seconds)
+    blocks: list[tuple[float, float, str | None]] = [(one.start, one.end, one.label) for one in segments]
+    if len(moments) > COLUMNS:
+        title = f"{title}. Means over {seconds / COLUMNS:.0f} s, and their labels"
+        named = [None if row[-1] > 0.5 else labels[row[:-1].argmax()] for row in shares]
+        blocks = _join_columns(edges, named)
+    _draw_blocks(strip, blocks, styles, WIDTH * 0.85 / seconds)
     strip.set(ylim=(0, 1), yticks=[], ylabel="label")
     strip.set_xlim(0, seconds)
     set_time_axis(strip, seconds)
@@ -75,7 +82,7 @@ def plot_timeline(
     keys = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="0.6", label=name) for name, (colour, hatch) in styles.items()
     ]
-    if any(segment.label is None for segment in segments):
+    if any(moment.label is None for moment in moments):
         keys.append(Patch(facecolor=SILENT_COLOUR, hatch=SILENT_HATCH, edgecolor="0.6", label="silence, not labelled"))
     for key in keys:
         key.set_label(textwrap.shorten(str(key.get_label()), 24, placeholder="…"))
@@ -92,7 +99,7 @@ def draw_waveform(axes: Axes, blocks: Iterable[np.ndarray], start: float, second
         start: The time of the first sample.
         seconds: How long the audio is.
     """
-    width = max(1, -(-round(seconds * SAMPLING_RATE) // COLUMNS))  # samples of a column
+    width = max(1, -(-round(seconds * SAMPLING_RATE) // WAVE_COLUMNS))  # samples of a column
     low, high, waiting = [], [], np.zeros(0, np.float32)
     for block in blocks:
         waiting = np.concatenate([waiting, block])
@@ -131,7 +138,7 @@ def _style(place: int) -> tuple[str, str]:
 def _columns(labels: Sequence[str], moments: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities as they are drawn: `(columns + 1,)` edges and `(columns, labels + silence)` shares of 1.
 
-    Of a long recording a column holds many moments; it shows their mean over time.
+    Of a recording with more moments than columns, a column has their mean over its time.
     """
     edges = np.array([moments[0].start, *(moment.end for moment in moments)])
     silent = [*[0.0] * len(labels), 1.0]
@@ -148,23 +155,30 @@ def _columns(labels: Sequence[str], moments: Sequence[Prediction]) -> tuple[np.n
     return columns, np.diff(at_columns, axis=0) / np.diff(columns)[:, None]
 
 
-def _draw_segments(
-    axes: Axes, segments: Sequence[Prediction], styles: dict[str, tuple[str, str]], inches: float
+def _join_columns(edges: np.ndarray, names: Sequence[str | None]) -> list[tuple[float, float, str | None]]:
+    """Neighbouring columns of the same label as one block: its start, its end, and the label."""
+    runs = [list(run) for _, run in groupby(range(len(names)), key=names.__getitem__)]
+    return [(float(edges[run[0]]), float(edges[run[-1] + 1]), names[run[0]]) for run in runs]
+
+
+def _draw_blocks(
+    axes: Axes, blocks: Sequence[tuple[float, float, str | None]], styles: dict[str, tuple[str, str]], inches: float
 ) -> None:
     """Blocks of the labels' colours, with their names in them where there is room; `inches` a second."""
     for label, (colour, hatch) in [*styles.items(), (None, (SILENT_COLOUR, SILENT_HATCH))]:
-        spans = [(one.start, one.end - one.start) for one in segments if one.label == label]
+        spans = [(start, end - start) for start, end, own in blocks if own == label]
         axes.broken_barh(
             spans, (0, 1), facecolor=colour, hatch=hatch, edgecolor="0.6" if hatch else "none", linewidth=0
         )
-    roomy = [one for one in segments if (one.end - one.start) * inches > LINE_INCHES]
-    axes.vlines([border for one in roomy for border in (one.start, one.end)], 0, 1, color="white", linewidth=0.6)
-    for one in roomy:
-        name = "silence" if one.label is None else textwrap.shorten(one.label, 12, placeholder="…")
-        colour = "#FFFFFF" if one.label is None else styles[one.label][0]
+    for start, end, label in blocks:
+        room = (end - start) * inches
+        if room < LINE_INCHES:
+            continue
+        axes.vlines([start, end], 0, 1, color="white", linewidth=0.6)
+        name = "silence" if label is None else textwrap.shorten(label, 12, placeholder="…")
+        colour = SILENT_COLOUR if label is None else styles[label][0]
         axes.text(
-            (one.start + one.end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True,
-            rotation=0 if len(name) * CHARACTER_INCHES < (one.end - one.start) * inches else 90,
-            color=text_colour(to_rgb(colour)),
+            (start + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True,
+            rotation=0 if len(name) * CHARACTER_INCHES < room else 90, color=text_colour(to_rgb(colour)),
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},  # no hatching behind a name
         )  # fmt: skip
