@@ -114,7 +114,12 @@ def main() -> int:
             for _ in _pass(join_moments(moments), *segment_sinks, pictures.see_segment):
                 pass
             if file not in failed:
-                pictures.draw(file, classifier)
+                try:
+                    pictures.draw(file, classifier)
+                except OSError as error:
+                    raise UserError(
+                        f"--picture_dir {pictures.folder}: cannot be written ({error.strerror})"
+                    ) from error
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0

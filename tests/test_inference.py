@@ -166,3 +166,13 @@ def test_called_on_files_it_gives_the_most_probable_first(classifier, tmp_path):
     (one,) = classifier.predict([file])
     assert result == pytest.approx(one.probabilities)
     np.testing.assert_array_equal(read_audio(file), read_stretch(file, 0, 1))
+
+
+def test_what_is_labelled_is_given_before_the_next_batch_is(classifier, tmp_path, monkeypatch):
+    batches = []
+    classify = classifier._classify
+    monkeypatch.setattr(classifier, "_classify", lambda clips: (batches.append(len(clips)), classify(clips))[1])
+    file = write(tmp_path / "long.wav", np.concatenate([babble(20), np.zeros(160_000, np.float32), babble(20)]))
+    for number, _ in enumerate(classifier.predict([file], window=2, hop=2, batch_size=4)):
+        assert sum(batches) <= 4 * (number // 4 + 1)
+    assert batches == [4] * 5 and number == 24

@@ -121,6 +121,8 @@ def test_bad_files_are_named_at_the_end_and_the_rest_is_done(predict):
 def test_options_may_stand_between_the_files_and_in_a_recipe(predict, model_dir):
     status, out, _ = predict("recordings/a.wav", "--silence_dbfs", "0", "recordings/inner/b.flac")
     assert status == 0 and [line.split()[2] for line in out[1:]] == ["(silence)"] * 2
+    _, out, _ = predict("long.flac", "--silence_dbfs=-inf")
+    assert "(silence)" not in "".join(out)
     Path("recipe.yaml").write_text("files: [recordings/a.wav, long.flac]\nwindow: 10\nplot: false\noutput: o.jsonl\n")
     assert predict("--config", "recipe.yaml")[:2] == (0, [])
     rows = read_rows(Path("o.jsonl"))
@@ -145,6 +147,13 @@ def test_pictures(predict):
         for name in ("long", stem, "a")
         for kind in ("timeline.png: emotion over time", "attention.png: which moment decided")
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_picture_that_cannot_be_written_is_one_line(predict):
+    Path("a_attention.png").symlink_to("/dev/full")
+    status, _, err = predict("recordings/a.wav", "--explain")
+    assert (status, err) == (2, ["predict.py: error: --picture_dir .: cannot be written (No space left on device)"])
 
 
 def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):

@@ -6,8 +6,10 @@ Files are labelled whole, or, as long recordings have to be, in windows (`window
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ class _Piece:
     def __post_init__(self):
         self.end = self.start + len(self.samples)
         self.dbfs = loudness(self.samples)
+        self.silent = False
         self.probabilities: dict[str, float] | None = None
 
     def prediction(self) -> Prediction:
@@ -158,12 +161,15 @@ class EmotionClassifier:
         counts = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} files [{elapsed}<{remaining}]"
         with tqdm(total=len(files), bar_format=counts, disable=None if progress else True) as bar:
             for pool in _pools(_read(files, window, hop, on_error), silence_dbfs, batch_size):
-                for batch in self._batches([piece for piece in pool if len(piece.samples)], batch_size):
-                    for piece, named in zip(batch, self._classify([one.samples for one in batch]), strict=True):
-                        piece.probabilities = named
-                for piece in pool:
-                    bar.update(piece.done - bar.n)
-                    yield piece.prediction()
+                waiting = deque(pool)
+                for batch in chain(self._batches([piece for piece in pool if not piece.silent], batch_size), [[]]):
+                    if batch:
+                        for piece, named in zip(batch, self._classify([one.samples for one in batch]), strict=True):
+                            piece.probabilities = named
+                    while waiting and (waiting[0].silent or waiting[0].probabilities):
+                        piece = waiting.popleft()
+                        bar.update(piece.done - bar.n)
+                        yield piece.prediction()
             bar.update(bar.total - bar.n)
 
     def _batches(self, pieces: list[_Piece], batch_size: int) -> Iterator[list[_Piece]]:
@@ -219,7 +225,7 @@ def _pools(pieces: Iterable[_Piece], silence_dbfs: float, batch_size: int) -> It
     for piece in pieces:
         pool.append(piece)
         if piece.dbfs < silence_dbfs:
-            piece.samples = piece.samples[:0]  # no longer needed
+            piece.silent, piece.samples = True, piece.samples[:0]  # which are no longer needed
         else:
             loud, samples = loud + 1, samples + len(piece.samples)
         enough = loud >= POOL_BATCHES * batch_size or samples >= POOL_SECONDS * SAMPLING_RATE
