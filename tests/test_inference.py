@@ -1,6 +1,7 @@
 """Labels of files and windows: each as if it were alone, silence said, bad files named."""
 
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -176,3 +177,18 @@ def test_what_is_labelled_is_given_before_the_next_batch_is(classifier, tmp_path
     for number, _ in enumerate(classifier.predict([file], window=2, hop=2, batch_size=4)):
         assert sum(batches) <= 4 * (number // 4 + 1)
     assert batches == [4] * 5 and number == 24
+
+
+def test_silence_of_minutes_is_not_kept_in_memory(classifier, monkeypatch):
+    """A hundred windows of 1.9 MB wait for their turn, and 30 s of speech behind them."""
+    blocks = [np.zeros(480_000, np.float32)] * 100 + [babble(30)]
+    monkeypatch.setattr("whisper_emotion.inference.stream_audio", lambda file: iter(blocks))
+    monkeypatch.setattr("whisper_emotion.inference.audio_seconds", lambda file: 3030.0)
+    tracemalloc.start()
+    try:
+        labels = [one.label for one in classifier.predict(["silence.wav"], window=30, hop=30)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert labels[:-1] == [None] * 100 and labels[-1] is not None
+    assert peak < 50e6

@@ -225,7 +225,7 @@ def _pools(pieces: Iterable[_Piece], silence_dbfs: float, batch_size: int) -> It
     for piece in pieces:
         pool.append(piece)
         if piece.dbfs < silence_dbfs:
-            piece.silent, piece.samples = True, piece.samples[:0]  # which are no longer needed
+            piece.silent, piece.samples = True, np.zeros(0, np.float32)  # those it had are no longer needed
         else:
             loud, samples = loud + 1, samples + len(piece.samples)
         enough = loud >= POOL_BATCHES * batch_size or samples >= POOL_SECONDS * SAMPLING_RATE
