@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Before any import of datasets, transformers or matplotlib: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -147,6 +148,27 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.half().save_pretrained(path)
     WhisperFeatureExtractor().save_pretrained(path)
     return path
+
+
+def save_model(encoder: Path, folder: Path, **fields: Any) -> Path:
+    """A model folder with an untrained head whose probabilities are far from alike; returns the folder."""
+    import torch
+
+    from whisper_emotion.training import build_extractor, build_model
+
+    model = build_model(str(encoder), ["angry", "calm", "sad"], {"encoder_layer": 2, **fields}, seed=0)
+    torch.nn.init.normal_(model.classifier.weight, std=0.1)
+    model.save_pretrained(folder)
+    build_extractor(str(encoder)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder, with a pooling of several heads."""
+    return save_model(
+        tiny_encoder, tmp_path_factory.mktemp("tiny") / "model", pooling="qkv", encoder_context="utterance"
+    )
 
 
 def run_script(name: str, *options: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -139,3 +139,35 @@ def test_a_user_s_mistake_is_one_line_and_status_2(capsys):
         run_script(main)
     assert exit_.value.code == 2
     assert capsys.readouterr().err.endswith(": error: file: is wrong\n")
+
+
+@dataclass
+class WithFiles:
+    """What stands without a flag, an option, and a flag without a value."""
+
+    files: list[str] = field(default_factory=list, metadata={"help": "files", "positional": True})
+    number: int = 1
+    draw: bool = field(default=False, metadata={"help": "draw", "flag": True})
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["a", "b", "--draw", "--number=3"], ["--draw", "a", "b", "--number", "3"], ["a", "--number=3", "--draw", "b"]],
+)
+def test_what_stands_without_a_flag_may_stand_anywhere(argv):
+    (options,) = parse_arguments(WithFiles, argv=argv)
+    assert vars(options) == {"files": ["a", "b"], "number": 3, "draw": True}
+
+
+def test_a_recipe_names_files_and_sets_flags(tmp_path, capsys):
+    path = recipe(tmp_path, "files: [a, -b c]\ndraw: true\n")
+    assert vars(parse_arguments(WithFiles, argv=["--config", path])[0]) == {
+        "files": ["a", "-b c"], "number": 1, "draw": True,
+    }  # fmt: skip
+    assert parse_arguments(WithFiles, argv=["d", "--config", path])[0].files == ["d"]
+    assert parse_arguments(WithFiles, argv=["--config", recipe(tmp_path, "draw: false\nfiles: a\n")])[0].draw is False
+    with pytest.raises(UserError, match="draw: must be true or false"):
+        parse_arguments(WithFiles, argv=["--config", recipe(tmp_path, "draw: 3\n")])
+    with pytest.raises(SystemExit):
+        parse_arguments(WithFiles, argv=["--draw"])
+    assert capsys.readouterr().err.endswith("error: FILES: none given\n")

@@ -7,7 +7,7 @@ from conftest import without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio
+from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, read_stretch, stream_audio
 from whisper_emotion.errors import UserError
 
 
@@ -107,8 +107,9 @@ def test_a_flac_cut_short_is_refused(tmp_path):
     path = tmp_path / "cut.flac"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 48_000), SAMPLING_RATE)
     path.write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises(UserError, match=r"cut\.flac: cannot be decoded"):
-        read_audio(path)
+    for read in (read_audio, lambda path: list(stream_audio(path))):
+        with pytest.raises(UserError, match=r"cut\.flac: cannot be decoded"):
+            read(path)
 
 
 def test_a_flac_of_unknown_length_is_refused(tmp_path):
@@ -149,3 +150,50 @@ def test_any_rate_and_channels_keep_the_length(tmp_path_factory, channels, sampl
     samples = read_audio(path)
     assert samples.dtype == np.float32
     assert len(samples) == pytest.approx(audio_seconds(path) * SAMPLING_RATE, abs=1)
+
+
+@pytest.mark.parametrize("sampling_rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_stream_gives_the_very_samples_of_the_whole(tmp_path, suffix, sampling_rate):
+    path = tmp_path / f"noise.{suffix}"
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (round(25.3 * sampling_rate), 2))
+    soundfile.write(path, stereo, sampling_rate)
+    whole, blocks = read_audio(path), list(stream_audio(path))
+    assert len(blocks) >= 3 and all(block.dtype == np.float32 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+    np.testing.assert_array_equal(read_stretch(path, 9.5, 21.25), whole[152_000:340_000])
+    np.testing.assert_array_equal(read_stretch(path, 0.0, len(whole) / SAMPLING_RATE), whole)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "subtype"), [("mp3", "MP3", None), ("ogg", "OGG", "VORBIS"), ("opus", "OGG", "OPUS")]
+)
+def test_compressed_formats_are_read_whole_and_in_blocks(tmp_path, suffix, form, subtype):
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(21.0, 48_000), 48_000, format=form, subtype=subtype)
+    samples = read_audio(path)
+    assert len(samples) == pytest.approx(21 * SAMPLING_RATE, abs=0.1 * SAMPLING_RATE)  # encoders pad
+    assert np.abs(samples[8000:-8000]).max() == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_allclose(np.concatenate(list(stream_audio(path))), samples, atol=1e-6)
+
+
+def test_a_stream_is_read_no_further_than_it_is_asked_for(tmp_path):
+    path = tmp_path / "broken.wav"
+    samples = tone(40.0, SAMPLING_RATE)
+    samples[35 * SAMPLING_RATE] = np.nan
+    soundfile.write(path, samples, SAMPLING_RATE, subtype="FLOAT")
+    stream = stream_audio(path)
+    assert sum(len(next(stream)) for _ in range(3)) == 30 * SAMPLING_RATE
+    with pytest.raises(UserError, match=r"broken\.wav: holds samples that are NaN"):
+        next(stream)
+    assert len(read_stretch(path, 28, 30)) == 2 * SAMPLING_RATE
+
+
+def test_a_stream_of_less_than_one_window_is_refused(tmp_path):
+    path = tmp_path / "click.wav"
+    soundfile.write(path, np.zeros(399), SAMPLING_RATE)
+    with pytest.raises(UserError, match="click.wav: lasts 24.9 ms"):
+        list(stream_audio(path))
+    soundfile.write(path, np.zeros(0), SAMPLING_RATE)
+    with pytest.raises(UserError, match="holds no audio"):
+        list(stream_audio(path))

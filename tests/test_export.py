@@ -5,22 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import run_script, save_model
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.export import export_onnx
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.training import build_extractor, build_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def save(tiny_encoder, folder, **fields):
-    model = build_model(str(tiny_encoder), ["angry", "calm", "sad"], {"encoder_layer": 2, **fields}, seed=0)
-    torch.nn.init.normal_(model.classifier.weight, std=3.0)
-    model.save_pretrained(folder)
-    build_extractor(str(tiny_encoder)).save_pretrained(folder)
-    return EmotionClassifier(folder)
+    return EmotionClassifier(save_model(tiny_encoder, folder, **fields))
 
 
 @pytest.mark.parametrize(

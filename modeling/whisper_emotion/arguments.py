@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from transformers.utils import logging
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.errors import UserError, one_line, printable
 from whisper_emotion.protocol import ADAPTATIONS, ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -115,7 +116,19 @@ ModelArguments = dataclasses.make_dataclass(
 
 
 class _Parser(HfArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose complaints are one line, and which knows fields that are no `--name value`.
+
+    A field with `"positional": True` in its metadata takes what stands without a flag; one with `"flag": True` is true
+    where it is named, and takes no value, which would be taken for one of these.
+    """
+
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, nargs="*", metavar=field.name.upper(), help=field.metadata["help"])
+        elif field.metadata.get("flag"):
+            parser.add_argument(f"--{field.name}", action="store_true", help=field.metadata["help"])
+        else:
+            super()._parse_dataclass_field(parser, field)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -144,9 +157,12 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     recipe = finder.parse_known_args(argv)[0].config
     if recipe is not None:
         argv = _recipe_flags(Path(recipe), known) + argv
-    namespace, unknown = parser.parse_known_args(argv)
+    namespace, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         parser.error(f"{unknown[0]}: {_unknown(unknown[0].lstrip('-').replace('-', '_'), known)}")
+    for name, action in known.items():
+        if not action.option_strings and not getattr(namespace, name):
+            parser.error(f"{action.metavar}: none given")
     values = vars(namespace)
     try:
         return tuple(
@@ -176,8 +192,15 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
             raise UserError(f"--config {path}: {name}: must be a value, not a table of options")
         if value is not None:
             values = [str(one) for one in (value if isinstance(value, list) else [value])]
-            # --name=value, for a value may begin with a dash
-            flags += [f"--{name}", *values] if known[name].nargs == "+" else [f"--{name}={','.join(values)}"]
+            if not known[name].option_strings:
+                known[name].default = values
+            elif known[name].nargs == 0:
+                if not isinstance(value, bool):
+                    raise UserError(f"--config {path}: {name}: must be true or false")
+                flags += [f"--{name}"] * value
+            else:
+                # --name=value, for a value may begin with a dash
+                flags += [f"--{name}", *values] if known[name].nargs == "+" else [f"--{name}={','.join(values)}"]
     return flags
 
 
@@ -256,14 +279,22 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2."""
+def run_script(main: Callable[[], int | None], resumes: str = "the same command goes on from here") -> NoReturn:
+    """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2.
+
+    Args:
+        main: Returns the status; None is 0.
+        resumes: What becomes of the work if it is interrupted.
+    """
     logging.disable_progress_bar()  # transformers' bars of loading and saving; the Trainer's stay
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who read what is printed, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(141)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: interrupted; {resumes}", file=sys.stderr)
         sys.exit(130)

@@ -1,10 +1,10 @@
-"""Any sound file as mono float32 at 16 kHz, without ffmpeg: soundfile decodes, soxr resamples."""
+"""Any sound file as mono float32 at 16 kHz, whole or in blocks, without ffmpeg: soundfile decodes, soxr resamples."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,21 @@ SAMPLING_RATE = 16_000
 """Samples a second that Whisper's feature extractor expects, in Hz."""
 
 SHORTEST = 400  # samples: one window of the spectrogram, 25 ms
+BLOCK_SECONDS = 10  # of a recording that are in memory at a time
 
 # A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
 # neither seek in the file nor read it in parts.
 _UNKNOWN_LENGTH = 2**63 - 1
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from its start to its end.
+
+    After each block soundfile seeks to where it is already; MP3 decoders then start anew, which is heard.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray:
@@ -45,17 +56,67 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
             samples, sampling_rate = file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
-    mono = samples.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
+    mono = _mix(name, samples)
     if sampling_rate != SAMPLING_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLING_RATE, quality="HQ")
-    if mono.size < SHORTEST:
-        raise UserError(
-            f"{name}: lasts {1000 * mono.size / SAMPLING_RATE:.1f} ms, expected at least "
-            f"{1000 * SHORTEST / SAMPLING_RATE:g} ms, one window of the spectrogram"
-        )
+    _require_length(name, mono.size)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def stream_audio(source: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """The samples of `read_audio`, the very same ones, in blocks: a recording of any length in constant memory.
+
+    Args:
+        source: A path.
+
+    Yields:
+        `(samples,)` float32, of some ten seconds, fewer at the end.
+
+    Raises:
+        UserError: As `read_audio`; what is wrong further behind is found when it is reached.
+    """
+    name, stream = _open(source)
+    total = 0
+    try:
+        with _ForwardFile(stream) as file:
+            _require_samples(name, file.frames)
+            resampler = None
+            if file.samplerate != SAMPLING_RATE:
+                resampler = soxr.ResampleStream(file.samplerate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+            last = False
+            while not last:
+                mono = _mix(name, file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True))
+                last = mono.size == 0
+                block = mono if resampler is None else resampler.resample_chunk(mono, last=last)
+                total += block.size
+                if block.size:
+                    yield block
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(name, error) from error
+    _require_length(name, total)
+
+
+def read_stretch(path: str | os.PathLike[str], start: float, end: float) -> np.ndarray:
+    """The samples of a part of a recording of any length, the very same ones that `read_audio` gives of it.
+
+    Args:
+        path: The sound file.
+        start: Seconds from its start.
+        end: The same.
+
+    Returns:
+        `(samples,)` float32 at 16 kHz.
+
+    Raises:
+        UserError: As `read_audio`.
+    """
+    first, last, place, parts = round(start * SAMPLING_RATE), round(end * SAMPLING_RATE), 0, []
+    for block in stream_audio(path):
+        parts.append(block[max(first - place, 0) : max(last - place, 0)])
+        place += block.size
+        if place >= last:
+            break
+    return np.concatenate(parts)
 
 
 def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
@@ -98,6 +159,23 @@ def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str 
     return str(path), str(path)
 
 
+def _mix(name: str, samples: np.ndarray) -> np.ndarray:
+    """Samples `(samples, channels)` as the mean of the channels, if they are numbers."""
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
+    return mono
+
+
+def _require_length(name: str, samples: int) -> None:
+    """Raise for a recording that is too short for a spectrogram, by its number of samples at 16 kHz."""
+    if samples < SHORTEST:
+        raise UserError(
+            f"{name}: lasts {1000 * samples / SAMPLING_RATE:.1f} ms, expected at least "
+            f"{1000 * SHORTEST / SAMPLING_RATE:g} ms, one window of the spectrogram"
+        )
+
+
 def _require_samples(name: str, samples: int) -> None:
     """Raise for a recording without samples, or one that does not say how many it has."""
     if samples <= 0:
@@ -111,4 +189,4 @@ def _unreadable(name: str, error: Exception) -> UserError:
     if os.path.isfile(name) and not os.access(name, os.R_OK):
         return UserError(f"{name}: may not be read by this user, expected a readable sound file")
     reason = getattr(error, "error_string", str(error)).strip().strip(".:").replace("\n", " ")
-    return UserError(f"{name}: cannot be decoded ({reason}), expected an intact WAV or FLAC file")
+    return UserError(f"{name}: cannot be decoded ({reason}), expected an intact WAV, FLAC, MP3 or Ogg file")

@@ -12,3 +12,8 @@ class UserError(ValueError):
 def one_line(error: Exception) -> str:
     """An exception's message with its line breaks and runs of blanks folded, to be part of a `UserError`'s."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """A file's name, or a message with one in it, as one line for a terminal: what is not printable is escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.reporting import plot_confusion_matrix
-from whisper_emotion.reporting.plots import _text_colour
+from whisper_emotion.reporting.plots import text_colour
 
 
 def texts_of(monkeypatch, *arguments):
@@ -55,7 +55,7 @@ def test_text_stands_out_from_every_shade():
 
     for shade in matplotlib.colormaps["Blues"](np.linspace(0, 1, 101)):
         background = luminance(shade[:3])
-        white = _text_colour(shade) == "white"
+        white = text_colour(shade) == "white"
         contrast = 1.05 / (background + 0.05) if white else (background + 0.05) / 0.05
         assert contrast >= 4.5  # WCAG 2.1, level AA
 

@@ -12,6 +12,7 @@ from datasets import Audio, ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.audio import audio_seconds
 from whisper_emotion.errors import UserError
+from whisper_emotion.recordings import has_suffix, walk
 
 SUFFIXES = (".wav", ".flac")
 
@@ -46,11 +47,7 @@ def audio_files(root: Path) -> list[Path]:
         UserError: The folder is missing, is a file or may not be read, or a file's name is not valid UTF-8.
     """
     require_folder(root)
-    found, seen = [], {os.path.realpath(root)}
-    for folder, inner, files in os.walk(root, onerror=_refuse, followlinks=True):
-        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
-        inner[:] = [name for name in inner if not _visited(os.path.join(folder, name), seen)]
-        found += [Path(folder, name) for name in files if is_audio(name)]
+    found = list(walk(root, SUFFIXES, _refuse))
     for path in found:
         if not os.fsencode(path).decode("utf-8", errors="ignore") == str(path):
             raise UserError(f"{str(path)!a}: has a name that is not valid UTF-8, rename it")
@@ -86,7 +83,7 @@ def parse_name(pattern: re.Pattern[str], path: Path, expected: str) -> re.Match[
 
 def is_audio(name: str) -> bool:
     """Whether a file's name is that of a visible sound file."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return has_suffix(name, SUFFIXES)
 
 
 def require_folder(path: Path) -> None:
@@ -136,11 +133,3 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
 def _refuse(error: OSError) -> None:
     """Do not pass over a sub-folder that cannot be listed: its utterances would be missing without a word."""
     raise UserError(f"{error.filename}: cannot be listed ({error.strerror}), expected a readable folder") from error
-
-
-def _visited(folder: str, seen: set[str]) -> bool:
-    """Whether a folder was walked before, by its real path; remembers it."""
-    real = os.path.realpath(folder)
-    known = real in seen
-    seen.add(real)
-    return known

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
@@ -39,7 +40,6 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
 
     side = max(classes * CELL_INCHES, 2.6)
     figure = Figure(figsize=(side + 2.3, side + 1.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     # One hue from light to dark: the order survives grey print and every kind of colour blindness
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -53,7 +53,7 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
             va="center",
             fontsize=9,
             fontweight="bold" if row == column else "normal",
-            color=_text_colour(colours[row, column]),
+            color=text_colour(colours[row, column]),
         )
 
     names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
@@ -69,13 +69,7 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
     axes.set_ylabel("true emotion (clips)")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1))
     bar.set_label("share of the true emotion's clips")
-    heading = figure.suptitle(
-        "\n".join(textwrap.wrap(title, int((side + 2.3) * TITLE_CHARACTERS_PER_INCH))), fontsize=10, x=0.02, ha="left"
-    )
-    # A class or corpus may be named with a dollar sign; it is a name, never a formula
-    for text in (heading, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_parse_math(False)
-    canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+    save_figure(figure, path, title)
 
 
 class Curve(NamedTuple):
@@ -123,9 +117,7 @@ def plot_curves(
     layers = axis == "encoder layer"
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    width = 4.6 * columns + 0.4
-    figure = Figure(figsize=(width, 3.5 * rows + 0.9), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = Figure(figsize=(4.6 * columns + 0.4, 3.5 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     names: dict[str, Any] = {}
     for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
@@ -165,11 +157,26 @@ def plot_curves(
     figure.legend(
         names.values(), names.keys(), loc="outside lower center", ncols=len(names), frameon=False, fontsize=9
     )
-    heading = figure.suptitle(
-        "\n".join(textwrap.wrap(title, int(width * TITLE_CHARACTERS_PER_INCH))), fontsize=10, x=0.02, ha="left"
-    )
-    heading.set_parse_math(False)
+    save_figure(figure, path, title)
+
+
+def save_figure(figure: Figure, path: str | PathLike[str], title: str) -> None:
+    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width."""
+    canvas = FigureCanvasAgg(figure)
+    wrapped = textwrap.wrap(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
+    figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
+    # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+
+
+def text_colour(background: ArrayLike) -> str:
+    """Black or white, whichever stands out more by WCAG 2.1's contrast ratio (relative luminance)."""
+    channels = np.asarray(background)[:3]
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def _cell_text(count: float, share: float) -> str:
@@ -178,11 +185,3 @@ def _cell_text(count: float, share: float) -> str:
     # Rounding must not turn a few mistakes into none
     percent = "<1%" if share < 0.01 else ">99%" if 0.99 < share < 1 else f"{share:.0%}"
     return f"{percent}\n{count:,.0f}"
-
-
-def _text_colour(background: ArrayLike) -> str:
-    """Black or white, whichever stands out more by WCAG 2.1's contrast ratio (relative luminance)."""
-    channels = np.asarray(background)[:3]
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
-    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

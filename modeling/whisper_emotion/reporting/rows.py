@@ -1,0 +1,132 @@
+"""Predictions as rows: of a JSON, JSONL or CSV file, or of a table to read."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from whisper_emotion.errors import UserError, printable
+from whisper_emotion.windows import Prediction
+
+ENDINGS = (".json", ".jsonl", ".csv")
+SILENCE = "(silence)"
+
+
+class RowFile:
+    """A file of predictions that is written while they come, a row each; a context manager.
+
+    JSONL and CSV hold every row as soon as it is written. JSON, one list, appears whole when all is done, or not at
+    all. Each row has `file`, `start`, `end` (seconds), `label`, `silence` (true where the label is null because the
+    stretch is silent), `dbfs` and the probabilities: by name under `probabilities`, in CSV a column `p_LABEL` each. An
+    earlier file of this name is replaced.
+
+    Args:
+        path: The file; its ending says which kind.
+        labels: The model's labels.
+        option: The option that named it, for messages.
+
+    Raises:
+        UserError: Another ending, or the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], labels: Sequence[str], option: str = "--output"):
+        self.path, self.labels, self.option = Path(path), list(labels), option
+        self.kind = self.path.suffix.lower()
+        if self.kind not in ENDINGS:
+            raise UserError(f"{option} {path}: must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        self._target = self.path.with_name(self.path.name + ".part") if self.kind == ".json" else self.path
+        self._rows = 0
+
+    def __enter__(self) -> "RowFile":
+        try:
+            # A file's name may be no valid text: its bytes are kept.
+            self._file = open(self._target, "w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="")
+            if self.kind == ".csv":
+                names = ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
+                self._file.write(_csv_line(names))
+        except OSError as error:
+            raise self._refused(error) from error
+        return self
+
+    def write(self, prediction: Prediction) -> None:
+        """Add a row.
+
+        Raises:
+            UserError: The file cannot be written any longer.
+        """
+        row = _as_row(prediction)
+        try:
+            if self.kind == ".csv":
+                named = row.pop("probabilities") or {}
+                row["silence"] = str(row["silence"]).lower()
+                self._file.write(_csv_line([*row.values(), *(named.get(label) for label in self.labels)]))
+            elif self.kind == ".jsonl":
+                self._file.write(json.dumps(row) + "\n")
+            else:
+                self._file.write((",\n" if self._rows else "[\n") + json.dumps(row))
+        except OSError as error:
+            raise self._refused(error) from error
+        self._rows += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.kind == ".json" and kind is None:
+                self._file.write("\n]\n" if self._rows else "[]\n")
+            self._file.close()
+            if self.kind == ".json" and kind is None:
+                os.replace(self._target, self.path)
+        except OSError as failure:
+            if kind is None:
+                raise self._refused(failure) from failure
+        finally:
+            if self.kind == ".json":
+                self._target.unlink(missing_ok=True)
+
+    def _refused(self, error: OSError) -> UserError:
+        return UserError(f"{self.option} {self.path}: cannot be written ({error.strerror})")
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    """A line of CSV. Python's writer quotes a carriage return only where its own lines end with one."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def table_heading(labels: Sequence[str]) -> str:
+    """The line above `table_line`'s."""
+    return _table(labels, "start", "end", "label", labels, "file")
+
+
+def table_line(prediction: Prediction, labels: Sequence[str]) -> str:
+    """A prediction as a line of a table: times in seconds, label, all probabilities, file."""
+    named = prediction.probabilities or {}
+    shares = [f"{named[label]:.3f}" if label in named else "-" for label in labels]
+    times = f"{prediction.start:.2f}", f"{prediction.end:.2f}"
+    return _table(labels, *times, prediction.label or SILENCE, shares, printable(prediction.file))
+
+
+def _table(labels: Sequence[str], start: str, end: str, label: str, shares: Sequence[str], file: str) -> str:
+    width = max(len(SILENCE), *map(len, labels))
+    columns = (f"{share:>{max(5, len(name))}}" for name, share in zip(labels, shares, strict=True))
+    return f"{start:>9} {end:>9}  {label:<{width}}  {' '.join(columns)}  {file}"
+
+
+def _as_row(prediction: Prediction) -> dict[str, Any]:
+    """What all files hold of a prediction."""
+    named = prediction.probabilities
+    return {
+        "file": prediction.file,
+        "start": prediction.start,
+        "end": prediction.end,
+        "label": prediction.label,
+        "silence": named is None,
+        "dbfs": round(prediction.dbfs, 1),
+        "probabilities": None if named is None else {label: round(value, 6) for label, value in named.items()},
+    }

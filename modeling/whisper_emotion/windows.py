@@ -1,0 +1,186 @@
+"""Long recordings in windows: where they lie, which are silent, and how overlapping ones become segments.
+
+- Window `k` starts at `k` times the hop. The first one that reaches the end of the recording is the last, and ends
+  there: it is shorter than the others by what the recording lacks. Where less than 25 ms would be left for it, it
+  begins earlier and has 25 ms. So every sample is in a window.
+- A window is silent if its loudest 25 ms lie below a threshold in dBFS (`SILENCE_DBFS`).
+- A moment has the mean of the probabilities of all windows that cover it, and the label with the largest. Where one of
+  them is silent, the moment is, too.
+- Neighbouring moments of the same label are one segment; it has the mean of their probabilities over time.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
+from whisper_emotion.errors import UserError
+
+LONGEST_SECONDS = 30  # what the encoder takes at most
+SHORTEST_HOP = 0.02  # seconds: an encoder frame
+WINDOW_SECONDS = 4.0
+"""Where nothing else is asked for: as long as the utterances are that emotion is learned from (EMO-DB's last 2.8 s on
+average, RAVDESS's 3.7 s), half of it for the hop."""
+
+SILENCE_DBFS = -60.0
+"""RMS of the loudest 25 ms in decibels of full scale (1.0), below which a window is silent. An absolute level, since a
+recording that arrives in a stream has no loudest moment yet, and since a window is then silent whatever stands around
+it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15."""
+
+DIGITAL_SILENCE_DBFS = -200.0  # of samples that are all zero
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a stretch of a recording sounds like: a file, a window, a moment or a segment.
+
+    Args:
+        file: The recording's path, as it was given.
+        start: Where the stretch begins, in seconds from the recording's start.
+        end: Where it ends.
+        dbfs: How loud its loudest 25 ms are: their RMS in decibels of full scale, -200 for zeros.
+        probabilities: By label, in the model's order; None if it is silent.
+    """
+
+    file: str
+    start: float
+    end: float
+    dbfs: float
+    probabilities: dict[str, float] | None
+
+    @property
+    def label(self) -> str | None:
+        """The most probable label; None if it is silent."""
+        return None if self.probabilities is None else max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+def window_samples(window: float | None, hop: float | None) -> tuple[int, int]:
+    """A window's length and hop in samples at 16 kHz.
+
+    Args:
+        window: Seconds; `WINDOW_SECONDS` where not given.
+        hop: Seconds from one window's start to the next one's; half a window where not given.
+
+    Raises:
+        UserError: The window is shorter than 25 ms or longer than 30 s, or the hop would leave audio out.
+    """
+    if window is None:
+        if hop is not None:
+            raise UserError(f"--hop {hop:g}: is that of windows, so give --window, too")
+        window = WINDOW_SECONDS
+    shortest = SHORTEST / SAMPLING_RATE
+    if not shortest <= window <= LONGEST_SECONDS:
+        raise UserError(f"--window {window:g}: must be from {shortest:g} to {LONGEST_SECONDS} seconds")
+    if hop is None:
+        hop = max(window / 2, SHORTEST_HOP)
+    if not SHORTEST_HOP <= hop <= window:
+        raise UserError(
+            f"--hop {hop:g}: must be from {SHORTEST_HOP:g} to {window:g} seconds, the window's: more leaves audio out"
+        )
+    return round(window * SAMPLING_RATE), round(hop * SAMPLING_RATE)
+
+
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut a recording that comes in blocks into windows.
+
+    Args:
+        blocks: `(samples,)` each, behind one another, of any lengths.
+        window: Samples.
+        hop: Samples, at most the window.
+
+    Yields:
+        The place of a window's first sample, and its samples.
+    """
+    start, waiting, before = 0, np.zeros(0, np.float32), None
+    for block in blocks:
+        waiting = np.concatenate([waiting, block])
+        while len(waiting) > window:  # so it is not the last: samples are left behind it
+            before = waiting[:window].copy()
+            yield start, before
+            start, waiting = start + hop, waiting[hop:]
+    if before is not None and len(waiting) < SHORTEST:
+        start += len(waiting) - SHORTEST
+        waiting = np.concatenate([before[:hop], waiting])[-SHORTEST:]
+    if len(waiting):
+        yield start, waiting.copy()
+
+
+def loudness(samples: np.ndarray) -> float:
+    """RMS of the loudest 25 ms of `(samples,)`, 25 ms or more, in decibels of full scale.
+
+    The stretches of 25 ms lie side by side; one more ends with the last sample.
+    """
+    whole = samples[: len(samples) // SHORTEST * SHORTEST].reshape(-1, SHORTEST)
+    powers = np.square(np.concatenate([whole, samples[None, -SHORTEST:]]), dtype=np.float64).mean(axis=1)
+    return max(10 * float(np.log10(max(powers.max(), 1e-30))), DIGITAL_SILENCE_DBFS)
+
+
+def average_windows(windows: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The moments of a recording: the stretches between the borders of its windows, each the average of its windows.
+
+    Args:
+        windows: Of one recording, ordered by their starts. They are taken as the moments are asked for, so those of
+            hours may come from a generator.
+
+    Yields:
+        The moments in order, without gaps where the windows have none.
+    """
+    covering: list[Prediction] = []
+    time = 0.0
+    for window in chain(windows, [None]):
+        border = math.inf if window is None else window.start  # no later window covers what is before it
+        while covering and time < border:
+            until = min(border, *(one.end for one in covering))
+            yield _average(covering, time, until)
+            time, covering = until, [one for one in covering if one.end > until]
+        if window is not None:
+            time = window.start
+            covering.append(window)
+
+
+def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The segments of a recording: runs of moments with the same label, or of silence.
+
+    Args:
+        moments: Of one recording, as `average_windows` gives them.
+
+    Yields:
+        The segments in order; the loudness is that of the loudest moment.
+    """
+    segment = None
+    for moment in moments:
+        if segment is None:
+            segment = moment
+        elif moment.label == segment.label:
+            segment = _join(segment, moment)
+        else:
+            yield segment
+            segment = moment
+    if segment is not None:
+        yield segment
+
+
+def _average(covering: Sequence[Prediction], start: float, end: float) -> Prediction:
+    """The moment from `start` to `end` of the windows that cover it."""
+    # No louder than the quietest window that it is part of. If that one is silent, so is the moment.
+    quietest = min(covering, key=lambda one: one.dbfs)
+    named = [one.probabilities for one in covering if one.probabilities is not None]
+    if len(named) < len(covering):
+        return Prediction(quietest.file, start, end, quietest.dbfs, None)
+    mean = {label: sum(one[label] for one in named) / len(named) for label in named[0]}
+    return Prediction(quietest.file, start, end, quietest.dbfs, mean)
+
+
+def _join(first: Prediction, second: Prediction) -> Prediction:
+    """Two neighbours with the same label as one."""
+    lengths = first.end - first.start, second.end - second.start
+    probabilities = None
+    if first.probabilities is not None and second.probabilities is not None:
+        probabilities = {
+            label: (lengths[0] * value + lengths[1] * second.probabilities[label]) / sum(lengths)
+            for label, value in first.probabilities.items()
+        }
+    return Prediction(first.file, first.start, second.end, max(first.dbfs, second.dbfs), probabilities)

@@ -1,0 +1,215 @@
+"""Label recordings of any number and length with a trained model."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from whisper_emotion.arguments import parse_arguments, run_script
+from whisper_emotion.audio import SAMPLING_RATE, read_stretch
+from whisper_emotion.errors import UserError, printable
+from whisper_emotion.explanation import explain
+from whisper_emotion.inference import BATCH_SIZE, EmotionClassifier
+from whisper_emotion.protocol import ENCODER_DTYPES
+from whisper_emotion.recordings import find_recordings
+from whisper_emotion.reporting import RowFile, plot_explanation, plot_timeline, table_heading, table_line
+from whisper_emotion.windows import (
+    SILENCE_DBFS,
+    WINDOW_SECONDS,
+    Prediction,
+    average_windows,
+    join_moments,
+    window_samples,
+)
+
+
+@dataclass
+class PredictArguments:
+    """What is labelled, in which windows, and where the results go."""
+
+    model: str = field(metadata={"help": "trained folder or Hub name"})
+    files: list[str] = field(
+        default_factory=list, metadata={"help": "sound files, folders of them, or patterns", "positional": True}
+    )
+    window: float | None = field(
+        default=None,
+        metadata={
+            "help": "seconds of a window; where not given, a file is labelled whole, or, if it lasts more than 30 s "
+            f"or --plot is given, in windows of {WINDOW_SECONDS:g} s"
+        },
+    )
+    hop: float | None = field(
+        default=None, metadata={"help": "seconds from one window to the next; half a window where not given"}
+    )
+    silence_dbfs: float = field(
+        default=SILENCE_DBFS,
+        metadata={"help": "what has no louder 25 ms than this is silence and not labelled; =-inf labels everything"},
+    )
+    output: str | None = field(
+        default=None, metadata={"help": ".json, .jsonl or .csv file of the files or windows; a table if none is named"}
+    )
+    segments: str | None = field(
+        default=None,
+        metadata={"help": "the same for segments: overlapping windows averaged, neighbours of the same label joined"},
+    )
+    plot: bool = field(
+        default=False, metadata={"help": "draw each recording's emotion over time (FILE_timeline.png)", "flag": True}
+    )
+    explain: bool = field(
+        default=False,
+        metadata={
+            "help": "draw which moment decided, in a file's most certain window (FILE_attention.png)",
+            "flag": True,
+        },
+    )
+    picture_dir: str | None = field(
+        default=None,
+        metadata={"help": "folder of the pictures; that of --output, or the current one, if none is named"},
+    )
+    encoder_dtype: str = field(
+        default="float32", metadata={"help": "the encoder's precision", "choices": ENCODER_DTYPES}
+    )
+    batch_size: int = field(
+        default=BATCH_SIZE, metadata={"help": "windows in a batch; has no influence on the results"}
+    )
+
+
+def main() -> int:
+    """Label everything, and name at the end what could not be read."""
+    (arguments,) = parse_arguments(PredictArguments)
+    if arguments.output is not None and arguments.output == arguments.segments:
+        raise UserError(f"--segments {arguments.segments}: is --output, too; name another file")
+    if arguments.plot and arguments.window is None:
+        arguments.window = WINDOW_SECONDS
+    window_samples(arguments.window, arguments.hop)
+    pictures = Pictures(arguments)
+    classifier = EmotionClassifier(arguments.model, getattr(torch, arguments.encoder_dtype))
+    files, failed = find_recordings(arguments.files)
+    predictions = classifier.predict(
+        files,
+        arguments.window,
+        arguments.hop,
+        arguments.silence_dbfs,
+        arguments.batch_size,
+        on_error=failed.__setitem__,
+        progress=True,
+    )
+    with ExitStack() as stack:
+        row_sinks, segment_sinks = (
+            [] if path is None else [stack.enter_context(RowFile(path, classifier.labels, option)).write]
+            for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
+        )
+        if not row_sinks and not segment_sinks:
+            _say(table_heading(classifier.labels))
+            segment_sinks = [lambda segment: _say(table_line(segment, classifier.labels))]
+        for file, windows in groupby(predictions, key=attrgetter("file")):
+            pictures.begin()
+            moments = _pass(average_windows(_pass(windows, *row_sinks, pictures.see_window)), pictures.see_moment)
+            for _ in _pass(join_moments(moments), *segment_sinks, pictures.see_segment):
+                pass
+            if file not in failed:
+                try:
+                    pictures.draw(file, classifier)
+                except OSError as error:
+                    raise UserError(
+                        f"--picture_dir {pictures.folder}: cannot be written ({error.strerror})"
+                    ) from error
+    for error in failed.values():
+        print(f"predict.py: {printable(str(error))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _say(line: str) -> None:
+    """Print above the bar, at once: who reads through a pipe sees results as they come, too."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _pass(items: Iterable[Prediction], *sinks: Callable[[Prediction], None]) -> Iterator[Prediction]:
+    """Hand each item to the sinks on its way: nothing of a long recording waits for its end."""
+    for item in items:
+        for sink in sinks:
+            sink(item)
+        yield item
+
+
+class Pictures:
+    """The pictures that were asked for, and what they need of the file that is being labelled."""
+
+    def __init__(self, arguments: PredictArguments):
+        self.arguments, self.taken = arguments, set()
+        self.folder = Path(arguments.picture_dir or Path(arguments.output or ".").parent)
+        if arguments.plot or arguments.explain:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--picture_dir {self.folder}: cannot be made ({error.strerror})") from error
+
+    def begin(self) -> None:
+        """Start with another file."""
+        self.moments: list[Prediction] = []
+        self.segments: list[Prediction] = []
+        self.certain: Prediction | None = None
+
+    def see_window(self, window: Prediction) -> None:
+        """Remember the most certain window."""
+        if self.certain is None or _certainty(window) > _certainty(self.certain):
+            self.certain = window
+
+    def see_moment(self, moment: Prediction) -> None:
+        """Remember all moments, for the plot alone."""
+        if self.arguments.plot:
+            self.moments.append(moment)
+
+    def see_segment(self, segment: Prediction) -> None:
+        """The same for segments."""
+        if self.arguments.plot:
+            self.segments.append(segment)
+
+    def draw(self, file: str, classifier: EmotionClassifier) -> None:
+        """Draw what was asked for."""
+        name, model = printable(Path(file).name), Path(self.arguments.model).name
+        stem = self._stem(file)
+        if self.arguments.plot:
+            path = self.folder / f"{stem}_timeline.png"
+            size, step = (
+                samples / SAMPLING_RATE for samples in window_samples(self.arguments.window, self.arguments.hop)
+            )
+            title = f"{name}: emotion over time by {model}, windows of {size:g} s every {step:g} s, overlaps averaged"
+            plot_timeline(path, title, file, classifier.labels, self.moments, self.segments)
+            _say(f"{path}: emotion over time")
+        if self.arguments.explain:
+            certain = self.certain
+            if certain is None or certain.probabilities is None:
+                _say(f"{printable(file)}: is silent, there is nothing to explain")
+                return
+            path = self.folder / f"{stem}_attention.png"
+            explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
+            heard = f"{certain.label} ({_certainty(certain):.0%}) by {model}"
+            title = f"{name}, {certain.start:.2f} to {certain.end:.2f} s: {heard}"
+            plot_explanation(path, title, explanation, certain.start)
+            _say(f"{path}: which moment decided")
+
+    def _stem(self, file: str) -> str:
+        """A name for a file's pictures, of signs that any folder takes, and no other file's."""
+        kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in Path(file).stem)[:80]
+        stem, number = kept, 1
+        while stem in self.taken:
+            number += 1
+            stem = f"{kept}_{number}"
+        self.taken.add(stem)
+        return stem
+
+
+def _certainty(window: Prediction) -> float:
+    return 0.0 if window.probabilities is None else max(window.probabilities.values())
+
+
+if __name__ == "__main__":
+    run_script(main, "files that end in .jsonl or .csv hold what was labelled before")

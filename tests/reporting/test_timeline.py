@@ -1,0 +1,131 @@
+"""The pictures of emotion over time and of attention: what they show, and that they are drawn for any labels."""
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from whisper_emotion.explanation import Explanation
+from whisper_emotion.reporting import plot_explanation, plot_timeline
+from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform
+from whisper_emotion.windows import Prediction, average_windows, join_moments
+
+LABELS = ["angry", "$calm$"]
+
+
+@pytest.fixture
+def figure_of(monkeypatch):
+    """Draws, and returns the figure."""
+    figures = []
+    draw = FigureCanvasAgg.print_figure
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_figure", lambda self, *a, **k: (figures.append(self.figure), draw(self, *a, **k))[1]
+    )
+
+    def make(plot, *arguments):
+        plot(*arguments)
+        return figures[-1]
+
+    return make
+
+
+def texts(figure):
+    return {text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
+
+
+def windows(values, hop=2.0, length=4.0, labels=LABELS):
+    named = [None if value is None else dict(zip(labels, value, strict=True)) for value in values]
+    return [Prediction("a.wav", hop * k, hop * k + length, -20.0, one) for k, one in enumerate(named)]
+
+
+def test_the_picture_names_segments_silence_and_time(tmp_path, figure_of):
+    moments = list(average_windows(windows([(0.9, 0.1), (0.8, 0.2), None, None, None, (0.1, 0.9), (0.2, 0.8)])))
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16 * 16_000), 16_000)
+    path, file = tmp_path / "a.png", str(tmp_path / "a.wav")
+    figure = figure_of(plot_timeline, path, "of $a$.wav", file, LABELS, moments, list(join_moments(moments)))
+    shown = texts(figure)
+    assert {"of $a$.wav", "angry", "$calm$", "silence", "silence, not labelled", "time (s)", "probability"} <= shown
+    assert figure.axes[-1].get_xlim() == (0, 16)
+    height, width = imread(path).shape[:2]
+    assert width > 1200 and height > 600
+
+
+@pytest.mark.parametrize(("seconds", "axis"), [(30, "time (s)"), (600, "time (min:s)"), (9000, "time (h:min)")])
+def test_any_length_and_many_labels_are_drawn(tmp_path, figure_of, seconds, axis):
+    labels = [f"a rather long emotion {number}" for number in range(11)]
+    rng = np.random.default_rng(0)
+    moments = [
+        Prediction(
+            "a.wav", start, start + 2.0, -20.0, dict(zip(labels, rng.dirichlet(np.ones(11)).tolist(), strict=True))
+        )
+        for start in np.arange(0.0, seconds, 2.0).tolist()
+    ]
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)  # shorter than its moments, for speed
+    arguments = (
+        tmp_path / "a.png",
+        "title " * 50,
+        str(tmp_path / "a.wav"),
+        labels,
+        moments,
+        list(join_moments(moments)),
+    )
+    assert axis in texts(figure_of(plot_timeline, *arguments))
+
+
+def test_columns_of_a_long_recording_are_means_over_time():
+    rng = np.random.default_rng(0)
+    count = 2 * COLUMNS
+    values = [None if rng.random() < 0.2 else (p, 1 - p) for p in rng.random(count)]
+    moments = windows(values, hop=1.5, length=1.5)
+    edges, shares = _columns(LABELS, moments)
+    assert len(edges) == COLUMNS + 1 and edges[-1] == pytest.approx(1.5 * count)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    expected = np.array([(0, 0, 1) if value is None else (*value, 0) for value in values]).reshape(COLUMNS, 2, 3)
+    np.testing.assert_allclose(shares, expected.mean(axis=1), atol=1e-8)
+    blocks = _join_columns(np.array([0, 1.5, 3, 4.5, 6]), ["angry", "angry", None, "angry"])
+    assert blocks == [(0, 3, "angry"), (3, 4.5, None), (4.5, 6, "angry")]
+    edges, shares = _columns(LABELS, moments[:3])
+    np.testing.assert_array_equal(edges, [0, 1.5, 3, 4.5])
+
+
+def test_a_waveform_keeps_its_peaks_whatever_the_blocks():
+    samples = np.zeros(5 * 16_000, np.float32)
+    samples[12_345], samples[-1] = 0.5, -0.25
+    figure = Figure()
+    for blocks in ([samples], np.split(samples, [7, 12_345, 12_346, 40_000])):
+        axes = figure.add_subplot()
+        draw_waveform(axes, blocks, 10.0, 5.0)
+        (outline,) = axes.collections
+        points = outline.get_paths()[0].vertices
+        assert points[:, 1].max() == 0.5 and points[:, 1].min() == -0.25
+        assert points[points[:, 1].argmax(), 0] == pytest.approx(10 + 12_345 / 16_000, abs=0.005)
+
+
+def explanation(heads, evidence=False, behind=0.0):
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(50), heads) * (1 - behind)
+    return Explanation(
+        {"angry": 0.7, "calm": 0.2, "sad": 0.1}, np.zeros(16_000, np.float32), np.zeros((80, 100), np.float32),
+        np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, 0.125,
+    )  # fmt: skip
+
+
+def test_weights_are_drawn_head_by_head_and_averaged(tmp_path, figure_of):
+    one = explanation(6)._replace(weights=np.eye(50)[[10] * 6] * 0.94 + 0.0012)
+    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", one, 100.0)
+    (title,) = (text for text in texts(figure) if text.startswith("a.wav. "))
+    assert "Half of the weight lies on 2% of the frames, the largest at 100.20 s." in title.replace("\n", " ")
+    assert {"head", "weight", "mel band (kHz)", "amplitude", "time (s)"} <= texts(figure)
+    assert figure.axes[2].get_xlim() == (100, 101)
+    assert "head" not in texts(figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1)))
+
+
+def test_uniform_weights_are_said_to_be_and_evidence_is_drawn(tmp_path, figure_of):
+    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1, evidence=True, behind=0.25))
+    (title,) = (text.replace("\n", " ") for text in texts(figure) if text.startswith("a.wav. "))
+    assert "weighs all frames alike, 25% of them on silence behind the clip" in title
+    assert "the logit of angry less that of calm" in title and "a bias of +0.12" in title
+    assert "evidence\n(logits)" in texts(figure)

@@ -1,0 +1,194 @@
+"""Labels of files and windows: each as if it were alone, silence said, bad files named."""
+
+import logging
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import save_model
+
+from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
+from whisper_emotion.errors import UserError
+from whisper_emotion.inference import EmotionClassifier
+
+
+@pytest.fixture(scope="module")
+def classifier(model_dir):
+    return EmotionClassifier(model_dir)
+
+
+def babble(seconds, seed=0):
+    """Noise whose colour and loudness change all the time."""
+    rng = np.random.default_rng(seed)
+    samples = rng.standard_normal(round(seconds * SAMPLING_RATE))
+    pieces = np.array_split(samples, max(1, round(3 * seconds)))
+    return np.concatenate(
+        [np.convolve(piece, rng.standard_normal(5), "same") * rng.uniform(0.005, 0.1) for piece in pieces]
+    ).astype(np.float32)
+
+
+def write(path, samples, sampling_rate=SAMPLING_RATE):
+    soundfile.write(path, samples, sampling_rate, subtype="FLOAT")
+    return str(path)
+
+
+def assert_alone(classifier, predictions, folder, tolerance=1e-4):
+    """Each prediction equals that of a file that holds its samples alone."""
+    for number, one in enumerate(predictions):
+        piece = write(folder / f"piece{number}.wav", read_stretch(one.file, one.start, one.end))
+        (expected,) = classifier([piece])
+        assert one.label == next(iter(expected))
+        assert one.probabilities == pytest.approx(expected, abs=tolerance)
+
+
+def test_files_of_any_length_come_in_order_and_as_if_alone(classifier, tmp_path):
+    lengths = [2.0, 0.3, 29.0, 0.025, 1.0, 7.5, 30.0, 0.7]
+    files = [write(tmp_path / f"{place}.wav", babble(length, place)) for place, length in enumerate(lengths)]
+    predictions = list(classifier.predict(files, batch_size=3))
+    assert [(one.file, one.start, one.end) for one in predictions] == [
+        (file, 0, length) for file, length in zip(files, lengths, strict=True)
+    ]
+    assert_alone(classifier, predictions, tmp_path)
+    assert len({round(one.probabilities["angry"], 3) for one in predictions}) > 4  # they are told apart
+    assert [list(one.probabilities) for one in predictions] == [["angry", "calm", "sad"]] * len(files)
+
+
+def test_windows_are_as_if_alone(classifier, tmp_path):
+    file = write(tmp_path / "long.wav", babble(41.37))
+    predictions = list(classifier.predict([file], window=3, hop=1.25))
+    assert [one.start for one in predictions] == [1.25 * number for number in range(32)]
+    assert [one.end for one in predictions[:-1]] == [1.25 * number + 3 for number in range(31)]
+    assert predictions[-1].end == 41.37
+    assert_alone(classifier, predictions, tmp_path)
+
+
+def test_windows_of_a_real_recording_are_as_if_alone(shared_dir, tmp_path):
+    """Real speech, resampled on the way, and the real encoder: what a stream hears is what the whole file holds."""
+    corpus = shared_dir / "corpora" / "ravdess_originals"
+    originals = sorted(corpus.rglob("*.wav"))
+    speech = np.concatenate([soundfile.read(path, always_2d=True)[0].mean(axis=1) for path in originals])
+    file = write(tmp_path / "speech.wav", speech, 48_000)
+    encoder = shared_dir / "encoders" / "whisper-base-encoder"
+    folder = save_model(encoder, tmp_path / "model", pooling="qkv", encoder_context="sparse_window")
+    classifier = EmotionClassifier(folder)
+    predictions = [one for one in classifier.predict([file], window=4, hop=2) if one.probabilities is not None]
+    assert len(predictions) > 10
+    assert_alone(classifier, predictions[::3], tmp_path)
+
+
+def test_a_file_of_more_than_30_s_is_labelled_in_windows_and_that_is_said(classifier, tmp_path, caplog):
+    files = [write(tmp_path / f"{length}.wav", babble(length)) for length in (30.0, 30.1, 33.0)]
+    with caplog.at_level(logging.WARNING):
+        predictions = list(classifier.predict(files))
+    assert [one.end - one.start for one in predictions if one.file == files[0]] == [30.0]
+    spans = [(one.start, one.end) for one in predictions if one.file == files[1]]
+    assert spans == [*((start, start + 4.0) for start in range(0, 28, 2)), (28.0, 30.1)][: len(spans)]
+    assert spans[-1][1] == 30.1
+    (said,) = [record.getMessage() for record in caplog.records]  # once
+    assert "30.1.wav lasts 30.1 s: files of more than 30 s are labelled in windows of 4 s, one every 2 s" in said
+
+
+def test_silence_is_not_labelled_and_the_threshold_can_be_moved(classifier, tmp_path):
+    samples = np.concatenate([babble(4), np.zeros(6 * SAMPLING_RATE), babble(2), 1e-4 * babble(8)]).astype(np.float32)
+    file = write(tmp_path / "pauses.wav", samples)
+    predictions = list(classifier.predict([file], window=2, hop=2))
+    assert [one.probabilities is None for one in predictions] == [False] * 2 + [True] * 3 + [False] + [True] * 4
+    assert all(one.label is None and one.dbfs < -60 for one in predictions if one.probabilities is None)
+    assert [one.dbfs for one in predictions[2:5]] == [-200] * 3
+    quiet = predictions[-1].dbfs
+    assert -130 < quiet < -80
+    lower = list(classifier.predict([file], window=2, hop=2, silence_dbfs=quiet))
+    assert [one.probabilities is None for one in lower[-4:]] == [one.dbfs < quiet for one in predictions[-4:]]
+    assert lower[-1].probabilities is not None
+    everything = list(classifier.predict([file], window=2, hop=2, silence_dbfs=-np.inf))
+    assert all(one.probabilities is not None for one in everything)
+    assert everything[0].probabilities == pytest.approx(predictions[0].probabilities, abs=1e-4)
+
+
+def test_a_whole_file_of_silence_has_no_label(classifier, tmp_path):
+    file = write(tmp_path / "silence.wav", np.zeros(16_000, np.float32))
+    (one,) = classifier.predict([file])
+    assert (one.label, one.probabilities, one.dbfs) == (None, None, -200)
+
+
+def test_bad_files_are_named_and_the_others_labelled(classifier, tmp_path):
+    broken = babble(45)
+    broken[43 * SAMPLING_RATE] = np.nan
+    files = [
+        write(tmp_path / "one.wav", babble(1)), str(tmp_path / "gone.wav"), write(tmp_path / "broken.wav", broken),
+        write(tmp_path / "two.wav", babble(2)),
+    ]  # fmt: skip
+    (tmp_path / "text.wav").write_text("no sound")
+    errors = {}
+    predictions = list(
+        classifier.predict([*files, tmp_path / "text.wav"], window=5, hop=5, on_error=errors.__setitem__)
+    )
+    assert {str(file).rpartition("/")[2]: str(error) for file, error in errors.items()}.keys() == {
+        "gone.wav", "broken.wav", "text.wav",
+    }  # fmt: skip
+    assert all(str(error).startswith(file) for file, error in errors.items())
+    # Of the one that breaks at 43 s, what was heard before stands.
+    assert [(one.start, one.end) for one in predictions if one.file == files[2]] == [
+        (start, start + 5) for start in range(0, 35, 5)
+    ]
+    assert [one.file for one in predictions if one.file != files[2]] == [files[0], files[3]]
+    with pytest.raises(UserError, match="gone.wav: does not exist"):
+        list(classifier.predict(files))
+
+
+def test_hours_are_not_read_ahead(classifier, monkeypatch):
+    read = []
+
+    def endless(file):
+        while True:
+            read.append(1)
+            yield babble(10, len(read))
+
+    monkeypatch.setattr("whisper_emotion.inference.stream_audio", endless)
+    monkeypatch.setattr("whisper_emotion.inference.audio_seconds", lambda file: 1e6)
+    predictions = classifier.predict(["endless.wav"], window=4, hop=4, batch_size=2)
+    for number in range(30):
+        assert next(predictions).start == 4 * number
+        assert 10 * len(read) <= 4 * number + 8 * 2 * 4 + 20  # eight batches ahead, and the blocks they end in
+
+
+@pytest.mark.parametrize("options", [{"hop": 1.0}, {"window": 31.0}, {"batch_size": 0}])
+def test_wrong_options_are_refused_at_once(classifier, options):
+    with pytest.raises(UserError, match=f"--{next(iter(options))}"):
+        classifier.predict([], **options)
+
+
+def test_called_on_files_it_gives_the_most_probable_first(classifier, tmp_path):
+    file = write(tmp_path / "one.wav", babble(1))
+    (result,) = classifier(file)
+    assert list(result.values()) == sorted(result.values(), reverse=True)
+    assert sum(result.values()) == pytest.approx(1)
+    (one,) = classifier.predict([file])
+    assert result == pytest.approx(one.probabilities)
+    np.testing.assert_array_equal(read_audio(file), read_stretch(file, 0, 1))
+
+
+def test_what_is_labelled_is_given_before_the_next_batch_is(classifier, tmp_path, monkeypatch):
+    batches = []
+    classify = classifier._classify
+    monkeypatch.setattr(classifier, "_classify", lambda clips: (batches.append(len(clips)), classify(clips))[1])
+    file = write(tmp_path / "long.wav", np.concatenate([babble(20), np.zeros(160_000, np.float32), babble(20)]))
+    for number, _ in enumerate(classifier.predict([file], window=2, hop=2, batch_size=4)):
+        assert sum(batches) <= 4 * (number // 4 + 1)
+    assert batches == [4] * 5 and number == 24
+
+
+def test_silence_of_minutes_is_not_kept_in_memory(classifier, monkeypatch):
+    """A hundred windows of 1.9 MB wait for their turn, and 30 s of speech behind them."""
+    blocks = [np.zeros(480_000, np.float32)] * 100 + [babble(30)]
+    monkeypatch.setattr("whisper_emotion.inference.stream_audio", lambda file: iter(blocks))
+    monkeypatch.setattr("whisper_emotion.inference.audio_seconds", lambda file: 3030.0)
+    tracemalloc.start()
+    try:
+        labels = [one.label for one in classifier.predict(["silence.wav"], window=30, hop=30)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert labels[:-1] == [None] * 100 and labels[-1] is not None
+    assert peak < 50e6
