@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import save_model
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
@@ -192,3 +193,24 @@ def test_silence_of_minutes_is_not_kept_in_memory(classifier, monkeypatch):
         tracemalloc.stop()
     assert labels[:-1] == [None] * 100 and labels[-1] is not None
     assert peak < 50e6
+
+
+def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir, tmp_path):
+    classify = EmotionClassifier(model_dir)
+    files = [write(tmp_path / f"{place}.wav", babble(length, place)) for place, length in enumerate((0.5, 2.0, 1.0))]
+    with pytest.raises(UserError, match="does not know its training speakers' mean"):
+        classify.adapt(files)
+    plain = classify(files)
+    with torch.no_grad():
+        means = [classify.model.mean_frames(**classify._extract([read_audio(file)])) for file in files]
+        classify.model.population_mean.copy_(torch.cat(means).mean(0))
+    classify.adapt(files)  # a speaker like the population: nothing to take off
+    assert all(one == pytest.approx(other, abs=1e-4) for one, other in zip(classify(files), plain, strict=True))
+    classify.adapt(files[:1])
+    with torch.no_grad():
+        inputs = classify._extract([read_audio(files[2])])
+        expected = classify.model(**inputs, speaker_mean=means[0]).logits.softmax(-1)[0].tolist()
+    by_label = dict(zip(classify.labels, expected, strict=True))
+    assert classify(files)[2] == pytest.approx(by_label, abs=1e-4) != pytest.approx(plain[2], abs=1e-3)
+    classify.adapt([])
+    assert classify(files) == plain

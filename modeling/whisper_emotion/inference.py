@@ -80,6 +80,7 @@ class EmotionClassifier:
             raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
         self.model = loaded.eval()
         self.model.encoder.to(encoder_dtype)
+        self.speaker_mean: torch.Tensor | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -108,6 +109,25 @@ class EmotionClassifier:
             batch = self._classify([read_audio(file) for file in files[start : start + batch_size]])
             results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in batch]
         return results
+
+    @torch.inference_mode()
+    def adapt(self, files: Sequence[str | os.PathLike[str]]) -> None:
+        """Adapt to one speaker: what is labelled from now on is taken to be spoken by that person.
+
+        Args:
+            files: Recordings of the speaker, without labels, in many moods: what they have in common is taken for the
+                voice, and a mood that all of them share would be lost. None at all: forget the speaker.
+
+        Raises:
+            UserError: A file cannot be read, or the model was not trained on frames of a frozen encoder.
+        """
+        if not files:
+            self.speaker_mean = None
+            return
+        if not self.model.population_mean.any():
+            raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
+        means = [self.model.mean_frames(**self._extract([read_audio(file)])) for file in files]
+        self.speaker_mean = torch.cat(means).mean(dim=0, keepdim=True)
 
     def predict(
         self,
@@ -152,10 +172,14 @@ class EmotionClassifier:
     @torch.inference_mode()
     def _classify(self, clips: list[np.ndarray]) -> list[dict[str, float]]:
         """Probabilities of clips at 16 kHz by label, in the model's order."""
-        inputs = self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-        probabilities = self.model(**inputs.to(self.model.device)).logits.softmax(dim=-1)
+        speaker = None if self.speaker_mean is None else self.speaker_mean.expand(len(clips), -1)
+        probabilities = self.model(**self._extract(clips), speaker_mean=speaker).logits.softmax(dim=-1)
         labels = self.labels
         return [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+
+    def _extract(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        inputs = self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+        return dict(inputs.to(self.model.device))
 
     def _predict(self, files, window, hop, silence_dbfs, batch_size, on_error, progress) -> Iterator[Prediction]:
         counts = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} files [{elapsed}<{remaining}]"
