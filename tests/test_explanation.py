@@ -34,7 +34,7 @@ def test_weights_of_every_head_sum_to_one(tiny_encoder, tmp_path, pooling):
 @pytest.mark.parametrize("context", ["window", "utterance"])
 @pytest.mark.parametrize("pooling", ["mean", "statistics"])
 def test_evidence_adds_up_to_what_decided(tiny_encoder, tmp_path, pooling, context):
-    folder = save_model(tiny_encoder, tmp_path, pooling=pooling, encoder_context=context)
+    folder = save_model(tiny_encoder, tmp_path, pooling=pooling, encoder_context=context, temperature=0.5)
     classifier = EmotionClassifier(folder)
     torch.nn.init.normal_(classifier.model.classifier.bias)
     explanation = explain(classifier, NOISE)

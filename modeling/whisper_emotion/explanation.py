@@ -61,7 +61,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     seen: list[torch.Tensor] = []
     hook = model.pooling.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
-        output = model(**inputs.to(model.device))
+        output = model(**inputs.to(model.device), speaker_mean=classifier.speaker_mean)
     finally:
         hook.remove()
 
@@ -70,9 +70,9 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     probabilities = dict(zip(classifier.labels, output.logits[0].softmax(dim=-1).tolist(), strict=True))
     best, second = output.logits[0].topk(2).indices.tolist()
     weights = output.pooling_weights[0].float().cpu().numpy()
-    evidence = None
+    evidence, temperature = None, model.config.temperature
     if model.config.pooling in UNIFORM_POOLINGS:
-        direction = model.classifier.weight[best] - model.classifier.weight[second]
+        direction = (model.classifier.weight[best] - model.classifier.weight[second]) / temperature
         evidence = _evidence(seen[0][0], output.embedding[0], direction)[:own].float().cpu().numpy()
     return Explanation(
         probabilities=dict(sorted(probabilities.items(), key=lambda item: -item[1])),
@@ -82,7 +82,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         weights=weights[:, :own],
         behind=max(0.0, 1 - float(weights[:, :own].sum(axis=1).mean())),
         evidence=evidence,
-        bias=float(model.classifier.bias[best] - model.classifier.bias[second]),
+        bias=float(model.classifier.bias[best] - model.classifier.bias[second]) / temperature,
     )
 
 
