@@ -69,6 +69,6 @@ def test_with_shuffled_training_labels_it_stays_near_chance(corpus_dir, tmp_path
     shuffled = experiment.corpus.remove_columns("label").add_column("label", labels.tolist(), feature=column)
     experiment = dataclasses.replace(experiment, corpus=shuffled)
     utterances, collator = experiment.utterances()
-    trainer = fit(experiment, utterances, collator, fold.train, fold.test, training.seed, tmp_path / "work")
-    scores = summarise(predict(trainer, experiment, utterances, fold, training.seed), experiment, [fold])
+    fitted = fit(experiment, utterances, collator, fold.train, fold.test, training.seed, tmp_path / "work")
+    scores = summarise(predict(fitted, experiment, fold, training.seed), experiment, [fold])
     assert scores["pooled"]["unweighted_accuracy"] < 0.45  # chance is 0.25

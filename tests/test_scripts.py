@@ -33,7 +33,8 @@ class Others:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
-    "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "encoder_context", "context_margin", "mask_padding",
+    "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "speaker_adaptation", "temperature_scaling",
+    "concatenated_layers", "encoder_context", "context_margin", "mask_padding",
     "projector",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "speakers_shared", "seconds",
@@ -135,7 +136,7 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--from_scratch"], "--freeze_encoder false"),
         (["--projector", "pca", "--freeze_encoder", "false"], "--freeze_encoder true"),
-        (["--projector", "pca"], "--classifier_proj_size 256: pca has at most the encoder's 16 components"),
+        (["--projector", "pca"], "--classifier_proj_size 256: pca has at most the 16 components of a frame"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_path, changes, said, monkeypatch, capfd):

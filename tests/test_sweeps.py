@@ -66,8 +66,8 @@ def test_a_cell_is_what_training_and_testing_with_the_trainer_gives(
     cell = Cell("tiny", 3, "qkv", 2, 1)
     _, row, logits = run_cell(experiment, frames[3], cell, folds[1])
     twin = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": 3, "pooling": "qkv"})
-    trainer = fit(twin, frames[3], collate_frames, folds[1].train, folds[1].test, 1, tmp_path)
-    expected = predict(trainer, twin, frames[3], folds[1], 1)
+    fitted = fit(twin, frames[3], collate_frames, folds[1].train, folds[1].test, 1, tmp_path)
+    expected = predict(fitted, twin, folds[1], 1)
     labels = np.array(experiment.labels)
     assert labels[logits.argmax(axis=1)].tolist() == expected["predicted"].tolist()
     assert row["select_on"] == select_on

@@ -149,7 +149,12 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     """
     parser = _Parser(dataclass_types, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="recipe: options by name, which flags override")
-    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    known = {
+        action.dest: action
+        for action in parser._actions
+        # an option that is true by default has a second action, --no_…, which a recipe does not name
+        if action.dest not in ("help", "config") and f"--no_{action.dest}" not in action.option_strings
+    }
     argv = list(sys.argv[1:] if argv is None else argv)
 
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

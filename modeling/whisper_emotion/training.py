@@ -214,6 +214,7 @@ def build_model(
 def _renew_head(model: WhisperForEmotionClassification, seed: int) -> None:
     """Initialise everything but the encoder from `seed`, whatever was there before."""
     set_seed(seed)
+    model.population_mean = torch.zeros(model.config.frame_size)
     if model.config.use_weighted_layer_sum:
         model.layer_weights = torch.nn.Parameter(torch.zeros(model.config.encoder_layer + 1))
     for name, part in model.named_children():
