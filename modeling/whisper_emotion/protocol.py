@@ -195,9 +195,9 @@ def fit(
     selection_set = None if selection_rows is None else fitting.select(selection_rows, adapted)
     trainer = fitting.train(selection_set, work_dir / "select")
     if experiment.speaker_adaptation == "dev":
-        as_they_are, with_speakers = (fitting.select(selection_rows, heard) for heard in (False, True))
-        adapted = _value(trainer, with_speakers) > _value(trainer, as_they_are)
-        selection_set = with_speakers if adapted else as_they_are
+        with_speakers = fitting.select(selection_rows, adapted=True)
+        adapted = _value(trainer, with_speakers) > _value(trainer, selection_set)
+        selection_set = with_speakers if adapted else selection_set
         tqdm.write(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
     temperature = 1.0
     if experiment.temperature_scaling:
