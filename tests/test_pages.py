@@ -1,5 +1,6 @@
 """Every code block of the pages that people copy from runs as it stands."""
 
+import json
 import os
 import re
 import runpy
@@ -9,11 +10,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
+import torch
+from conftest import iemocap_files, read_table, silent_wav, write_files
+
+from whisper_emotion.corpora.splits import read_emobox
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "model_cards" / "long_recordings.md"
+PAGES = REPOSITORY / "model_cards"
 
 
 def blocks(path, language):
@@ -23,9 +29,18 @@ def blocks(path, language):
 
 def commands(path):
     """All `python …` lines of a page's bash blocks, as lists of arguments without `python`."""
-    lines = [line for block in blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words[1:] for words in split if words and words[0] == "python"]
+    return [words[1:] for block in blocks(path, "bash") for words in lines(block) if words[0] == "python"]
+
+
+def lines(block):
+    """The commands of a bash block, as lists of words."""
+    split = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+    return [words for words in split if words]
+
+
+def run_python(block, path):
+    """Run a Python block of a page."""
+    exec(compile(block, str(path), "exec"), {"__name__": "__main__"})
 
 
 @pytest.fixture
@@ -51,18 +66,25 @@ def run(words, monkeypatch):
     assert not exit_.value.code, words
 
 
+def test_every_block_of_a_page_is_of_a_kind_that_is_run():
+    for page in (*PAGES.glob("*.md"), REPOSITORY / "README.md"):
+        if page.name != "template.md":  # whose one block a test of the pipeline has
+            opened = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
+            assert set(opened) <= {"bash", "python", "yaml", "text", "bibtex"}, page
+
+
 def test_the_page_on_long_recordings(place, monkeypatch, capfd):
-    assert len(re.findall("^```", PAGE.read_text(), flags=re.MULTILINE)) == 2 * (3 + 1)  # all are bash or Python
-    first, second, measure = commands(PAGE)
+    page = PAGES / "long_recordings.md"
+    first, second, measure = commands(page)
     run(first, monkeypatch)
     assert capfd.readouterr().out.splitlines()[-1].split()[1] == "40.00"
     run(second, monkeypatch)
     assert len(Path("windows.csv").read_text().splitlines()) == 1 + 36
     assert {"segments.json", "interview_timeline.png", "interview_attention.png"} <= set(os.listdir())
 
-    (python,) = blocks(PAGE, "python")
+    (python,) = blocks(page, "python")
     capfd.readouterr()
-    exec(compile(python, str(PAGE), "exec"), {})
+    run_python(python, page)
     assert capfd.readouterr().out.splitlines()[-1].split()[1] == "40.00"
 
     # Less of it: the whole takes minutes. The size of the model and what is compared are the page's.
@@ -72,6 +94,109 @@ def test_the_page_on_long_recordings(place, monkeypatch, capfd):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0.02 h, 35 windows" in done.stdout
+
+
+def test_the_page_on_deploying(place, monkeypatch, capfd):
+    pytest.importorskip("onnxruntime")
+    page = PAGES / "deploying.md"
+    for words in commands(page):
+        run(words, monkeypatch)
+    assert {"mine.onnx", "mine_int8.onnx"} <= set(os.listdir())
+    capfd.readouterr()
+    printed = []
+    for block in blocks(page, "python"):
+        run_python(block, page)
+        printed.append(capfd.readouterr().out)
+    alone, windows, graph = printed
+    by_pipeline = {one["label"]: one["score"] for one in eval(alone)}
+    assert eval(graph) == pytest.approx(by_pipeline, abs=1e-4)
+    assert windows.splitlines()[-1].startswith("36.0 s ")
+
+
+@pytest.fixture
+def own_place(tmp_path, monkeypatch):
+    """A place with an encoder and a small corpus that lie where the page on training says they do."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    from whisper_emotion.corpora import load_corpus
+
+    corpus = load_corpus("synthetic", tmp_path / "synthetic", speakers=5, utterances=3)
+    speakers = sorted(set(corpus["speaker"]))
+    labels = corpus.features["label"].names
+    for row in corpus:
+        number = 2 * int(row["audio"]["path"][-6:-4])
+        label, number = {"angry": ("angry", number - 1), "neutral": ("calm", number)}.get(
+            labels[row["label"]], (None, 0)
+        )
+        if label:
+            name = ("anna", "ben", "chloe", "dan", "eve")[speakers.index(row["speaker"])]
+            write_files(
+                tmp_path, {f"my_clips/{label}/{name}_{number:02}.wav": Path(row["audio"]["path"]).read_bytes()}
+            )
+    shape = {"d_model": 192, "encoder_layers": 6, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    torch.manual_seed(0)
+    WhisperModel(WhisperConfig(**shape, decoder_layers=1)).save_pretrained(tmp_path / "openai" / "whisper-base")
+    WhisperFeatureExtractor().save_pretrained(tmp_path / "openai" / "whisper-base")
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_on_training_on_your_own_corpus(own_place, monkeypatch, capfd):
+    page = PAGES / "own_corpus.md"
+    Path("my.yaml").write_text(*blocks(page, "yaml"))
+    look, adapt, loop = blocks(page, "python")
+    run_python(look, page)
+    assert "\nanna         3     3\n" in capfd.readouterr().out
+    folds, compared, train, predict = commands(page)
+    short = ["--num_train_epochs", "1", "--disable_tqdm", "true"]  # the last of an option counts
+    run([*folds, *short, "--seeds", "0"], monkeypatch)
+    run([*compared, *short, "--seeds", "0"], monkeypatch)
+    scores = json.loads(Path("runs/my_256/scores.json").read_text())
+    assert scores["less"].keys() == {"my_folds"} and scores["speakers_shared"] == [0] * 5
+    run([*train, *short], monkeypatch)
+    assert "No test was held out" in " ".join(Path("runs/mine/README.md").read_text().split())
+    run(predict, monkeypatch)
+    assert len(Path("labels.csv").read_text().splitlines()) == 1 + 15
+    # What the page's last sentence says, and the same in Python
+    capfd.readouterr()
+    run_python(adapt, page)
+    assert "angry" in capfd.readouterr().out
+    run_python(loop, page)
+    assert "eval_unweighted_accuracy" in capfd.readouterr().out
+    options = re.search(r"`(--freeze_encoder false[^`]*)` after the recipe", page.read_text()).group(1)
+    run([*train, *options.split(), *short, "--test_fold", "1"], monkeypatch)
+    assert {"model.safetensors", "scores.json"} <= set(os.listdir("runs/mine"))
+
+
+def test_the_page_on_reproducing_the_paper(shared_dir, tiny_encoder, tmp_path, monkeypatch):
+    """Some utterances of the corpora under their real names and labels, a moment of silence each."""
+    monkeypatch.chdir(tmp_path)
+    shemo, iemocap = (read_table(shared_dir / "labels" / f"{corpus}.csv")[::20] for corpus in ("shemo", "iemocap"))
+    wav = silent_wav()
+    write_files(tmp_path / "ShEMO", {f"{row['name']}.wav": wav for row in shemo})
+    write_files(tmp_path / "IEMOCAP_full_release", iemocap_files(iemocap, wav))
+    write_files(tmp_path / "EMODB", {f"{row['name']}.wav": wav for row in read_emobox("emodb")[::5]})
+    write_files(tmp_path / "RAVDESS", {f"{row['name']}.wav": wav for row in read_emobox("ravdess")})
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    page = PAGES / "reproducing.md"
+    short = [
+        "--encoder", str(tiny_encoder), "--layers", "1", "--poolings", "qkv", "--seeds", "0", "--num_workers", "1",
+        "--num_train_epochs", "1", "--encoder_context", "utterance", "--context_margin", "0.1", "--store_dir", "store",
+    ]  # fmt: skip
+    for words in commands(page):
+        run([*words, *short], monkeypatch)
+    for name, folds in {"shemo": 10, "iemocap": 5, "emodb": 10, "ravdess": 6}.items():
+        folder = tmp_path / "runs" / f"{name}_table1"
+        assert pd.read_csv(folder / "results.csv")["fold"].nunique() == folds
+        optimistic = "epoch chosen on the test fold: optimistic" in (folder / "table.md").read_text()
+        assert optimistic == (name in ("shemo", "iemocap"))
+    for name, compared in {
+        "shemo_dev": "shemo_table1",
+        "unmasked": "emodb_table1",
+        "released": "emodb_table1",
+    }.items():
+        assert compared in (tmp_path / "runs" / name / "table.md").read_text()
 
 
 def test_predictions_on_the_front_page(place, monkeypatch, capfd):
