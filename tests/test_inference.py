@@ -214,3 +214,13 @@ def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir
     assert classify(files)[2] == pytest.approx(by_label, abs=1e-4) != pytest.approx(plain[2], abs=1e-3)
     classify.adapt([])
     assert classify(files) == plain
+
+
+def test_the_time_of_a_clip_is_measured_alone(model_dir, monkeypatch):
+    classify = EmotionClassifier(model_dir)
+    batches, clock = [], iter([0.0, 1.0, 10.0, 12.0, 20.0, 25.0])
+    monkeypatch.setattr(classify, "_classify", lambda clips: batches.append([len(clip) for clip in clips]))
+    monkeypatch.setattr("whisper_emotion.inference.time.perf_counter", lambda: next(clock))
+    clips = [np.zeros(16_000 * seconds, np.float32) for seconds in (1, 2, 6)]
+    assert classify.time_clips(clips) == (2.0, 2.0)
+    assert batches == [[16_000], [16_000], [32_000], [96_000]]

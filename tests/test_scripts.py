@@ -1,6 +1,7 @@
 """The scripts as people run them: what they leave behind, and what they say of a mistake."""
 
 import json
+import re
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,11 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["test_fold"] is None
     assert "unweighted_accuracy" not in scores
-    assert "No test was held out" in " ".join((tmp_path / "README.md").read_text().split())
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert "No test was held out" in card
+    assert re.search(
+        r"\| speed \| a clip of \d\.\d s takes \d+ ms alone, .*\(median of 16 clips; processor: .* threads\)", card
+    )
 
 
 def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, synthetic_dir):

@@ -68,7 +68,7 @@ def one_fold(**changes):
 def write(folder, scores=SCORES, config=CONFIG, training=TRAINING):
     folder = folder / "my-model"
     folder.mkdir()
-    write_model_card(folder, scores, config, training)
+    write_model_card(folder, scores, config, training, "a clip of 2.8 s takes 39 ms")
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -181,7 +181,7 @@ def test_selection_on_the_test_fold_is_called_optimistic(tmp_path):
 
 
 def write_again(folder, scores):
-    write_model_card(folder / "my-model", scores, CONFIG, TRAINING)
+    write_model_card(folder / "my-model", scores, CONFIG, TRAINING, "fast")
     return (folder / "my-model" / "README.md").read_text(encoding="utf-8")
 
 
@@ -247,7 +247,7 @@ def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_pa
         "ece_unscaled": 0.1336,
     }
     config = SimpleNamespace(**vars(CONFIG) | {"concatenated_layers": [2, 3, 4]})
-    write_model_card(tmp_path, scores, config, TRAINING)
+    write_model_card(tmp_path, scores, config, TRAINING, "fast")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "layers 2, 3, 4 of openai/whisper-small, qkv pooling" in text
     assert (

@@ -40,7 +40,11 @@ CORPORA = {
 
 
 def write_model_card(
-    folder: str | os.PathLike[str], scores: Mapping[str, Any] | None, config: Any, training: Mapping[str, Any]
+    folder: str | os.PathLike[str],
+    scores: Mapping[str, Any] | None,
+    config: Any,
+    training: Mapping[str, Any],
+    speed: str,
 ) -> None:
     """Writes the `README.md` of a trained folder.
 
@@ -51,6 +55,7 @@ def write_model_card(
         training: hyper-parameters by name, shown in their order (None is left out); `test_fold` names the fold that
             was held out. Without `scores`, its `corpus` and `encoder` say what the model was trained on.
             Local paths among the values are shown by their last component only.
+        speed: what a clip takes, and where that was measured, in words.
     """
     folder = Path(folder).resolve()
     run = scores or training
@@ -81,6 +86,7 @@ def write_model_card(
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
+        speed=_cell(speed),
         **({"scores": None} if scores is None else _results(scores)),
     )
     card.save(folder / "README.md")
