@@ -20,12 +20,12 @@ ENCODER = "whisper-tiny"
 FACTS = {"corpus": "shemo", "folds": "paper", "labels": LABELS, "speakers_shared": [0, 0], "learning_rate": 0.001}
 
 
-def write_sweep(folder, right, select_on="dev", names=None):
+def write_sweep(folder, right, select_on="dev", names=None, layers=(3, 4)):
     """A finished sweep of two folds; `right(pooling, layer, fold, seed)` says how many of a class's clips are."""
     (folder / "cells").mkdir(parents=True)
     truth = np.repeat([0, 1], CLIPS // 2)
     rows = []
-    for layer in (3, 4):
+    for layer in layers:
         for pooling in ("mean", "qkv", REFERENCE):
             for seed in (0, 1):
                 for fold in (1, 2):
@@ -100,6 +100,14 @@ def test_differences_that_hold_are_bold_and_others_are_not(sweep):
     assert equal == ["+0.00 (+0.0 to +0.0)", "no"]
     # Layer 3 has 12 where layer 4 has 10 of 20, in one of two folds: 5 points
     assert cells(table, f"{ENCODER}, mean, {layers}", f"{ENCODER}, mean, layer 4")[0].startswith("**+5.00 (")
+
+
+def test_a_pooling_of_one_layer_is_not_compared_with_itself(tmp_path):
+    table = report(write_sweep(tmp_path / "one", usual, layers=(3,)))
+    differences = table.partition("## Which differences hold")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in differences.splitlines() if line.startswith(f"| {ENCODER}")]
+    assert len(rows) == 3  # of three poolings
+    assert all(this.removeprefix("| ") != other for this, other, *_ in rows)
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,9 @@ def _differences(sweep: SweepResults, tops: Sequence[System]) -> list[str]:
         for one, other in itertools.combinations(reversed(tops), 2)
         if one.encoder == other.encoder or one.pooling == other.pooling
     ]
-    pairs += [(one, last[one.encoder, one.pooling]) for one in tops if sweep.select_on != "last"]
+    layers = {system.layer for system in sweep.systems} - {None}
+    if sweep.select_on != "last" and len(layers) > 1:
+        pairs += [(one, last[one.encoder, one.pooling]) for one in tops]
     rows = []
     for one, other in pairs:
         gain = with_gain(sweep.difference(one, other))
