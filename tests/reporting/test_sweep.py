@@ -197,6 +197,7 @@ def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_pa
     assert {"WA, tiny", "UA, tiny", "encoder layer"} <= set(texts)
     assert [text for text in texts if text.startswith("pooling")] == ["pooling 0", "pooling 1", "pooling 2"]
     assert any("$mine$" in text for text in texts)
+    assert all(axes.get_xticks().tolist() == [1, 2, 3] and axes.get_xlim() == (0.5, 3.5) for axes in figures[0].axes)
     bars = [bar for axes in figures[0].axes for bar in axes.containers]
     assert len(bars) == 6 and all(bar.has_yerr for bar in bars)
     assert imread(tmp_path / "layers.png").shape[1] > 1000

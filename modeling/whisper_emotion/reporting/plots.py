@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
@@ -145,7 +145,9 @@ def plot_curves(
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel(axis)
         if layers:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            there = sorted({place for curve in curves for place in curve.places})
+            axes.set_xticks(there)
+            axes.set_xlim(there[0] - 0.5, there[-1] + 0.5)
         else:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(ScalarFormatter())
