@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -20,6 +22,8 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")
@@ -67,6 +71,18 @@ def iemocap_files(rows: list[dict[str, str]], wav: bytes) -> dict[str, bytes | s
         files[f"{folder}/._{sheet}"] = b"\x00\x05\x16\x07 Mac OS X"
         files[f"{session}/sentences/wav/{dialogue}/._{dialogue}_F000.wav"] = b"\x00\x05\x16\x07 Mac OS X"
     return files
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[list[str]]:
+    """All `python …` lines of a page's bash blocks, as lists of arguments without `python`."""
+    lines = [line for block in blocks(path, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in split if words and words[0] == "python"]
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY as ROOT
+from conftest import commands
 from stand_in import DROP, TOKEN, Hub
 
 from whisper_emotion.errors import UserError
@@ -55,7 +57,19 @@ class Case:
     folder: str | None = None
 
 
+def on_the_pages():
+    """What the front page and the page on deploying push, by their command lines."""
+    cases = {}
+    for page in (ROOT / "README.md", ROOT / "model_cards" / "deploying.md"):
+        for script, model, _, repo_id, name, *options in commands(page):
+            if script == "scripts/push_to_hub.py":
+                assert (model, repo_id) == ("--model", "--repo_id")
+                cases[f"{name} {options} of {page.name}"] = Case(name, tuple(options))
+    return cases
+
+
 CASES = {
+    **on_the_pages(),
     "public": Case("me/mood"),
     "private, on a branch": Case("me/secret", ("--private", "--revision", "v1")),
     "the same again": Case("me/secret", ("--private", "--revision", "v1")),
@@ -144,7 +158,7 @@ def test_what_goes_well_exits_with_0(pushes, name):
 
 
 def test_refused_names_and_tokens_make_no_repository(hub, pushes):
-    made = {"mood", "secret", "messy", *(f"f{number}" for number in range(8))}
+    made = {"emodb1", "mine", "mood", "secret", "messy", *(f"f{number}" for number in range(8))}
     assert {name for _, name in hub.repos} == {f"me/{name}" for name in made}
 
 
