@@ -1,4 +1,4 @@
-"""Upload a trained folder, or a Space, to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+"""Upload a trained folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
 from dataclasses import dataclass, field
 

@@ -85,7 +85,10 @@ def test_silence_is_said_to_be_silence(classifier, tmp_path):
         (lambda file: soundfile.write(file, noise(0.02), 16_000), "a.wav: lasts 20.0 ms, expected at least 25 ms"),
         (lambda file: soundfile.write(file, noise(61), 16_000), "a.wav: lasts 61 s, expected at most 60 s"),
         (lambda file: soundfile.write(file, np.zeros((9, 9)), 96_000), "a.wav: has 9 channels at 96000 Hz, expected"),
-        (lambda file: soundfile.write(file, [0.1, np.nan] * 800, 16_000, "FLOAT"), "a.wav: holds samples that are NaN"),
+        (
+            lambda file: soundfile.write(file, [0.1, np.nan] * 800, 16_000, "FLOAT"),
+            "a.wav: holds samples that are NaN",
+        ),
         (lambda file: None, "a.wav: does not exist"),
     ],
 )

@@ -92,12 +92,14 @@ def post(url, body, kind):
 def test_uploads_are_limited(demo_url):
     def upload(size):
         body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n' + bytes(size)
-        with post(f"{demo_url}gradio_api/upload", body + b"\r\n--x--\r\n", "multipart/form-data; boundary=x") as answer:
+        with post(
+            f"{demo_url}gradio_api/upload", body + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
+        ) as answer:
             return json.load(answer)
 
-    assert len(upload(3_900_000)) == 1
+    assert len(upload(4 * 2**20 - 1)) == 1
     with pytest.raises(urllib.error.HTTPError) as error:
-        upload(4_100_000)
+        upload(4 * 2**20 + 1)
     assert error.value.code == 413
 
 

@@ -197,7 +197,7 @@ def launch_page(page: gr.Blocks, most_megabytes: float, host: str | None = None,
     """Serve a page from a thread of its own; for the arguments see `run_page`. Returns its address."""
     try:
         _, url, _ = page.launch(
-            server_name=host, server_port=port, max_file_size=int(most_megabytes * 10**6), theme=THEME, css=CSS,
+            server_name=host, server_port=port, max_file_size=int(most_megabytes * 2**20), theme=THEME, css=CSS,
             prevent_thread_lock=True, quiet=True, share=False, show_error=False, footer_links=[], run_history=False,
             enable_monitoring=False, pwa=False, ssr_mode=False, mcp_server=False, state_session_capacity=SESSIONS,
         )  # fmt: skip
