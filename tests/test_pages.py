@@ -81,3 +81,15 @@ def test_predictions_on_the_front_page(place, monkeypatch, capfd):
         run(one, monkeypatch)
     assert len(Path("labels.csv").read_text().splitlines()) == 1 + 48
     assert {"S01F_angry_01_timeline.png", "S01F_angry_01_attention.png"} <= set(os.listdir())
+
+
+def test_the_space_on_the_front_page(place, monkeypatch, capfd):
+    pytest.importorskip("gradio", reason="the demo page needs Gradio: pip install 'whisper-emotion[demo]'")
+    lines = commands(REPOSITORY / "README.md")
+    served, written = (words for words in lines if words[0] == "scripts/demo.py")
+    assert served == written[: len(served)]  # tests/demo serves one
+    run(written, monkeypatch)
+    (pushed,) = (words for words in lines if "--space" in words and words[0] == "scripts/push_to_hub.py")
+    capfd.readouterr()
+    run([*pushed, "--dry_run"], monkeypatch)
+    assert re.search(r"^ .* app\.py$", capfd.readouterr().out, flags=re.MULTILINE)
