@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 WAITING = 100  # recordings; who comes then is told to come again
 KEPT_SECONDS = 1800  # what people upload, and the pictures of it
 SESSIONS = 64  # whose last result is kept in memory
+HEADINGS = ("Which moment decided", "Emotion over time")
 PICTURE = {
     "visible": False, "format": "png", "interactive": False, "buttons": ["fullscreen"], "show_label": False,
     "elem_classes": "picture",
@@ -134,7 +135,7 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
             with gr.Column():
                 shown = [
                     part
-                    for name in ("Which moment decided", "Emotion over time")
+                    for name in HEADINGS
                     for part in (
                         gr.HTML(label=name, visible=False, elem_classes="about"),
                         gr.Image(label=name, **PICTURE),
@@ -166,7 +167,8 @@ def _contents(
     role, kind = ("alert", "wrong") if wrong else ("status", "right")
     said = f'<p role="{role}" class="{kind}">{html.escape(text)}</p>' if text else ""
     bars = gr.update(value=probabilities, visible=probabilities is not None)
-    return (said, bars, *_shown("Which moment decided", attention), *_shown("Emotion over time", timeline))
+    pictures = zip(HEADINGS, (attention, timeline), strict=True)
+    return (said, bars, *(part for heading, picture in pictures for part in _shown(heading, picture)))
 
 
 def _shown(heading: str, picture: Picture | None) -> tuple:
