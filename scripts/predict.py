@@ -159,7 +159,7 @@ class Pictures:
 
     def see_window(self, window: Prediction) -> None:
         """Remember the most certain window."""
-        if self.certain is None or _certainty(window) > _certainty(self.certain):
+        if self.certain is None or window.certainty > self.certain.certainty:
             self.certain = window
 
     def see_moment(self, moment: Prediction) -> None:
@@ -191,7 +191,7 @@ class Pictures:
                 return
             path = self.folder / f"{stem}_attention.png"
             explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
-            heard = f"{certain.label} ({_certainty(certain):.0%}) by {model}"
+            heard = f"{certain.label} ({certain.certainty:.0%}) by {model}"
             title = f"{name}, {certain.start:.2f} to {certain.end:.2f} s: {heard}"
             plot_explanation(path, title, explanation, certain.start)
             _say(f"{path}: which moment decided")
@@ -205,10 +205,6 @@ class Pictures:
             stem = f"{kept}_{number}"
         self.taken.add(stem)
         return stem
-
-
-def _certainty(window: Prediction) -> float:
-    return 0.0 if window.probabilities is None else max(window.probabilities.values())
 
 
 if __name__ == "__main__":

@@ -1,28 +1,37 @@
-"""Upload a trained folder to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+"""Upload a trained folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
 from dataclasses import dataclass, field
 
 from whisper_emotion.arguments import parse_arguments, run_script
-from whisper_emotion.publishing import prepare_upload, push_upload
+from whisper_emotion.errors import UserError
+from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload
 
 
 @dataclass
 class PushArguments:
     """What is uploaded where."""
 
-    model: str = field(metadata={"help": "trained folder"})
     repo_id: str = field(metadata={"help": "repository, NAMESPACE/NAME; made where it does not exist"})
+    model: str | None = field(default=None, metadata={"help": "trained folder"})
+    space: str | None = field(default=None, metadata={"help": "in place of --model: what demo.py --space wrote"})
     private: bool = field(default=False, metadata={"help": "make the repository private"})
     revision: str | None = field(
         default=None, metadata={"help": "branch, made where it does not exist; main where not given"}
     )
     dry_run: bool = field(default=False, metadata={"help": "check, list what would be uploaded, and use no network"})
 
+    def __post_init__(self):
+        if (self.model is None) == (self.space is None):
+            raise UserError("--model: give either this or --space")
+
 
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
     (arguments,) = parse_arguments(PushArguments)
-    upload = prepare_upload(arguments.model, arguments.repo_id)
+    if arguments.space is None:
+        upload = prepare_upload(arguments.model, arguments.repo_id)
+    else:
+        upload = prepare_space(arguments.space, arguments.repo_id)
     for name, size in upload.sizes().items():
         print(f"{size:>14,}  {name}")
     print(f"{sum(upload.sizes().values()):>14,}  bytes in {len(upload.files)} files for {arguments.repo_id}")

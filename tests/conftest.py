@@ -19,6 +19,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")
 os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where the feature store lies
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where uploads lie
 
 import pytest
 from hypothesis import settings
@@ -185,6 +186,17 @@ def model_dir(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return save_model(
         tiny_encoder, tmp_path_factory.mktemp("tiny") / "model", pooling="qkv", encoder_context="utterance"
     )
+
+
+@pytest.fixture(scope="session")
+def demo_url(model_dir: Path) -> Iterator[str]:
+    """The demo page, served on loopback, with limits that a test reaches quickly."""
+    pytest.importorskip("gradio", reason="the demo page needs Gradio: pip install 'whisper-emotion[demo]'")
+    from whisper_emotion.demo.page import build_page, launch_page, load_models
+
+    page = build_page(load_models([str(model_dir)]), most_minutes=1, most_megabytes=4)
+    yield launch_page(page, most_megabytes=4)
+    page.close()
 
 
 def run_script(name: str, *options: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -7,7 +7,7 @@ from conftest import without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, read_stretch, stream_audio
+from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, read_header, read_stretch, stream_audio
 from whisper_emotion.errors import UserError
 
 
@@ -23,6 +23,7 @@ def test_reads_mono_float32_as_it_is(tmp_path, suffix):
     assert samples.shape == (8000,) and samples.dtype == np.float32
     np.testing.assert_allclose(samples, tone(0.5, SAMPLING_RATE), atol=1 / 2**15)
     assert audio_seconds(path) == 0.5
+    assert read_header(path) == (0.5, SAMPLING_RATE, 1)
 
 
 @pytest.mark.parametrize("sampling_rate", [8_000, 22_050, 44_100, 48_000])

@@ -50,7 +50,7 @@ def test_nothing_is_opened_or_run(path):
 
 # Which module may import which: scripts see all, and no module sees one to its left.
 LAYERS = [
-    ("arguments", "benchmarks", "export", "publishing"),
+    ("arguments", "benchmarks", "demo", "export", "publishing"),
     ("protocol", "results", "sweeps", "reporting", "explanation", "inference"),
     ("heads", "training", "features", "run_folder", "corpora", "windows", "audio", "recordings", "metrics"),
     tuple(path.stem for path in MODEL_FILES),

@@ -220,3 +220,15 @@ def test_the_front_page_trains(own_place, monkeypatch):
     assert done.count("scripts/cross_validate.py") >= 3 and done.count("scripts/train.py") == 1
     scores = {path.parent.name: json.loads(path.read_text()) for path in Path("runs").glob("*/scores.json")}
     assert scores["ravdess"]["folds"] == "emobox" and scores["emodb1"]["test_fold"] == 1
+
+
+def test_the_space_on_the_front_page(place, monkeypatch, capfd):
+    pytest.importorskip("gradio", reason="the demo page needs Gradio: pip install 'whisper-emotion[demo]'")
+    lines = commands(REPOSITORY / "README.md")
+    served, written = (words for words in lines if words[0] == "scripts/demo.py")
+    assert served == written[: len(served)]  # tests/demo serves one
+    run(written, monkeypatch)
+    (pushed,) = (words for words in lines if "--space" in words and words[0] == "scripts/push_to_hub.py")
+    capfd.readouterr()
+    run([*pushed, "--dry_run"], monkeypatch)
+    assert re.search(r"^ .* app\.py$", capfd.readouterr().out, flags=re.MULTILINE)

@@ -13,6 +13,7 @@ from whisper_emotion.windows import (
     cut_windows,
     join_moments,
     loudness,
+    mean_probabilities,
     window_samples,
 )
 
@@ -208,3 +209,10 @@ def test_moments_are_given_while_windows_come():
     for place in range(100):
         assert next(moments).start == place
         assert len(taken) <= place + 2
+
+
+def test_the_mean_over_a_recording_is_over_time_and_leaves_silence_out():
+    moments = [heard(0, 2, 0.9), heard(2, 7, None), heard(7, 8, 0.3)]
+    assert mean_probabilities(moments) == pytest.approx({"angry": (2 * 0.9 + 0.3) / 3, "calm": (2 * 0.1 + 0.7) / 3})
+    assert mean_probabilities([heard(0, 2, None)]) is None
+    assert [moment.certainty for moment in moments] == [0.9, 0, 0.7]

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -119,14 +119,25 @@ def read_stretch(path: str | os.PathLike[str], start: float, end: float) -> np.n
     return np.concatenate(parts)
 
 
-def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
-    """Length of a recording in seconds, from its header alone.
+class Header(NamedTuple):
+    """What a sound file says of itself.
+
+    Args:
+        seconds: Its length, above 0.
+        sampling_rate: In Hz.
+        channels: How many there are.
+    """
+
+    seconds: float
+    sampling_rate: int
+    channels: int
+
+
+def read_header(source: str | os.PathLike[str] | Mapping[str, Any]) -> Header:
+    """What a recording's header says; no sample is decoded.
 
     Args:
         source: A path, or a mapping, as `read_audio` takes them.
-
-    Returns:
-        The length in seconds, above 0.
 
     Raises:
         UserError: The file is missing, a folder, not a sound file, or empty.
@@ -137,7 +148,12 @@ def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
     _require_samples(name, header.frames)
-    return header.frames / header.samplerate
+    return Header(header.frames / header.samplerate, header.samplerate, header.channels)
+
+
+def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
+    """Length of a recording in seconds, from its header alone; for the rest see `read_header`."""
+    return read_header(source).seconds
 
 
 def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str | io.BytesIO]:

@@ -1,4 +1,4 @@
-"""A trained folder to the Hugging Face Hub: checked before anything is sent, uploaded in one commit."""
+"""A trained folder, or a Space, to the Hugging Face Hub: checked before anything is sent, uploaded in one commit."""
 
 import os
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
@@ -30,11 +31,13 @@ class Upload:
         repo_id: The repository, `namespace/name`.
         files: By name, the file itself, or its content where that differs from the file's.
         left_out: Names of the other files and folders, which stay where they are.
+        repo_type: `model` or `space`.
     """
 
     repo_id: str
     files: dict[str, Path | bytes]
     left_out: list[str]
+    repo_type: str = "model"
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, by name."""
@@ -70,11 +73,38 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str) -> Upload:
     return Upload(repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in files))
 
 
+def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
+    """Check that a folder is a Gradio Space, and list what would be uploaded: all that is not hidden.
+
+    Args:
+        folder: What `demo.py --space` left behind.
+        repo_id: The repository, `namespace/name`.
+
+    Raises:
+        UserError: The name is not allowed, or the folder is no such Space.
+    """
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    if not folder.is_dir():
+        raise UserError(f"--space {folder}: is no folder, expected one that demo.py --space wrote")
+    readme = folder / "README.md"
+    data = _read_metadata(readme) if readme.is_file() else {}
+    if data.get("sdk") != "gradio" or not (folder / str(data.get("app_file"))).is_file():
+        raise UserError(f"--space {folder}: is no Gradio Space, expected a folder that demo.py --space wrote")
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
+            files["/".join(parts)] = path
+    sent = {name.split("/")[0] for name in files}
+    return Upload(repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in sent), "space")
+
+
 def push_upload(upload: Upload, private: bool = False, revision: str | None = None) -> str:
     """Upload in one commit, with the token of `HF_TOKEN` or of `hf auth login`, to the Hub of `HF_ENDPOINT`.
 
     Args:
-        upload: What `prepare_upload` returned.
+        upload: What `prepare_upload` or `prepare_space` returned.
         private: Make the repository private; one that exists must be so already.
         revision: The branch, made from `main` where it does not exist; `main` where not given.
 
@@ -84,7 +114,7 @@ def push_upload(upload: Upload, private: bool = False, revision: str | None = No
     Raises:
         UserError: There is no token, the Hub refuses it, the repository or the files, or it cannot be reached.
     """
-    repo_id, token = upload.repo_id, get_token()
+    repo_id, kind, token = upload.repo_id, upload.repo_type, get_token()
     if token is None:
         raise UserError("HF_TOKEN: is not set, give a token that may write, or log in with `hf auth login`")
     if not token.isascii() or not token.isprintable():  # which HTTP's library would refuse, and show
@@ -92,15 +122,17 @@ def push_upload(upload: Upload, private: bool = False, revision: str | None = No
     api = HfApi(token=token, library_name="whisper_emotion")
     with _one_line_errors(repo_id, token):
         # Without --private an organisation's own default holds
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
-        if private and not api.repo_info(repo_id).private:
+        sdk = "gradio" if kind == "space" else None
+        api.create_repo(repo_id, repo_type=kind, space_sdk=sdk, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise UserError(f"--private: {repo_id} exists and is public, change that in its settings or name another")
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+            api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
         commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(name, file) for name, file in upload.files.items()],
-            commit_message="Upload model",
+            repo_type=kind,
+            commit_message=f"Upload {kind}",
             revision=revision,
         )
     return commit.commit_url
@@ -117,16 +149,21 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _published_card(path: Path, repo_id: str) -> bytes:
-    """The card with the repository's name in its example, if the Hub's own classes can read its metadata."""
-    try:
-        text = path.read_bytes().decode()
-        data = ModelCard(text).data if text.startswith("---") else {}
-    except Exception as error:  # whatever a parser of YAML raises on what a person has typed
-        raise UserError(f"{path}: its metadata are not valid: {one_line(error)}") from error
+    """The card with the repository's name in its example, if its metadata are valid and complete."""
+    data = _read_metadata(path)
     missing = [name for name in CARD_FIELDS if not data.get(name)]
     if missing:
         raise UserError(f"{path}: its metadata lack {', '.join(missing)}, expected them between the lines of ---")
-    return re.sub(r'"<namespace>/[^"\n]*"', f'"{repo_id}"', text).encode()
+    return re.sub(r'"<namespace>/[^"\n]*"', f'"{repo_id}"', path.read_bytes().decode()).encode()
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a card, as the Hub's own classes read them."""
+    try:
+        text = path.read_bytes().decode()
+        return ModelCard(text).data.to_dict() if text.startswith("---") else {}
+    except Exception as error:  # whatever a parser of YAML raises on what a person has typed
+        raise UserError(f"{path}: its metadata are not valid: {one_line(error)}") from error
 
 
 @contextmanager

@@ -56,6 +56,11 @@ class Prediction:
         """The most probable label; None if it is silent."""
         return None if self.probabilities is None else max(self.probabilities, key=self.probabilities.__getitem__)
 
+    @property
+    def certainty(self) -> float:
+        """The largest probability; 0 if it is silent."""
+        return 0.0 if self.probabilities is None else max(self.probabilities.values())
+
 
 def window_samples(window: float | None, hop: float | None) -> tuple[int, int]:
     """A window's length and hop in samples at 16 kHz.
@@ -161,6 +166,21 @@ def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
             segment = moment
     if segment is not None:
         yield segment
+
+
+def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None:
+    """The mean over time of a recording's probabilities by label, its silence left out; None if all of it is silent.
+
+    Args:
+        moments: Of one recording, as `average_windows` gives them, or its segments.
+    """
+    seconds, sums = 0.0, {}
+    for moment in moments:
+        if moment.probabilities is not None:
+            length = moment.end - moment.start
+            seconds += length
+            sums = {label: sums.get(label, 0.0) + length * value for label, value in moment.probabilities.items()}
+    return {label: value / seconds for label, value in sums.items()} if sums else None
 
 
 def _average(covering: Sequence[Prediction], start: float, end: float) -> Prediction:

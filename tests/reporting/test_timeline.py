@@ -1,5 +1,7 @@
 """The pictures of emotion over time and of attention: what they show, and that they are drawn for any labels."""
 
+import io
+
 import numpy as np
 import pytest
 import soundfile
@@ -121,6 +123,21 @@ def test_weights_are_drawn_head_by_head_and_averaged(tmp_path, figure_of):
     assert {"head", "weight", "mel band (kHz)", "amplitude", "time (s)"} <= texts(figure)
     assert figure.axes[2].get_xlim() == (100, 101)
     assert "head" not in texts(figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1)))
+
+
+def test_a_picture_for_a_page_is_narrower_and_its_title_is_the_pages(tmp_path, figure_of):
+    moments = list(average_windows(windows([(0.9, 0.1), None])))
+    soundfile.write(tmp_path / "a.wav", np.zeros(6 * 16_000), 16_000)
+    over_time = (str(tmp_path / "a.wav"), LABELS, moments, list(join_moments(moments)))
+    for plot, arguments in ((plot_timeline, over_time), (plot_explanation, (explanation(6),))):
+        picture, captions = io.BytesIO(), []
+
+        def draw(*given, plot=plot, captions=captions):
+            captions.append(plot(*given, width=5.0, titled=False))
+
+        figure = figure_of(draw, picture, "my title", *arguments)
+        assert figure.get_figwidth() == 5 and imread(io.BytesIO(picture.getvalue())).shape[1] < 900
+        assert captions[0].startswith("my title") and not any("my title" in text for text in texts(figure))
 
 
 def test_uniform_weights_are_said_to_be_and_evidence_is_drawn(tmp_path, figure_of):

@@ -1,6 +1,7 @@
 """Which moment decided: a clip's waveform and spectrogram, and over them what the pooling made of each frame."""
 
 from os import PathLike
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,20 +13,32 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.explanation import FRAME_SECONDS, Explanation
 from whisper_emotion.reporting.plots import save_figure
-from whisper_emotion.reporting.timeline import draw_waveform, set_time_axis
+from whisper_emotion.reporting.timeline import WIDTH, draw_waveform, set_time_axis
 
 CURVE, AGAINST = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 TICKS_HERTZ = (250, 1000, 4000)
 
 
-def plot_explanation(path: str | PathLike[str], title: str, explanation: Explanation, start: float = 0.0) -> None:
+def plot_explanation(
+    path: str | PathLike[str] | IO[bytes],
+    title: str,
+    explanation: Explanation,
+    start: float = 0.0,
+    width: float = WIDTH,
+    titled: bool = True,
+) -> str:
     """Draw where a pooling looked, head by head, or, where it weighs all frames alike, what each frame spoke for.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write, or an open one.
         title: What is shown, of any length; what the curve means is added to it.
         explanation: What `explain` gives.
         start: Time of the clip's first sample in its recording, in seconds.
+        width: Of the picture, in inches; letters keep their size.
+        titled: Draw the title, too, for a picture that has no caption.
+
+    Returns:
+        The title with what the curve means.
     """
     seconds = len(explanation.samples) / SAMPLING_RATE
     heads, frames = explanation.weights.shape
@@ -33,7 +46,7 @@ def plot_explanation(path: str | PathLike[str], title: str, explanation: Explana
     edges = np.concatenate([[start], middles[1:] - FRAME_SECONDS / 2, [start + seconds]])
     by_head = explanation.evidence is None and heads > 1
 
-    figure = Figure(figsize=(9, 5.6 if by_head else 4.2), layout="constrained")
+    figure = Figure(figsize=(width, 5.6 if by_head else 4.2), layout="constrained")
     wave, mel, *rest = figure.subplots(
         2 + by_head, 1, sharex=True, height_ratios=[1.5, 1.5, *[0.22 * heads + 0.3] * by_head], squeeze=False
     ).flat
@@ -58,7 +71,7 @@ def plot_explanation(path: str | PathLike[str], title: str, explanation: Explana
     if by_head:
         (axes,) = rest
         norm = LogNorm(0.1, max(10.0, float(relative.max())), clip=True)  # one frame may have most of a head's weight
-        image = axes.pcolormesh(edges, np.arange(heads + 1) + 0.5, relative, cmap="cividis", norm=norm)
+        image = axes.pcolormesh(edges, np.arange(heads + 1) + 0.5, relative, cmap="Oranges", norm=norm)
         axes.set(ylabel="head", ylim=(heads + 0.5, 0.5))
         axes.yaxis.set_major_locator(MaxNLocator(min(heads, 8), integer=True))
         bar = figure.colorbar(image, ax=axes, pad=0.01, label="weight")
@@ -68,7 +81,9 @@ def plot_explanation(path: str | PathLike[str], title: str, explanation: Explana
     bottom = rest[0] if by_head else mel
     bottom.set_xlim(start, start + seconds)
     set_time_axis(bottom, seconds)
-    save_figure(figure, path, f"{title}. {meaning}")
+    title = f"{title}. {meaning}"
+    save_figure(figure, path, title if titled else "")
+    return title
 
 
 def _draw_curve(axes: Axes, edges: np.ndarray, curve: np.ndarray, unit: str, outline: float, level: float) -> None:

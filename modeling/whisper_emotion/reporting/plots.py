@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -162,7 +162,7 @@ def plot_curves(
     save_figure(figure, path, title)
 
 
-def save_figure(figure: Figure, path: str | PathLike[str], title: str) -> None:
+def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str) -> None:
     """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width."""
     canvas = FigureCanvasAgg(figure)
     wrapped = textwrap.wrap(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from os import PathLike
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,32 +24,40 @@ SILENT_COLOUR, SILENT_HATCH = "#FFFFFF", "////"
 COLUMNS = 240  # stretches of time that a picture shows apart at most: each some pixels wide
 WAVE_COLUMNS = 1600  # of a waveform: a pixel each
 WIDTH = 9.0  # inches
+LEGEND_INCHES = 1.7  # of a label's key below the picture
 CHARACTER_INCHES, LINE_INCHES = 0.078, 0.15  # of a segment's name
 
 
 def plot_timeline(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | IO[bytes],
     title: str,
     file: str,
     labels: Sequence[str],
     moments: Sequence[Prediction],
     segments: Sequence[Prediction],
-) -> None:
+    width: float = WIDTH,
+    titled: bool = True,
+) -> str:
     """Draw emotion over time.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write, or an open one.
         title: What is shown, of any length: it is wrapped to the picture's width.
         file: The recording, whose waveform is drawn.
         labels: The model's labels.
         moments: What `average_windows` gives.
         segments: What `join_moments` makes of them.
+        width: Of the picture, in inches; letters keep their size.
+        titled: Draw the title, too, for a picture that has no caption.
+
+    Returns:
+        The title, and, where the recording is too long to show every moment, what is shown of it.
 
     Raises:
         UserError: The recording cannot be read.
     """
     seconds = moments[-1].end
-    figure = Figure(figsize=(WIDTH, 4.9), layout="constrained")
+    figure = Figure(figsize=(width, 4.9), layout="constrained")
     wave, areas, strip = figure.subplots(3, 1, sharex=True, height_ratios=(1.1, 2.5, 0.85))
     draw_waveform(wave, stream_audio(file), 0, seconds)
     styles = {label: _style(place) for place, label in enumerate(labels)}
@@ -72,7 +81,7 @@ def plot_timeline(
         title = f"{title}. Means over {seconds / COLUMNS:.0f} s, and their labels"
         named = [None if row[-1] > 0.5 else labels[row[:-1].argmax()] for row in shares]
         blocks = _join_columns(edges, named)
-    _draw_blocks(strip, blocks, styles, WIDTH * 0.85 / seconds)
+    _draw_blocks(strip, blocks, styles, width * 0.85 / seconds)
     strip.set(ylim=(0, 1), yticks=[], ylabel="label")
     strip.set_xlim(0, seconds)
     set_time_axis(strip, seconds)
@@ -86,8 +95,15 @@ def plot_timeline(
         keys.append(Patch(facecolor=SILENT_COLOUR, hatch=SILENT_HATCH, edgecolor="0.6", label="silence, not labelled"))
     for key in keys:
         key.set_label(textwrap.shorten(str(key.get_label()), 24, placeholder="…"))
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 5), frameon=False, fontsize=9)
-    save_figure(figure, path, title)
+    figure.legend(
+        handles=keys,
+        loc="outside lower center",
+        ncols=min(len(keys), int(width / LEGEND_INCHES)),
+        frameon=False,
+        fontsize=9,
+    )
+    save_figure(figure, path, title if titled else "")
+    return title
 
 
 def draw_waveform(axes: Axes, blocks: Iterable[np.ndarray], start: float, seconds: float) -> None:

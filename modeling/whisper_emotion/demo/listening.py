@@ -1,0 +1,137 @@
+"""What the demo page says of a recording, in words and pictures, whatever shows them."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from whisper_emotion.audio import read_header, read_stretch
+from whisper_emotion.errors import UserError, printable
+from whisper_emotion.explanation import explain
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.reporting import plot_explanation, plot_timeline
+from whisper_emotion.windows import (
+    LONGEST_SECONDS,
+    SILENCE_DBFS,
+    WINDOW_SECONDS,
+    Prediction,
+    average_windows,
+    join_moments,
+    mean_probabilities,
+)
+
+HOP_SECONDS = WINDOW_SECONDS / 2
+WIDTH = 5.0  # inches of a picture: its letters are still legible on a phone
+# Eight channels at 96 kHz. A compressed file of a few bytes may claim more, and would fill the memory when decoded.
+MOST_SAMPLES_A_SECOND = 8 * 96_000
+
+
+class Picture(NamedTuple):
+    """A PNG file and the text below it."""
+
+    png: bytes
+    caption: str
+
+
+class Account(NamedTuple):
+    """What a model hears in a recording.
+
+    Args:
+        summary: What was labelled, in words.
+        probabilities: By label, over the whole recording; None if it is silent.
+        attention: Which moment decided; None if it is silent.
+        timeline: Emotion over time; None for a recording that is labelled whole.
+    """
+
+    summary: str
+    probabilities: dict[str, float] | None
+    attention: Picture | None
+    timeline: Picture | None
+
+
+def listen(
+    classifier: EmotionClassifier, file: str, most_seconds: float, progress: Callable[[float], object] = lambda _: None
+) -> Account:
+    """Label a recording whole, or in windows if it lasts more than 30 s, and draw what led to it.
+
+    Args:
+        classifier: The trained model.
+        file: The recording's path.
+        most_seconds: Longer ones are refused.
+        progress: Called with the part of it that is labelled, from 0 to 1.
+
+    Raises:
+        UserError: The recording cannot be read, is too long or too short; the message has its name without its folder.
+    """
+    name = Path(file).name
+    try:
+        return _listen(classifier, file, most_seconds, progress)
+    except UserError as error:
+        raise UserError(printable(str(error).replace(file, name))) from error
+
+
+def _listen(
+    classifier: EmotionClassifier, file: str, most_seconds: float, progress: Callable[[float], object]
+) -> Account:
+    seconds, sampling_rate, channels = read_header(file)
+    if seconds > most_seconds:
+        raise UserError(
+            f"{file}: lasts {describe_seconds(seconds)}, expected at most {describe_seconds(most_seconds)}"
+        )
+    if channels * sampling_rate > MOST_SAMPLES_A_SECOND:
+        raise UserError(f"{file}: has {channels} channels at {sampling_rate} Hz, expected at most 8 at 96000 Hz")
+    whole = seconds <= LONGEST_SECONDS
+    size, hop = (None, None) if whole else (WINDOW_SECONDS, HOP_SECONDS)
+    windows = []
+    for window in classifier.predict([file], size, hop):
+        windows.append(window)
+        progress(min(1.0, window.end / seconds))
+    moments = list(average_windows(windows))
+    probabilities = mean_probabilities(moments)
+    if probabilities is None:
+        loudest = max(window.dbfs for window in windows)
+        return Account(
+            f"Silence: the loudest moment of these {describe_seconds(seconds)} has {loudest:.0f} dBFS, speech more "
+            f"than {SILENCE_DBFS:g}. There is nothing to label.",
+            None, None, None,
+        )  # fmt: skip
+    attention = _draw_attention(classifier, file, max(windows, key=lambda window: window.certainty), whole)
+    if whole:
+        return Account(f"{describe_seconds(seconds)}, labelled whole.", probabilities, attention, None)
+    spoken = sum(moment.end - moment.start for moment in moments if moment.probabilities is not None)
+    silent = moments[-1].end - spoken
+    summary = f"The mean over {describe_seconds(seconds)} in windows of {WINDOW_SECONDS:g} s"
+    if silent:
+        summary += f", without {describe_seconds(silent)} of silence"
+    return Account(f"{summary}.", probabilities, attention, _draw_timeline(classifier, file, moments))
+
+
+def describe_seconds(seconds: float) -> str:
+    """A length of time for readers: `2.5 s`, `90 s`, `10 min`, `12:05 min`."""
+    if seconds < 120:
+        return f"{round(seconds, 1 if seconds < 60 else None):g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if rest else f"{minutes} min"
+
+
+def _draw_attention(classifier: EmotionClassifier, file: str, window: Prediction, whole: bool) -> Picture:
+    """Which moment of the most certain window decided."""
+    explanation = explain(classifier, read_stretch(file, window.start, window.end))
+    title = (
+        f"In the most certain window, {window.start:.0f} to {window.end:.0f} s: {window.label}, {window.certainty:.0%}"
+    )
+    title = "In the whole recording" if whole else title
+    return _draw(plot_explanation, title, explanation, window.start)
+
+
+def _draw_timeline(classifier: EmotionClassifier, file: str, moments: list[Prediction]) -> Picture:
+    """Emotion over time."""
+    title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
+    return _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
+
+
+def _draw(plot: Callable[..., str], title: str, *arguments: object) -> Picture:
+    """A plot in the page's width, its title as the caption."""
+    file = io.BytesIO()
+    caption = plot(file, title, *arguments, width=WIDTH, titled=False)
+    return Picture(file.getvalue(), caption if caption.endswith(".") else f"{caption}.")
