@@ -37,6 +37,13 @@ class PredictArguments:
     files: list[str] = field(
         default_factory=list, metadata={"help": "sound files, folders of them, or patterns", "positional": True}
     )
+    speaker_files: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder, or pattern in quotes, of recordings of the one person who speaks in all files, in many "
+            "moods: adapts the model to the voice"
+        },
+    )
     window: float | None = field(
         default=None,
         metadata={
@@ -90,6 +97,11 @@ def main() -> int:
     window_samples(arguments.window, arguments.hop)
     pictures = Pictures(arguments)
     classifier = EmotionClassifier(arguments.model, getattr(torch, arguments.encoder_dtype))
+    if arguments.speaker_files is not None:
+        recordings, unusable = find_recordings([arguments.speaker_files])
+        for error in unusable.values():
+            raise error
+        classifier.adapt(recordings)
     files, failed = find_recordings(arguments.files)
     predictions = classifier.predict(
         files,

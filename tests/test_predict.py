@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import run_script
+import torch
+from conftest import run_script, save_model
 from matplotlib.image import imread
 
 from whisper_emotion.inference import EmotionClassifier
@@ -180,7 +181,7 @@ def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):
         (["long.flac", "--output", "no/where/o.csv"], "--output no/where/o.csv: cannot be written"),
         (["long.flac", "--output", "o.csv", "--segments", "o.csv"], "--segments o.csv: is --output, too"),
         (["long.flac", "--plot", "--picture_dir", "long.flac"], "--picture_dir long.flac: cannot be made"),
-        (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: no model to load"),
+        (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: is no folder here, and was not found on the Hub: "),
         (["long.flac", "--windows", "3"], "--windows: no such option; did you mean window?"),
         (["long.flac", "--encoder_dtype", "int8"], "--encoder_dtype"),
     ],
@@ -210,3 +211,23 @@ def test_who_closes_the_pipe_early_sees_no_traceback_and_that_windows_were_used(
         (line,) = process.stderr.read().splitlines()[-1:]
     assert line == "long.flac lasts 35.0 s: files of more than 30 s are labelled in windows of 4 s, one every 2 s"
     assert process.returncode == 141
+
+
+def test_recordings_of_the_speaker_adapt_the_model(predict, recordings, tiny_encoder, monkeypatch):
+    folder = save_model(tiny_encoder, recordings / "model", encoder_context="utterance")
+    model = EmotionClassifier(folder).model
+    torch.nn.init.ones_(model.population_mean)
+    model.save_pretrained(folder)
+    options = ("--model", folder, "recordings/a.wav", "--output", "labels.json")
+    assert predict(*options)[0] == 0
+    alone = json.loads(Path("labels.json").read_text())[0]["probabilities"]
+    assert predict(*options, "--speaker_files", "recordings/inner/*")[0] == 0
+    adapted = json.loads(Path("labels.json").read_text())[0]["probabilities"]
+    classifier = EmotionClassifier(folder)
+    classifier.adapt([f"recordings/inner/{name}" for name in ("b.flac", "c.mp3", "d.ogg")])
+    assert adapted == pytest.approx(classifier("recordings/a.wav")[0], abs=1e-4) != pytest.approx(alone, abs=1e-3)
+
+    status, _, (line,) = predict(*options, "--speaker_files", "absent/*")
+    assert status == 2 and "absent/*: no file has such a name" in line
+    status, _, (line,) = predict("recordings/a.wav", "--speaker_files", "recordings/inner")
+    assert status == 2 and "does not know its training speakers' mean" in line
