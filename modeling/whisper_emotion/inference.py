@@ -77,8 +77,9 @@ class EmotionClassifier:
             loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
             self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-            where = "holds no model to load" if os.path.isdir(model) else "is no folder here, and was not found on the Hub"
-            raise UserError(f"{model}: {where}: {one_line(error)}") from error
+            here = os.path.isdir(model)
+            what = "holds no model to load" if here else "is no folder here, and was not found on the Hub"
+            raise UserError(f"{model}: {what}: {one_line(error)}") from error
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])
             raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
