@@ -1,5 +1,6 @@
 """A trained folder to the Hugging Face Hub: checked before anything is sent, uploaded in one commit."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging, validate_repo_id
 
-from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.errors import UserError, one_line, reading
 from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
@@ -63,7 +64,12 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str) -> Upload:
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
         raise UserError(f"--model {folder}: lacks {', '.join(missing)}, expected a folder that train.py finished")
-    EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
+    with reading(folder / "scores.json", "what train.py wrote"):
+        labels = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["labels"]
+    if (
+        EmotionClassifier(folder).labels != labels
+    ):  # weights that are cut off, or of another configuration, do not load
+        raise UserError(f"{folder / 'scores.json'}: has other labels than the model, expected what train.py wrote")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
     files["README.md"] = _published_card(folder / "README.md", repo_id)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -20,12 +19,13 @@ from transformers.utils import logging
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import round_up
-from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.errors import UserError, one_line, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
+CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 # Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
 Utterances = Dataset | Sequence[dict[str, Any]]
@@ -153,10 +153,8 @@ def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
     Raises:
         UserError: There is none.
     """
-    try:
+    with reading(f"--encoder {encoder}", CHECKPOINT):
         return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
 
 
 def build_model(
@@ -198,6 +196,8 @@ def build_model(
         raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
     except ValueError as error:
         raise UserError(one_line(error)) from error
+    except Exception as error:  # of whatever class a configuration makes that others have written
+        raise UserError(f"--encoder {encoder}: its configuration is not valid: {one_line(error)}") from error
     if from_scratch:
         set_seed(seed)
         return WhisperForEmotionClassification(config)
@@ -230,11 +230,10 @@ def _load_encoder(encoder: str, config: WhisperEmotionConfig) -> WhisperForEmoti
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report of what is missing is judged here, and not a user's to read
     try:
-        loaded, report = WhisperForEmotionClassification.from_pretrained(
-            encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
+        with reading(f"--encoder {encoder}", CHECKPOINT):
+            loaded, report = WhisperForEmotionClassification.from_pretrained(
+                encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))

@@ -105,23 +105,22 @@ def put(draw: Draw, path: Path, content: bytes) -> bool:
     kinds = ("file",) * 12 + ("folder", "dangling link", "loop", "link", "fifo", "unreadable")
     kind = draw(st.sampled_from(kinds))
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if kind == "folder":
-            path.mkdir()
-        elif kind == "dangling link":
-            path.symlink_to(path.parent / "gone")
-        elif kind == "loop":
-            path.symlink_to(path)
-        elif kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "link":
-            path.with_name("target").write_bytes(content)
-            path.symlink_to("target")
-        else:
-            path.write_bytes(content)
-            path.chmod(0o000 if kind == "unreadable" else 0o644)
-    except FileExistsError:
-        pass
+    if os.path.lexists(path):
+        return False
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to(path.parent / "gone")
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.with_name("target").write_bytes(content)
+        path.symlink_to("target")
+    else:
+        path.write_bytes(content)
+        path.chmod(0o000 if kind == "unreadable" else 0o644)
     return kind == "unreadable"
 
 

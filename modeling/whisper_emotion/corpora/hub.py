@@ -81,7 +81,8 @@ def _values(table: Dataset, column: str) -> list[Any] | None:
         return None
     kind, values = table.features[column], table[column][:]
     if isinstance(kind, ClassLabel):
-        return [None if value is None or value < 0 else kind.int2str(value) for value in values]
+        known = range(kind.num_classes)
+        return [kind.int2str(value) if value in known else None for value in values]
     return values
 
 
