@@ -27,7 +27,8 @@ def reading(source: object, expected: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{source}: lacks {error.filename or one_line(error)}, expected {expected}") from error
+        lacking = f"{error.filename} is not there" if error.filename else one_line(error)
+        raise UserError(f"{source}: {lacking}; expected {expected}") from error
     except Exception as error:
         raise UserError(f"{source}: {error.__class__.__name__}: {one_line(error)}; expected {expected}") from error
 

@@ -94,8 +94,8 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         limit = self.n_samples if max_length is None else max_length
         if type(limit) is not int or not self.n_fft <= limit <= self.n_samples or limit % self.hop_length:
             raise ValueError(
-                f"max_length={max_length!r}: it must be {self.n_fft} to {self.n_samples} samples, in steps of "
-                f"{self.hop_length}"
+                f"max_length={max_length!r}: it must be {self.n_fft} samples or more, up to {self.n_samples}, in "
+                f"steps of {self.hop_length}"
             )
         if pad_to_multiple_of is not None and (
             type(pad_to_multiple_of) is not int or not 0 < pad_to_multiple_of <= self.n_samples

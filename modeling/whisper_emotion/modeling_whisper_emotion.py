@@ -364,7 +364,7 @@ def _require_finite(input_features: torch.Tensor, lengths: torch.Tensor) -> None
     wrong = (~(input_features.abs() <= LARGEST).all(dim=1) & heard).any(dim=1)
     if wrong.any():
         raise ValueError(
-            f"clip {int(wrong.nonzero()[0])} of the batch has NaN, infinity or numbers beyond all measure in input_features"
+            f"clip {int(wrong.nonzero()[0])} of the batch has NaN, infinity or more than {LARGEST:g} in input_features"
         )
 
 

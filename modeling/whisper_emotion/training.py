@@ -26,6 +26,7 @@ from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassifica
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
 CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
+WHOLE = "a whole checkpoint of this run: delete the folder to go on without it"
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 # Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
 Utterances = Dataset | Sequence[dict[str, Any]]
@@ -66,6 +67,9 @@ class EmotionTrainingArguments(TrainingArguments):
                 f"--train_sampling_strategy {self.train_sampling_strategy}: must be one of "
                 + ", ".join(SAMPLING_STRATEGIES)
             )
+        if self.push_to_hub or self.hub_token is not None:
+            # The Trainer would upload its checkpoints as they are, and write the token into them
+            raise ValueError("--push_to_hub, --hub_token: scripts/push_to_hub.py uploads, with the token of HF_TOKEN")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # or transformers takes bf16 for a mistake
         super().__post_init__()
@@ -340,6 +344,24 @@ class EmotionTrainer(Trainer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.add_callback(_Repeat(self))
+
+    # A checkpoint to go on from has optimizer, schedule and random state as pickles, of which transformers takes
+    # tensors and numbers only (`weights_only`), and its training_args.bin is not read. One that asks for more, or is
+    # damaged, is named.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with reading(resume_from_checkpoint, WHOLE):
+            if not list(Path(resume_from_checkpoint).glob("model*.safetensors")):
+                raise UserError(f"{resume_from_checkpoint}: has no weights in model.safetensors, expected {WHOLE}")
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset=None) -> UtteranceSampler:
         utterances, args = train_dataset or self.train_dataset, self.args

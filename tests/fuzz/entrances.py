@@ -16,7 +16,6 @@ from typing import Any
 import mutations
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 import yaml
 from conftest import iemocap_files, save_encoder, save_model, silent_wav, write_files
@@ -83,9 +82,16 @@ class Workplace:
         self.model = save_model(self.encoder, root / "model", encoder_context="utterance")
         self.classifier = EmotionClassifier(self.model)
         self.options = {
-            "corpus": "synthetic", "corpus_dir": str(self.corpus_dir), "folds": "speakers:2", "encoder": str(self.encoder),
-            "encoder_context": "utterance", "num_train_epochs": 1, "seed": 1, "disable_tqdm": True, "select_on": "last",
-        }  # fmt: skip
+            "corpus": "synthetic",
+            "corpus_dir": str(self.corpus_dir),
+            "folds": "speakers:2",
+            "encoder": str(self.encoder),
+            "encoder_context": "utterance",
+            "num_train_epochs": 1,
+            "seed": 1,
+            "disable_tqdm": True,
+            "select_on": "last",
+        }
         self.sweep, self.run = root / "sweep", root / "run"
         grid = {"layers": "1,2", "poolings": "mean", "num_workers": 1, "store_dir": str(root / "store")}
         script("sweep.py", self.options | grid | {"output_dir": str(self.sweep)})
@@ -98,10 +104,12 @@ class Workplace:
             0,
         )
         self.extractor = build_extractor(str(self.encoder))
+        for path in root.rglob("*"):  # for cases without the superuser's privileges
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
 
 def script(name: str, options: dict[str, Any], *words: str) -> None:
-    """Run a script in this process; what it says of a mistake, or of files it could not read, becomes a `UserError`."""
+    """Run a script in this process; what it says of a mistake, or of unreadable files, becomes a `UserError`."""
     flags = [f"--{option}={value}" for option, value in options.items()]
     before, sys.argv = sys.argv, [str(SCRIPTS / name), *flags, *words]
     try:
@@ -131,12 +139,16 @@ def audio(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     """One file, or its bytes as a dataset has them, read whole, in blocks, in part, or measured."""
     path = folder / f"{mutations.file_name(draw)[:60]}.wav"
     content = mutations.sound(draw)
-    read = draw(st.sampled_from((
-        lambda source: _finite(read_audio(source)),
-        lambda source: [_finite(block) for block in stream_audio(source)],
-        lambda source: _finite(read_stretch(source, 0.05, 0.15)),
-        lambda source: 1 / audio_seconds(source),
-    )))  # fmt: skip
+    read = draw(
+        st.sampled_from(
+            (
+                lambda source: _finite(read_audio(source)),
+                lambda source: [_finite(block) for block in stream_audio(source)],
+                lambda source: _finite(read_stretch(source, 0.05, 0.15)),
+                lambda source: 1 / audio_seconds(source),
+            )
+        )
+    )
     if draw(st.integers(0, 5)) == 0:
         return Attempt(lambda: _finite(read_audio({"path": str(path), "bytes": content})), (path,))
     unreadable = mutations.put(draw, path, content)
@@ -173,14 +185,18 @@ def predict(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         unreadable |= mutations.put(draw, path, mutations.sound(draw))
         files.append(path)
     options: dict[str, Any] = {"model": place.model, "output": folder / "out.csv"}
-    odd = draw(st.dictionaries(st.sampled_from(("window", "hop", "silence_dbfs", "batch_size", "output")), mutations.scalars,
-                               max_size=1))  # fmt: skip
+    odd = draw(
+        st.dictionaries(
+            st.sampled_from(("window", "hop", "silence_dbfs", "batch_size", "output")), mutations.scalars, max_size=1
+        )
+    )
     names = [str(folder / "in")] if draw(st.booleans()) else [str(path) for path in files]
     odd = {name: folder / str(value).replace("\0", "") if name == "output" else value for name, value in odd.items()}
     return Attempt(
-        lambda: script("predict.py", options | odd, "--", *names), (*names, *files, *(f"--{name}" for name in odd)),
+        lambda: script("predict.py", options | odd, "--", *names),
+        (*names, *files, *(f"--{name}" for name in odd)),
         unprivileged=unreadable,
-    )  # fmt: skip
+    )
 
 
 # --- corpora ---------------------------------------------------------------------------------------------------------
@@ -222,8 +238,13 @@ def corpora(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         unreadable |= mutations.put(draw, path, mutations.sound(draw))
-    odd = draw(st.dictionaries(st.sampled_from(("classes", "speaker_pattern", "improvised_only", "speakers", "x")),
-                               mutations.values | st.sampled_from(("^([a-z]+)_", "(", "(?P<x>.)", "angry,sad")), max_size=1))  # fmt: skip
+    odd = draw(
+        st.dictionaries(
+            st.sampled_from(("classes", "speaker_pattern", "improvised_only", "speakers", "x")),
+            mutations.values | st.sampled_from(("^([a-z]+)_", "(", "(?P<x>.)", "angry,sad")),
+            max_size=1,
+        )
+    )
     if draw(st.integers(0, 2)):
         odd = {}
     folds = draw(st.sampled_from(FOLDS))
@@ -243,8 +264,13 @@ def from_hub(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     name = "hub:me/voices"
     if draw(st.integers(0, 9)) == 0:
         name = draw(st.sampled_from(("hub:", "hub:../..", "hub:a/../../b", "hub:me/voices\n", "hub:/etc/passwd")))
-    clips = [{"path": draw(st.sampled_from((None, "a.wav", "../../a.wav", "/etc/passwd", str(place.corpus_dir)))),
-              "bytes": draw(st.sampled_from((silent_wav(), silent_wav(), mutations.sound(draw), None)))} for _ in range(3)]  # fmt: skip
+    clips = [
+        {
+            "path": draw(st.sampled_from((None, "a.wav", "../../a.wav", "/etc/passwd", str(place.corpus_dir)))),
+            "bytes": draw(st.sampled_from((silent_wav(), silent_wav(), mutations.sound(draw), None))),
+        }
+        for _ in range(3)
+    ]
     odd = st.lists(mutations.scalars, min_size=3, max_size=3)
     columns = {
         "audio": clips,
@@ -308,14 +334,20 @@ def extractor(place: Workplace, draw: Draw, folder: Path) -> Attempt:
             speech = torch.from_numpy(speech)
         elif draw(st.booleans()):
             speech = speech.tolist()
-    options = draw(st.fixed_dictionaries({}, optional={
-        "sampling_rate": st.sampled_from((16_000, 8_000, 0, None, "x")),
-        "padding": st.sampled_from(("longest", "max_length", True, False, None, "x", 3)),
-        "max_length": st.sampled_from((16_000, 0, -160, 399, 401, 10**12, "x", 1600.0)),
-        "pad_to_multiple_of": st.sampled_from((320, 0, -1, 7, 10**12, "x")),
-        "truncation": st.booleans(), "do_normalize": st.booleans(),
-        "return_tensors": st.sampled_from(("pt", "np", None, "x")),
-    }))  # fmt: skip
+    options = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "sampling_rate": st.sampled_from((16_000, 8_000, 0, None, "x")),
+                "padding": st.sampled_from(("longest", "max_length", True, False, None, "x", 3)),
+                "max_length": st.sampled_from((16_000, 0, -160, 399, 401, 10**12, "x", 1600.0)),
+                "pad_to_multiple_of": st.sampled_from((320, 0, -1, 7, 10**12, "x")),
+                "truncation": st.booleans(),
+                "do_normalize": st.booleans(),
+                "return_tensors": st.sampled_from(("pt", "np", None, "x")),
+            },
+        )
+    )
 
     def extract() -> None:
         features = place.extractor(speech, **options)
@@ -361,8 +393,15 @@ def model(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         inputs["attention_mask"] = draw(
             st.sampled_from((None, torch.ones(batch, 30), torch.ones(1, 31), torch.zeros(2, 30)))
         )
-    labels = (torch.zeros(batch, dtype=torch.long), torch.full((batch,), 3), torch.tensor([-1] * batch), torch.zeros(batch, 3),
-              torch.zeros(batch + 1, dtype=torch.long), torch.full((batch,), 0.5), torch.zeros(batch, 9))  # fmt: skip
+    labels = (
+        torch.zeros(batch, dtype=torch.long),
+        torch.full((batch,), 3),
+        torch.tensor([-1] * batch),
+        torch.zeros(batch, 3),
+        torch.zeros(batch + 1, dtype=torch.long),
+        torch.full((batch,), 0.5),
+        torch.zeros(batch, 9),
+    )
     if draw(st.integers(0, 3)) == 0:
         inputs["labels"] = draw(st.sampled_from(labels))
 
@@ -383,15 +422,17 @@ OWN_OPTIONS = sorted({field.name for kind in KINDS[:3] for field in dataclasses.
 
 def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     """A recipe with wrong types, unknown keys or damage, followed up to where training would begin."""
-    odd = draw(st.dictionaries(
-        st.sampled_from(OWN_OPTIONS) | st.sampled_from(OPTIONS) | st.text(max_size=5), mutations.values, max_size=2
-    ))  # fmt: skip
+    odd = draw(
+        st.dictionaries(
+            st.sampled_from(OWN_OPTIONS) | st.sampled_from(OPTIONS) | st.text(max_size=5), mutations.values, max_size=2
+        )
+    )
     options = {"output_dir": str(folder / "out"), **place.options, **odd}
     if draw(st.integers(0, 3)) == 0:  # a checkpoint of ours, whose labels are others
         options["encoder"] = str(place.model)
     text = yaml.safe_dump(options, allow_unicode=True).encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 4)) == 0:
-        text = mutations.mangle_bytes(draw, text)
+        text, odd = mutations.mangle_bytes(draw, text), options
     path = folder / "recipe.yaml"
     path.write_bytes(text)
 
@@ -494,8 +535,17 @@ def store(place: Workplace, draw: Draw, folder: Path) -> Attempt:
 
 
 ENTRANCES = {  # by name: how many of a thousand cases
-    audio: 160, classifier: 120, predict: 60, corpora: 150, from_hub: 90, extractor: 90, model: 90, recipe: 90, model_folder: 60,
-    results: 60, store: 30,
-}  # fmt: skip
+    audio: 160,
+    classifier: 120,
+    predict: 60,
+    corpora: 150,
+    from_hub: 90,
+    extractor: 90,
+    model: 90,
+    recipe: 90,
+    model_folder: 60,
+    results: 60,
+    store: 30,
+}
 assert inspect.signature(audio).parameters.keys() == {"place", "draw", "folder"}
 assert protocol.SELECTIONS

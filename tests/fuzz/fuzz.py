@@ -3,7 +3,7 @@
     python tests/fuzz/fuzz.py --cases 12000
 
 A case passes if it returns within five seconds, or raises the entrance's error with a message that names the file or
-field; and if neither it nor all cases of its entrance together leave memory behind. Prints a row an entrance, then what
+field; and if neither it nor all cases of its entrance together take much memory. Prints a row an entrance, then what
 went wrong. Exits with 1 if anything did. The same seed gives the same cases.
 """
 
@@ -57,8 +57,13 @@ def run_entrance(entrance, cases: int, place: Workplace, root: Path, number: int
     sizes: list[int] = []
 
     @seed(number)
-    @settings(max_examples=cases, phases=[Phase.generate], database=None, deadline=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=cases,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def run(data: st.DataObject) -> None:
         folder = root / "case"
@@ -152,8 +157,9 @@ def main() -> int:
             tally = tallies[one.__name__] = run_entrance(one, cases, place, Path(root), options.seed, LONGEST)
             print(
                 f"{one.__name__:<14}{tally.cases:>7}{tally.refused:>9}{tally.cases - tally.refused:>10}"
-                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{tally.growth:>6.0f} MiB", flush=True,
-            )  # fmt: skip
+                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{tally.growth:>6.0f} MiB",
+                flush=True,
+            )
     for name, tally in tallies.items():
         for where, what in tally.wrong.items():
             print(f"\n{name}: {where}\n{what}")

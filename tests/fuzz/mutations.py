@@ -1,4 +1,4 @@
-"""What is wrong with an input, drawn by hypothesis: sound files, names, tables, JSON and tensors that are almost right."""
+"""What is wrong with an input, drawn by hypothesis: sound files, names, tables, JSON and arrays, almost right."""
 
 import csv
 import functools
@@ -18,25 +18,68 @@ from hypothesis import strategies as st
 Draw = Callable[[st.SearchStrategy], Any]
 
 FORMATS = (  # format, subtype, sampling rate, channels
-    ("WAV", "PCM_16", 16_000, 1), ("WAV", "FLOAT", 16_000, 2), ("WAV", "DOUBLE", 8_000, 1), ("WAV", "PCM_U8", 192_000, 64),
-    ("WAVEX", "PCM_24", 48_000, 2), ("FLAC", "PCM_16", 44_100, 1), ("FLAC", "PCM_24", 16_000, 2),
-    ("OGG", "VORBIS", 22_050, 1), ("OGG", "OPUS", 48_000, 1), ("MP3", "MPEG_LAYER_III", 44_100, 2),
-    ("AIFF", "PCM_16", 16_000, 1), ("AU", "PCM_16", 16_000, 1), ("W64", "FLOAT", 16_000, 1), ("RF64", "PCM_16", 16_000, 1),
+    ("WAV", "PCM_16", 16_000, 1),
+    ("WAV", "FLOAT", 16_000, 2),
+    ("WAV", "DOUBLE", 8_000, 1),
+    ("WAV", "PCM_U8", 192_000, 64),
+    ("WAVEX", "PCM_24", 48_000, 2),
+    ("FLAC", "PCM_16", 44_100, 1),
+    ("FLAC", "PCM_24", 16_000, 2),
+    ("OGG", "VORBIS", 22_050, 1),
+    ("OGG", "OPUS", 48_000, 1),
+    ("MP3", "MPEG_LAYER_III", 44_100, 2),
+    ("AIFF", "PCM_16", 16_000, 1),
+    ("AU", "PCM_16", 16_000, 1),
+    ("W64", "FLOAT", 16_000, 1),
+    ("RF64", "PCM_16", 16_000, 1),
     ("CAF", "PCM_16", 16_000, 1),
-)  # fmt: skip
+)
 NO_SOUND = (
-    b"", b"RIFF", b"RIFF\xff\xff\xff\xffWAVE", b"fLaC", b"OggS", b"ID3\x04", b"no sound\n" * 50, bytes(5000),
-    b"\x89PNG\r\n\x1a\n" + bytes(100), b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.", b"PK\x03\x04" + bytes(99),
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"<!DOCTYPE html><title>404</title>",
-)  # fmt: skip
+    b"",
+    b"RIFF",
+    b"RIFF\xff\xff\xff\xffWAVE",
+    b"fLaC",
+    b"OggS",
+    b"ID3\x04",
+    b"no sound\n" * 50,
+    bytes(5000),
+    b"\x89PNG\r\n\x1a\n" + bytes(100),
+    b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.",
+    b"PK\x03\x04" + bytes(99),
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    b"<!DOCTYPE html><title>404</title>",
+)
 # Where the headers of WAV and FLAC say channels, rate, sizes and numbers of frames
 FIELDS = (4, 8, 16, 18, 20, 21, 22, 24, 26, 28, 32, 34, 40, 44)
 EXTREMES = (0, 1, 2, 7, 64, 255, 1024, 16_000, 65_535, 192_000, 10**9, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
 ODD_SAMPLES = (math.nan, math.inf, -math.inf, 1e9, 3e38, 1e-45)
 NAMES = (
-    "two\nlines", 'quo"ted', "it's", "\u202eصوت غاضب\u202c", "😠 ", "a\tb", "-rf", "--model", "[a]*?", "%s{0}%(x)d", "~", " ",
-    "...", "x" * 240, "back\\slash", "\x1b[31mred", "e\u0301", "\udcff", "$(id)", "a:b", "a,b;c", "..", "_", "nan", "\r",
-)  # fmt: skip
+    "two\nlines",
+    'quo"ted',
+    "it's",
+    "\u202eصوت غاضب\u202c",
+    "😠 ",
+    "a\tb",
+    "-rf",
+    "--model",
+    "[a]*?",
+    "%s{0}%(x)d",
+    "~",
+    " ",
+    "...",
+    "x" * 240,
+    "back\\slash",
+    "\x1b[31mred",
+    "e\u0301",
+    "\udcff",
+    "$(id)",
+    "a:b",
+    "a,b;c",
+    "..",
+    "_",
+    "nan",
+    "\r",
+)
 
 
 @functools.cache
@@ -124,10 +167,37 @@ def put(draw: Draw, path: Path, content: bytes) -> bool:
     return kind == "unreadable"
 
 
-scalars = st.none() | st.booleans() | st.integers(-4, 4) | st.sampled_from(
-    (10**9, 2**63, -(2**31), 0.5, -1.5, 1e300, math.nan, math.inf, "", "0", "1,2", "x", "../../x", "/etc", "two\nlines", "صوت",
-     "nan", "true", "[", "%s", "\x00")
-) | st.text(max_size=6)  # fmt: skip
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-4, 4)
+    | st.sampled_from(
+        (
+            10**9,
+            2**63,
+            -(2**31),
+            0.5,
+            -1.5,
+            1e300,
+            math.nan,
+            math.inf,
+            "",
+            "0",
+            "1,2",
+            "x",
+            "../../x",
+            "/etc",
+            "two\nlines",
+            "صوت",
+            "nan",
+            "true",
+            "[",
+            "%s",
+            "\x00",
+        )
+    )
+    | st.text(max_size=6)
+)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
