@@ -24,7 +24,7 @@ from .encoder_whisper_emotion import (
 from .feature_extraction_whisper_emotion import TAIL_FRAMES
 from .pooling_whisper_emotion import POOLING_CLASSES
 
-LARGEST = 1e4  # of log-mel features, which are far within it; in half precision there is no more
+LARGEST = 1e4  # of log-mel features, which lie between -2 and 3
 IGNORED = -100  # a label that the loss passes over, as everywhere in transformers
 
 

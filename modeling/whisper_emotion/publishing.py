@@ -66,9 +66,8 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str) -> Upload:
         raise UserError(f"--model {folder}: lacks {', '.join(missing)}, expected a folder that train.py finished")
     with reading(folder / "scores.json", "what train.py wrote"):
         labels = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["labels"]
-    if (
-        EmotionClassifier(folder).labels != labels
-    ):  # weights that are cut off, or of another configuration, do not load
+    classifier = EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
+    if classifier.labels != labels:
         raise UserError(f"{folder / 'scores.json'}: has other labels than the model, expected what train.py wrote")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
