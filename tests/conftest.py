@@ -77,7 +77,7 @@ def without_privileges(folder: Path) -> Iterator[None]:
         return
     for path in (folder, *folder.parents):
         if Path(tempfile.gettempdir()) in path.parents:  # pytest's own folders are their user's alone
-            path.chmod(0o755)
+            path.chmod(path.stat().st_mode | 0o755)
     nobody = 65_534
     os.setresuid(nobody, nobody, 0)
     try:

@@ -52,7 +52,7 @@ def reaching(tree):
     """What a source's names and attributes reach out by, imported names among them."""
     nodes = list(ast.walk(tree))
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)} - {"eval"}  # a module's mode
     names |= {alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     return names & REACHING
 

@@ -287,8 +287,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
     with reading(folder / INDEX, INTACT):
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         pairs = zip(index["frames"], index["own_frames"], strict=True)
-        if not all(type(one) is int and type(own) is int and 0 < own <= one for one, own in pairs):
-            raise ValueError("frames, own_frames: are no numbers of frames")
+        fit = all(type(one) is int and type(own) is int and 0 < own <= one for one, own in pairs)
+        if not fit or type(index["d_model"]) is not int:
+            raise ValueError("d_model, frames, own_frames: are no width and numbers of frames")
         return index
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from conftest import iemocap_files, save_encoder, save_model, silent_wav, write_files
+from conftest import iemocap_files, save_encoder, save_model, silent_wav, without_privileges, write_files
 from datasets import Audio, ClassLabel, Dataset, load_dataset
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -104,7 +104,9 @@ class Workplace:
             0,
         )
         self.extractor = build_extractor(str(self.encoder))
-        for path in root.rglob("*"):  # for cases without the superuser's privileges
+        with without_privileges(root):  # opens the way to the folder, for cases that stay without them
+            pass
+        for path in root.rglob("*"):
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
 
@@ -235,7 +237,7 @@ def corpora(place: Workplace, draw: Draw, folder: Path) -> Attempt:
             continue
         if draw(st.booleans()):
             path = path.with_name(mutations.file_name(draw) + draw(st.sampled_from((".wav", ".WAV", ".flac"))))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             path.unlink()
         unreadable |= mutations.put(draw, path, mutations.sound(draw))
     odd = draw(
@@ -427,7 +429,9 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
             st.sampled_from(OWN_OPTIONS) | st.sampled_from(OPTIONS) | st.text(max_size=5), mutations.values, max_size=2
         )
     )
-    options = {"output_dir": str(folder / "out"), **place.options, **odd}
+    # The generated corpus as anyone's folder: a wrong `corpus_dir` would otherwise have it generated there
+    files = {"corpus": "folder", "speaker_pattern": "_([a-z]+)_", "output_dir": str(folder / "out")}
+    options = place.options | files | odd
     if draw(st.integers(0, 3)) == 0:  # a checkpoint of ours, whose labels are others
         options["encoder"] = str(place.model)
     text = yaml.safe_dump(options, allow_unicode=True).encode("utf-8", "surrogatepass")

@@ -9,7 +9,9 @@ went wrong. Exits with 1 if anything did. The same seed gives the same cases.
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
+import gc
 import io
 import resource
 import shutil
@@ -25,6 +27,7 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from conftest import without_privileges  # isort: skip  # sets the environment before other imports
 import psutil
+import pyarrow
 from entrances import ENTRANCES, Attempt, Workplace
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -53,8 +56,8 @@ class Tally:
 
 def run_entrance(entrance, cases: int, place: Workplace, root: Path, number: int, longest: float) -> Tally:
     """Try an entrance with so many cases."""
-    tally, process = Tally(), psutil.Process()
-    sizes: list[int] = []
+    tally = Tally()
+    settled = 0  # bytes held when caches are full
 
     @seed(number)
     @settings(
@@ -66,6 +69,7 @@ def run_entrance(entrance, cases: int, place: Workplace, root: Path, number: int
     )
     @given(st.data())
     def run(data: st.DataObject) -> None:
+        nonlocal settled
         folder = root / "case"
         folder.mkdir()
         folder.chmod(0o777)  # for cases without the superuser's privileges
@@ -81,13 +85,13 @@ def run_entrance(entrance, cases: int, place: Workplace, root: Path, number: int
             if complaint:
                 tally.wrong.setdefault(complaint[0], f"case {tally.cases}: {complaint[1]}")
             tally.cases += 1
-            sizes.append(process.memory_info().rss)
+            if tally.cases == max(1, cases // 3):
+                settled = _held()
         finally:
             shutil.rmtree(folder)
 
     run()
-    settled = sizes[len(sizes) // 3 :]  # caches are full by then
-    tally.growth = (settled[-1] - settled[0]) / MEBIBYTE
+    tally.growth = (_held() - settled) / MEBIBYTE
     if tally.growth > MOST_GROWTH:
         tally.wrong["growth"] = f"{tally.growth:.0f} MiB were left behind"
     return tally
@@ -136,6 +140,15 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def _held() -> int:
+    """Bytes of memory that this process holds, without what is free in it and only waits to be used again."""
+    gc.collect()
+    pyarrow.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return psutil.Process().memory_info().rss
+
+
 def main() -> int:
     """Try all entrances and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,17 +158,18 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [one for one in ENTRANCES if options.entrance in (None, one.__name__)]
     started, tallies = time.monotonic(), {}
-    print(f"{'entrance':<14}{'cases':>7}{'refused':>9}{'accepted':>10}{'slowest':>10}{'at once':>10}{'growth':>10}")
+    rows = [f"{'entrance':<14}{'cases':>7}{'refused':>9}{'accepted':>10}{'slowest':>10}{'at once':>10}{'growth':>10}"]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
         place = Workplace(Path(root))
         for one in chosen:
             cases = max(3, round(options.cases * ENTRANCES[one] / sum(ENTRANCES[other] for other in chosen)))
             tally = tallies[one.__name__] = run_entrance(one, cases, place, Path(root), options.seed, LONGEST)
-            print(
+            rows.append(
                 f"{one.__name__:<14}{tally.cases:>7}{tally.refused:>9}{tally.cases - tally.refused:>10}"
-                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{tally.growth:>6.0f} MiB",
-                flush=True,
+                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{tally.growth:>6.0f} MiB"
             )
+            print(rows[-1], flush=True)
+    print("\n", *rows, sep="\n")  # again, without what decoders have said in between
     for name, tally in tallies.items():
         for where, what in tally.wrong.items():
             print(f"\n{name}: {where}\n{what}")
