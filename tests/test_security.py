@@ -264,7 +264,7 @@ api.upload_file(path_or_fileobj=packed.getvalue(), path_in_repo="train.zip", rep
 """
 
 
-def test_an_archive_on_the_hub_is_not_unpacked_elsewhere(tiny_encoder, synthetic_dir, tmp_path):
+def test_an_archive_on_the_hub_is_not_unpacked_elsewhere(synthetic_dir, tmp_path):
     clip, home, target = next(synthetic_dir.rglob("*.wav")), tmp_path / "home", tmp_path / "target"
     home.mkdir()
     target.mkdir()
@@ -273,7 +273,7 @@ def test_an_archive_on_the_hub_is_not_unpacked_elsewhere(tiny_encoder, synthetic
         assert done.returncode == 0, done.stderr
         load = "import sys; from whisper_emotion.corpora import load_corpus; print(load_corpus('hub:me/evil'))"
         done = hub.run(home, "-c", load)
-    assert done.returncode == 0 or "UserError: hub:me/evil: " in done.stderr, done.stderr
+    assert "UserError: hub:me/evil: cannot be loaded from the Hub: " in done.stderr, done.stderr
     outside = [path for path in tmp_path.rglob("evil*") if home / "hf" not in path.parents]
     assert not outside and not list(target.iterdir()), outside
 

@@ -177,7 +177,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             if isinstance(encoder_outputs, torch.Tensor):
                 encoder_outputs = BaseModelOutput(last_hidden_state=encoder_outputs)
             mask = attention_mask
-            self._check_stored(encoder_outputs.last_hidden_state)
+            self._check_stored(encoder_outputs)
             if mask is None and self._is_packed(encoder_outputs):
                 raise ValueError("packed encoder_outputs need an attention_mask that says which frames are whose")
             if mask is not None:
@@ -313,9 +313,10 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             return layers.transpose(-3, -2).flatten(-2)
         return torch.einsum("l,...ltd->...td", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
 
-    def _check_stored(self, frames: torch.Tensor) -> None:
+    def _check_stored(self, outputs: BaseModelOutput) -> None:
         """Raise unless stored frames have this model's dimensions."""
-        layers, shape = len(self.config.frame_layers), tuple(frames.shape)
+        frames, shape = outputs.last_hidden_state, tuple(outputs.last_hidden_state.shape)
+        layers = 1 if outputs.hidden_states is not None else len(self.config.frame_layers)
         own = (shape[-3:-2] == (layers,) and len(shape) in (3, 4)) if layers > 1 else len(shape) in (2, 3)
         if not own or shape[-1] != self.config.d_model or 0 in shape or not frames.is_floating_point():
             several = f"{layers} layers, " if layers > 1 else ""
