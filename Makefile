@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test fuzz audit lint types clean
 
 install: $(VENV)/installed
 
@@ -21,6 +21,15 @@ demo: install
 
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
+
+# Bad input through every entrance: thousands of cases, in minutes.
+fuzz: install
+	HF_HUB_OFFLINE=1 $(RUN)/python tests/fuzz/fuzz.py
+
+# The dependencies' known advisories; needs the network, and fails where it cannot ask about one of them.
+audit: install
+	$(RUN)/python -m pip install --quiet pip-audit
+	$(RUN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 lint: install
 	$(RUN)/ruff check .

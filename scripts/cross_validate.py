@@ -48,7 +48,7 @@ def main() -> None:
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
     clips = list_clips(experiment.corpus, folds)
     others = {
-        Path(folder).name: read_compared(Path(folder), clips, seeds)
+        Path(folder).name: read_compared(Path(folder), clips, seeds, experiment.labels)
         for folder in (repeats.compare_with.split(",") if repeats.compare_with else [])
     }
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))

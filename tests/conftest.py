@@ -94,7 +94,7 @@ def without_privileges(folder: Path) -> Iterator[None]:
         return
     for path in (folder, *folder.parents):
         if Path(tempfile.gettempdir()) in path.parents:  # pytest's own folders are their user's alone
-            path.chmod(0o755)
+            path.chmod(path.stat().st_mode | 0o755)
     nobody = 65_534
     os.setresuid(nobody, nobody, 0)
     try:
@@ -144,8 +144,7 @@ def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_encoder(path: Path) -> Path:
     """A stock Whisper checkpoint of random weights: 3 encoder layers, 16 wide, in half precision, with its decoder."""
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
@@ -161,10 +160,15 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Far from the small initial values, so that layers, positions and masks all matter to the output.
         if "embed_positions" not in name and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    path = tmp_path_factory.mktemp("tiny") / "encoder"
     model.half().save_pretrained(path)
     WhisperFeatureExtractor().save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a checkpoint."""
+    return save_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
 
 def save_model(encoder: Path, folder: Path, **fields: Any) -> Path:

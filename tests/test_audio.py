@@ -1,3 +1,4 @@
+import os
 import sys
 
 import numpy as np
@@ -198,3 +199,55 @@ def test_a_stream_of_less_than_one_window_is_refused(tmp_path):
     soundfile.write(path, np.zeros(0), SAMPLING_RATE)
     with pytest.raises(UserError, match="holds no audio"):
         list(stream_audio(path))
+
+
+def test_a_header_s_claims_take_no_memory(tmp_path):
+    """A FLAC that claims 10^10 samples (40 GB), and a wav of 2^31 - 1 Hz (its blocks would take 80 GB)."""
+    path = tmp_path / "claims.flac"
+    soundfile.write(path, tone(0.5, SAMPLING_RATE), SAMPLING_RATE)
+    data = bytearray(path.read_bytes())
+    data[21], data[22:26] = (data[21] & 0xF0) | 2, (10**10 - 2 * 2**32).to_bytes(4, "big")  # STREAMINFO's 36 bits
+    path.write_bytes(data)
+    assert audio_seconds(path) == 10**10 / SAMPLING_RATE
+    for read in (read_audio, lambda path: list(stream_audio(path))):
+        try:
+            assert np.concatenate([np.ravel(block) for block in read(path)]).size == 8000
+        except UserError as error:  # some versions of libsndfile refuse to decode it
+            assert str(error).startswith(f"{path}: ")
+    path = tmp_path / "claims.wav"
+    soundfile.write(path, tone(0.5, SAMPLING_RATE), SAMPLING_RATE)
+    data = bytearray(path.read_bytes())
+    for rate in (1, 2**31 - 1):
+        data[24:28] = rate.to_bytes(4, "little")
+        path.write_bytes(data)
+        for read in (read_audio, audio_seconds, lambda path: list(stream_audio(path))):
+            with pytest.raises(
+                UserError, match=r"claims\.wav: has [\d,]+ samples a second, expected 1,000 to 1,000,000"
+            ):
+                read(path)
+
+
+def test_samples_beyond_all_measure_are_refused(tmp_path):
+    path = tmp_path / "loud.wav"
+    samples = tone(0.5, 44_100)
+    samples[100] = 1e30  # finite, and its spectrogram is not
+    soundfile.write(path, samples, 44_100, subtype="FLOAT")
+    for read in (read_audio, lambda path: list(stream_audio(path))):
+        with pytest.raises(UserError, match=r"loud\.wav: holds samples beyond all measure"):
+            read(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "pipe.wav"
+    os.mkfifo(path)
+    for read in (read_audio, audio_seconds, lambda path: list(stream_audio(path))):
+        with pytest.raises(UserError, match=r"pipe\.wav: is a pipe or a device, expected a sound file"):
+            read(path)
+
+
+def test_a_name_that_is_no_valid_text_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    with open(path, "wb") as file:
+        soundfile.write(file, tone(0.5, SAMPLING_RATE), SAMPLING_RATE, format="WAV")
+    assert len(read_audio(path)) == len(np.concatenate(list(stream_audio(path)))) == 8000
+    assert audio_seconds(path) == 0.5

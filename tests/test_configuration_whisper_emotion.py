@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 
 from whisper_emotion import WhisperEmotionConfig, WhisperForEmotionClassification
 
@@ -102,3 +103,9 @@ def test_concatenated_layers_say_how_far_the_encoder_runs():
         WhisperEmotionConfig(encoder_layers=6, concatenated_layers=[2, 7])
     with pytest.raises(ValueError, match="concatenated_layers excludes use_weighted_layer_sum"):
         WhisperEmotionConfig(encoder_layers=6, concatenated_layers=[2], use_weighted_layer_sum=True)
+
+
+@pytest.mark.parametrize("layers", [10**9, -1, "6", None])
+def test_an_encoder_of_no_known_size_is_refused(layers):
+    with pytest.raises((ValueError, StrictDataclassError), match="encoder_layers"):
+        WhisperEmotionConfig(encoder_layers=layers)

@@ -100,6 +100,11 @@ def test_a_clip_alone_may_be_a_list_a_tensor_or_a_batch_of_one():
         (np.array([np.inf] + [0.0] * 999, np.float32), "audio 1 of the batch contains NaN or infinite"),
         (np.zeros((2, 1600), np.float32), "audio 1 of the batch has shape (2, 1600): mix multi-channel"),
         (np.zeros(1600, np.int16), "audio 1 of the batch holds integers"),
+        (np.zeros(1600, np.complex64), "audio 1 of the batch holds complex64"),
+        (np.array(["x"] * 1600), "audio 1 of the batch holds <U1"),
+        (np.full(1600, 1e30, np.float32), "audio 1 of the batch contains samples beyond all measure"),
+        (np.full(1600, 1e300), "audio 1 of the batch contains samples beyond all measure"),
+        ([[0.1, 0.2], [0.3]], "audio 1 of the batch is no array of numbers"),
     ],
 )
 def test_unusable_audio_is_named_by_its_place(clip, reason):
@@ -123,6 +128,12 @@ def test_nothing_is_refused(nothing):
     [
         ({"sampling_rate": 44_100}, "sampling_rate=44100: the features need audio at 16000 Hz"),
         ({"sampling_rate": RATE, "max_length": 100}, "max_length=100: it must be 400 samples or more"),
+        (
+            {"sampling_rate": RATE, "max_length": 10**12},
+            "max_length=1000000000000: it must be 400 samples or more, up to",
+        ),
+        ({"sampling_rate": RATE, "pad_to_multiple_of": 10**12}, "pad_to_multiple_of=1000000000000: it must be 1 to"),
+        ({"sampling_rate": RATE, "pad_to_multiple_of": 0}, "pad_to_multiple_of=0: it must be 1 to"),
         ({"sampling_rate": RATE, "padding": "shortest"}, "padding='shortest' is not allowed"),
         ({"sampling_rate": RATE, "truncation": False, "max_length": 800}, "lasts 0.10 s: more than 0.05 s"),
     ],
@@ -130,6 +141,23 @@ def test_nothing_is_refused(nothing):
 def test_options_that_do_not_fit_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
         OURS(noise(1600), **options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_fft", 10**9),
+        ("n_fft", {}),
+        ("hop_length", 0),
+        ("chunk_length", 10**12),
+        ("feature_size", "80"),
+        ("sampling_rate", -1),
+        ("sampling_rate", True),
+    ],
+)
+def test_a_configuration_that_no_extractor_has_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}=.* is not allowed: it must be a whole number from"):
+        WhisperEmotionFeatureExtractor(**{field: value})
 
 
 def test_dither_is_refused():

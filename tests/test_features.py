@@ -264,3 +264,34 @@ def test_adapted_frames_carry_the_mean_of_their_speaker_s_clips(tiny_encoder, co
         torch.testing.assert_close(adapted[row]["speaker_mean"], torch.stack(means).mean(0), atol=1e-5, rtol=1e-5)
         assert torch.equal(adapted[row]["encoder_outputs"], several[row]["encoder_outputs"])
     assert "speaker_mean" not in several[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("index.json", b'{"d_model": 16'),
+        ("index.json", b'{"d_model": 16, "frames": [1], "own_frames": [1]}'),
+        ("index.json", b'{"d_model": 16, "frames": [[1]], "own_frames": ["x"]}'),
+        ("index.json", b"{}"),
+        ("done", b"\x01"),
+        ("frames.f16", b"\x00" * 64),
+        ("frames.f16", None),
+        ("done", None),
+    ],
+)
+def test_a_damaged_store_is_named(tiny_encoder, corpus, extractor, tmp_path, name, content):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    path = store.fill()[1].folders[0] / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
+        store.fill()
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_frames_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, tmp_path):
+    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path).fill()[1]
+    path = stored.folders[0] / "frames.f16"
+    path.write_bytes(path.read_bytes()[:-2] + np.float16("nan").tobytes())
+    with pytest.raises(UserError, match="NaN or infinite") as caught:
+        StoredFrames(stored.folders, stored.labels).own_means()
+    assert str(caught.value).startswith(str(path.parent))

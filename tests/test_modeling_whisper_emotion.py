@@ -472,8 +472,34 @@ def test_outputs_on_request(tiny_encoder):
             {"encoder_outputs": torch.zeros(5, 16), "attention_mask": torch.ones(2, 3)},
             r"shape \(2, 3\): with packed encoder_outputs it must be \(batch, frames\) and have at most 5 ones",
         ),
+        ({"input_features": torch.zeros(0, 80, 9)}, r"\(0, 80, 9\): this model takes"),
+        ({"input_features": torch.zeros(1, 80, 9, dtype=torch.int64)}, "type torch.int64: this model takes floating"),
+        ({"encoder_outputs": torch.zeros(16)}, r"encoder_outputs has shape \(16,\)"),
+        ({"encoder_outputs": torch.zeros(1, 5, 15)}, r"encoder_outputs has shape \(1, 5, 15\)"),
+        ({"encoder_outputs": torch.full((1, 5, 16), torch.nan)}, "encoder_outputs: holds NaN or infinity"),
+        ({"embedding": torch.zeros(2, 256), "labels": torch.tensor([0, 2])}, "labels .* class ids from 0 to 1"),
+        ({"embedding": torch.zeros(2, 256), "labels": torch.tensor([0, -1])}, "labels .* class ids from 0 to 1"),
+        ({"embedding": torch.zeros(2, 256), "labels": torch.zeros(3, dtype=torch.long)}, r"labels has shape \(3,\)"),
+        ({"embedding": torch.zeros(2, 256), "labels": torch.zeros(2, 3)}, r"or soft labels \(2, 2\)"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(tiny_encoder, inputs, reason):
     with pytest.raises(ValueError, match=reason):
         load(tiny_encoder)(**inputs)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+def test_a_clip_that_is_no_spectrogram_is_named_by_its_place(tiny_encoder, value):
+    model, inputs = load(tiny_encoder, encoder_context="utterance"), extract(clips(0.3, 0.5))
+    inputs["input_features"][1, 3, 20] = value
+    with pytest.raises(ValueError, match="clip 1 of the batch has NaN, infinity or more than 10000 in input_features"):
+        model(**inputs)
+    inputs["input_features"][1, 3, 20] = 0
+    inputs["input_features"][0, 3, 45] = value  # behind the shorter clip: of no consequence
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_ignored_labels_are_passed_over(tiny_encoder):
+    model, embedding = load(tiny_encoder), torch.randn(2, 256)
+    both = model(embedding=embedding, labels=torch.tensor([1, -100])).loss
+    assert both == model(embedding=embedding[:1], labels=torch.tensor([1])).loss

@@ -93,10 +93,19 @@ def test_a_difference_is_that_of_the_figures_in_any_order_of_the_clips():
 def test_only_the_same_clips_and_seeds_are_compared(tmp_path):
     clips = table(20)[["name", "label"]].drop_duplicates()
     with pytest.raises(UserError, match="holds no predictions.csv"):
-        read_compared(tmp_path, clips, [0, 1])
+        read_compared(tmp_path, clips, [0, 1], ["a", "b"])
     table(12).to_csv(tmp_path / "predictions.csv", index=False)
-    assert len(read_compared(tmp_path, clips, [1, 0])) == 40
+    assert len(read_compared(tmp_path, clips, [1, 0], ["a", "b"])) == 40
     with pytest.raises(UserError, match="has other seeds than this run"):
-        read_compared(tmp_path, clips, [0])
+        read_compared(tmp_path, clips, [0], ["a", "b"])
     with pytest.raises(UserError, match="has other test clips than this run, or other labels"):
-        read_compared(tmp_path, clips.iloc[1:], [0, 1])
+        read_compared(tmp_path, clips.iloc[1:], [0, 1], ["a", "b"])
+    with pytest.raises(UserError, match="has classes that this run has not"):
+        read_compared(tmp_path, clips, [0, 1], ["a"])
+
+
+@pytest.mark.parametrize("content", [b"", b"name,label\na,b\n", b"\xff\xfe\x00", b'name,seed\n"a'])
+def test_damaged_predictions_are_named(tmp_path, content):
+    (tmp_path / "predictions.csv").write_bytes(content)
+    with pytest.raises(UserError, match="predictions.csv: .*; expected what cross_validate.py wrote"):
+        read_compared(tmp_path, table(20)[["name", "label"]].drop_duplicates(), [0, 1], ["a", "b"])

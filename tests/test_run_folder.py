@@ -39,3 +39,12 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_whole(tmp_path / "scores.json", "one")
     write_whole(tmp_path / "scores.json", "two")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("scores.json", "two")]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3", "\ufeffnull"])
+def test_damaged_settings_are_named(corpus, tmp_path, text):
+    work_dir = claim(tmp_path, corpus, ["encoder"], {})
+    (work_dir / "seed0_fold1.csv").touch()
+    (work_dir / "settings.json").write_text(text)
+    with pytest.raises(UserError, match=r"settings\.json: .*delete its folder"):
+        claim(tmp_path, corpus, ["encoder"], {})

@@ -4,11 +4,16 @@ Importing this package registers its classes with transformers' Auto classes, so
 `AutoModelForAudioClassification` and `pipeline("audio-classification")` know them without remote code.
 """
 
+import os
+
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from .configuration_whisper_emotion import WhisperEmotionConfig
 from .feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from .modeling_whisper_emotion import WhisperEmotionOutput, WhisperForEmotionClassification
+
+# Or transformers asks another server to convert a repository whose weights are a pickle, and sends the token along.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 AutoConfig.register(WhisperEmotionConfig.model_type, WhisperEmotionConfig)
 AutoFeatureExtractor.register(WhisperEmotionConfig, WhisperEmotionFeatureExtractor)

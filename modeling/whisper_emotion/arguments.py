@@ -164,7 +164,8 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
         argv = _recipe_flags(Path(recipe), known) + argv
     namespace, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        parser.error(f"{unknown[0]}: {_unknown(unknown[0].lstrip('-').replace('-', '_'), known)}")
+        flag = unknown[0].partition("=")[0]  # without its value, which may be a token
+        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known)}")
     for name, action in known.items():
         if not action.option_strings and not getattr(namespace, name):
             parser.error(f"{action.metavar}: none given")
@@ -176,7 +177,8 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
         )
     except (ValueError, TypeError, KeyError, ImportError) as error:
         message = one_line(error)
-        raise UserError(message if message.startswith("--") else f"options: {message}") from error
+        source = "options" if recipe is None else f"--config {recipe}, or flags"
+        raise UserError(message if message.startswith("--") else f"{source}: {message}") from error
 
 
 def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:

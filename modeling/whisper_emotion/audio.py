@@ -19,6 +19,9 @@ SAMPLING_RATE = 16_000
 
 SHORTEST = 400  # samples: one window of the spectrogram, 25 ms
 BLOCK_SECONDS = 10  # of a recording that are in memory at a time
+BLOCK_VALUES = 2**23  # of all its channels together, at most
+RATES = (1_000, 1_000_000)  # Hz; beyond, a header is damaged, and believing it would take all memory
+LOUDEST = 1e9  # more than any scale of samples has; far beyond, a spectrogram is no longer finite
 
 # A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
 # neither seek in the file nor read it in parts.
@@ -46,17 +49,16 @@ def read_audio(source: str | os.PathLike[str] | Mapping[str, Any]) -> np.ndarray
         `np.ndarray` of shape `(samples,)`, float32, nominally within -1 to 1.
 
     Raises:
-        UserError: The file is missing, a folder, not a sound file, empty, shorter than 25 ms, or holds NaN or
-            infinity.
+        UserError: The file is missing, no file, not a sound file, empty, shorter than 25 ms, or holds NaN, infinity
+            or numbers that are no samples.
     """
     name, stream = _open(source)
     try:
-        with soundfile.SoundFile(stream) as file:
-            _require_samples(name, file.frames)
-            samples, sampling_rate = file.read(dtype="float32", always_2d=True), file.samplerate
+        with _ForwardFile(stream) as file:
+            _check_header(name, file)
+            sampling_rate, mono = file.samplerate, np.concatenate([np.zeros(0, np.float32), *_blocks(name, file)])
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
-    mono = _mix(name, samples)
     if sampling_rate != SAMPLING_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLING_RATE, quality="HQ")
     _require_length(name, mono.size)
@@ -79,13 +81,11 @@ def stream_audio(source: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     total = 0
     try:
         with _ForwardFile(stream) as file:
-            _require_samples(name, file.frames)
+            _check_header(name, file)
             resampler = None
             if file.samplerate != SAMPLING_RATE:
                 resampler = soxr.ResampleStream(file.samplerate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
-            last = False
-            while not last:
-                mono = _mix(name, file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True))
+            for mono in _blocks(name, file):
                 last = mono.size == 0
                 block = mono if resampler is None else resampler.resample_chunk(mono, last=last)
                 total += block.size
@@ -140,15 +140,15 @@ def read_header(source: str | os.PathLike[str] | Mapping[str, Any]) -> Header:
         source: A path, or a mapping, as `read_audio` takes them.
 
     Raises:
-        UserError: The file is missing, a folder, not a sound file, or empty.
+        UserError: The file is missing, no file, not a sound file, or empty.
     """
     name, stream = _open(source)
     try:
-        header = soundfile.info(stream)
+        with soundfile.SoundFile(stream) as file:
+            _check_header(name, file)
+            return Header(file.frames / file.samplerate, file.samplerate, file.channels)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
-    _require_samples(name, header.frames)
-    return Header(header.frames / header.samplerate, header.samplerate, header.channels)
 
 
 def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
@@ -156,7 +156,7 @@ def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
     return read_header(source).seconds
 
 
-def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str | io.BytesIO]:
+def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, bytes | io.BytesIO]:
     """Name of a recording for messages, and what soundfile can read it from."""
     if isinstance(source, Mapping):
         data, path = source.get("bytes"), source.get("path")
@@ -172,15 +172,25 @@ def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, str 
     if not path.exists():
         kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise UserError(f"{path}: {kind}, expected a sound file")
-    return str(path), str(path)
+    if not path.is_file():  # a pipe would be waited for without an end
+        raise UserError(f"{path}: is a pipe or a device, expected a sound file")
+    return str(path), os.fsencode(path)  # soundfile refuses a name that is no valid text, but not its bytes
 
 
-def _mix(name: str, samples: np.ndarray) -> np.ndarray:
-    """Samples `(samples, channels)` as the mean of the channels, if they are numbers."""
-    mono = samples.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio")
-    return mono
+def _blocks(name: str, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """A file's samples, its channels mixed, in blocks, the last of which is empty.
+
+    A header may claim any number of samples: only those that are there take memory.
+    """
+    size = max(1, min(BLOCK_SECONDS * file.samplerate, BLOCK_VALUES // file.channels))
+    while True:
+        samples = file.read(size, dtype="float32", always_2d=True)
+        if not (np.abs(samples) <= LOUDEST).all():
+            wrong = "beyond all measure" if np.isfinite(samples).all() else "that are NaN or infinite"
+            raise UserError(f"{name}: holds samples {wrong}, expected finite audio, within -1 to 1")
+        yield samples.mean(axis=1)
+        if not len(samples):
+            return
 
 
 def _require_length(name: str, samples: int) -> None:
@@ -192,12 +202,14 @@ def _require_length(name: str, samples: int) -> None:
         )
 
 
-def _require_samples(name: str, samples: int) -> None:
-    """Raise for a recording without samples, or one that does not say how many it has."""
-    if samples <= 0:
+def _check_header(name: str, file: soundfile.SoundFile) -> None:
+    """Raise for a recording without samples, one that does not say how many it has, or one of no known rate."""
+    if file.frames <= 0:
         raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
-    if samples == _UNKNOWN_LENGTH:
+    if file.frames == _UNKNOWN_LENGTH:
         raise UserError(f"{name}: has no length in its header, expected a FLAC that was written to a file, not a pipe")
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        raise UserError(f"{name}: has {file.samplerate:,} samples a second, expected {RATES[0]:,} to {RATES[1]:,}")
 
 
 def _unreadable(name: str, error: Exception) -> UserError:

@@ -15,6 +15,8 @@ POOLINGS = tuple(POOLING_CLASSES)
 POOLING_SCORES = ("paper", "released")
 ENCODER_CONTEXTS = ("window", "utterance", "sparse_window")
 
+MOST_LAYERS = 1024  # Whisper has 32 at most; building what a damaged file may claim would not end
+
 AUTO_MAP = {
     "AutoConfig": "configuration_whisper_emotion.WhisperEmotionConfig",
     "AutoModel": "modeling_whisper_emotion.WhisperForEmotionClassification",
@@ -100,6 +102,8 @@ class WhisperEmotionConfig(WhisperConfig):
 
         The model calls this again, for what was set on the configuration since.
         """
+        known = type(self.encoder_layers) is int and 0 <= self.encoder_layers <= MOST_LAYERS
+        self._require("encoder_layers", known, f"a whole number from 0 to {MOST_LAYERS}")
         for name in ("encoder_layer", "classifier_proj_size", "pooling_heads", "pooling_head_dim", "silence_stride"):
             self._require(name, type(getattr(self, name)) is int, "a whole number")
         for name in ("use_weighted_layer_sum", "mask_padding", "freeze_encoder"):

@@ -1,5 +1,8 @@
 """The one exception that stands for a user's mistake, and the one line that it says."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something that the user can mend: a wrong path, option, file or value.
@@ -7,6 +10,27 @@ class UserError(ValueError):
     The message is one line that names the file or option, what is wrong, and what would be right. Scripts print it
     on stderr without a traceback and exit with 2; every other exception is a defect and keeps its traceback.
     """
+
+
+@contextmanager
+def reading(source: object, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises on what others have written into a `UserError` that names it.
+
+    A damaged or foreign file makes KeyErrors and TypeErrors of any depth; only that file's reading belongs in here.
+
+    Args:
+        source: The file or folder, or the option that names it.
+        expected: What would be right.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        lacking = f"{error.filename} is not there" if error.filename else one_line(error)
+        raise UserError(f"{source}: {lacking}; expected {expected}") from error
+    except Exception as error:
+        raise UserError(f"{source}: {error.__class__.__name__}: {one_line(error)}; expected {expected}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -14,6 +14,16 @@ logger = logging.get_logger(__name__)
 # frames behind the last real one still hear its end. They are computed, not filled, to equal the stock extractor.
 TAIL_FRAMES = 2
 
+# What a configuration may say, from and to: more is a damaged file, and believing it would take all memory.
+LIMITS = {
+    "feature_size": (1, 1024),
+    "sampling_rate": (1_000, 1_000_000),
+    "hop_length": (1, 65_536),
+    "chunk_length": (1, 3_600),
+    "n_fft": (16, 65_536),
+}
+LOUDEST = 1e15  # beyond, the spectrogram is no longer finite in single precision
+
 
 class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     """Whisper's log-mel spectrogram with the mask of its real frames, computed on the audio alone.
@@ -30,6 +40,10 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     def __init__(self, feature_size=80, dither=0.0, return_attention_mask=True, **kwargs):
         if dither:
             raise ValueError(f"dither={dither!r} is not supported: it must be 0.0, or silence would not be silent")
+        for name, (low, high) in LIMITS.items():
+            value = {"feature_size": feature_size, **kwargs}.get(name, low)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number from {low} to {high}")
         # The parent's default, False, stands in every stock checkpoint; here the mask is always returned.
         super().__init__(feature_size=feature_size, dither=dither, return_attention_mask=True, **kwargs)
 
@@ -55,8 +69,8 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
                 refuses such clips.
             padding: `max_length` (default: all batches have one width, which keeps the pipeline's batching safe) or
                 `longest` (the longest clip of this batch and two frames).
-            max_length: Samples; the window of `chunk_length` seconds where not given.
-            pad_to_multiple_of: Samples; the width is rounded up to it.
+            max_length: Samples, at most the window of `chunk_length` seconds, which is the default.
+            pad_to_multiple_of: Samples; the width is rounded up to it, at most to the window.
             return_tensors: `pt` or `np`; numpy arrays where not given.
             sampling_rate: Rate of `raw_speech` in Hz; anything but the extractor's own is refused.
             do_normalize: Scale each clip to zero mean and unit variance first.
@@ -77,11 +91,16 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             )
         if padding not in ("max_length", "longest", True):
             raise ValueError(f"padding={padding!r} is not allowed: it must be 'max_length' or 'longest'")
-        limit = max_length or self.n_samples
-        if limit < self.n_fft or limit % self.hop_length:
+        limit = self.n_samples if max_length is None else max_length
+        if type(limit) is not int or not self.n_fft <= limit <= self.n_samples or limit % self.hop_length:
             raise ValueError(
-                f"max_length={max_length}: it must be {self.n_fft} samples or more, in steps of {self.hop_length}"
+                f"max_length={max_length!r}: it must be {self.n_fft} samples or more, up to {self.n_samples}, in "
+                f"steps of {self.hop_length}"
             )
+        if pad_to_multiple_of is not None and (
+            type(pad_to_multiple_of) is not int or not 0 < pad_to_multiple_of <= self.n_samples
+        ):
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of!r}: it must be 1 to {self.n_samples} samples")
         clips = [self._check(clip, index, limit, truncation) for index, clip in enumerate(self._as_list(raw_speech))]
         if do_normalize:
             clips = [(clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) for clip in clips]
@@ -107,19 +126,26 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
                     "`(samples,)`; a two-dimensional array is a batch `(clips, samples)`"
                 )
             return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
+        if not hasattr(raw_speech, "__len__"):
+            return [raw_speech]
         if len(raw_speech) == 0:
             raise ValueError("audio 0 of the batch is empty: there is nothing to extract features from")
-        return list(raw_speech) if np.ndim(raw_speech[0]) > 0 else [raw_speech]
+        first = raw_speech[0]
+        return list(raw_speech) if isinstance(first, (list, tuple)) or np.ndim(first) > 0 else [raw_speech]
 
     def _check(self, clip, index: int, limit: int, truncation: bool) -> np.ndarray:
         """Return one clip as float32 `(samples,)`, or raise the ValueError that says what is wrong with it."""
         where = f"audio {index} of the batch"
         if isinstance(clip, torch.Tensor):
             clip = clip.detach().cpu().float()  # numpy knows no bfloat16
-        clip = np.asarray(clip)
+        try:
+            clip = np.asarray(clip)
+        except ValueError as error:  # lists of several lengths
+            raise ValueError(f"{where} is no array of numbers: {error}") from error
         if clip.dtype.kind in "iu":
             raise ValueError(f"{where} holds integers: scale it to floats in [-1, 1]")
-        clip = clip.astype(np.float32, copy=False)
+        if clip.dtype.kind != "f":
+            raise ValueError(f"{where} holds {clip.dtype}: expected floats in [-1, 1]")
         if clip.ndim != 1:
             raise ValueError(f"{where} has shape {clip.shape}: mix multi-channel audio down to mono `(samples,)`")
         if len(clip) == 0:
@@ -131,6 +157,9 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             )
         if not np.isfinite(clip).all():
             raise ValueError(f"{where} contains NaN or infinite samples")
+        if np.abs(clip).max() > LOUDEST:
+            raise ValueError(f"{where} contains samples beyond all measure: scale it to floats in [-1, 1]")
+        clip = clip.astype(np.float32, copy=False)
         if len(clip) > limit:
             seconds, kept = len(clip) / self.sampling_rate, limit / self.sampling_rate
             if not truncation:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
 from whisper_emotion.encoder_whisper_emotion import encoder_frames
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.training import AudioCollator
@@ -30,6 +30,7 @@ FORMAT = 1  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
 FRAMES, DONE, INDEX = "frames.f16", "done", "index.json"
 LARGEST = 65_504  # of half precision
+INTACT = "a whole feature store: delete the folder to have it made anew"
 
 
 class StoredFrames(Sequence):
@@ -45,7 +46,7 @@ class StoredFrames(Sequence):
 
     def __init__(self, folders: Sequence[Path], labels: Sequence[int]):
         self.folders, self.labels = list(folders), list(labels)
-        index = json.loads((self.folders[0] / INDEX).read_text(encoding="utf-8"))
+        index = _read_index(self.folders[0])
         self.width: int = index["d_model"]
         self.lengths: list[int] = index["frames"]
         self.own_lengths: list[int] = index["own_frames"]  # without the silence that is pooled along
@@ -58,9 +59,10 @@ class StoredFrames(Sequence):
         with warnings.catch_warnings():
             # Read-only, and so it should be: a map that may be written to counts as memory in use.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self._layers = [
-                torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)) for folder in self.folders
-            ]
+            self._layers = []
+            for folder in self.folders:
+                with reading(folder, INTACT):
+                    self._layers.append(torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)))
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "_layers"}
@@ -105,10 +107,13 @@ class StoredFrames(Sequence):
 def _own_means(folders: tuple[Path, ...]) -> np.ndarray:
     frames = StoredFrames(folders, [])
     clips = list(zip(frames._starts[:-1], frames.own_lengths, strict=True))
-    return np.concatenate([
+    means = np.concatenate([
         np.stack([layer[start : start + length].float().mean(0).numpy() for start, length in clips])
         for layer in frames._layers
     ], axis=1)  # fmt: skip
+    if not np.isfinite(means).all():
+        raise UserError(f"{folders[0]}: holds frames that are NaN or infinite, expected {INTACT}")
+    return means
 
 
 class FeatureStore:
@@ -211,6 +216,8 @@ class FeatureStore:
         """
         self.lay_out()
         state = PartialState()
+        for folder in self.folders.values():
+            self._check(folder)
         missing = {layer: folder for layer, folder in self.folders.items() if not _ticks(folder, "r").all()}
         if missing:
             self._encode(missing, state)
@@ -218,12 +225,23 @@ class FeatureStore:
         labels = self.corpus["label"][:]
         return {layer: StoredFrames([folder], labels) for layer, folder in self.folders.items()}
 
+    def _check(self, folder: Path) -> None:
+        """Raise for a layer's folder that is not as it was laid out."""
+        index, width = _read_index(folder), self.model.config.d_model
+        if index["d_model"] != width or len(index["frames"]) != len(self.corpus):
+            raise UserError(f"{folder / INDEX}: is of other frames than its folder's name says, expected {INTACT}")
+        sizes = {FRAMES: 2 * width * sum(index["frames"]), DONE: len(self._batches)}
+        for name, size in sizes.items():
+            with reading(folder / name, INTACT):
+                if (found := (folder / name).stat().st_size) != size:
+                    raise UserError(f"{folder / name}: has {found} bytes and not {size}, expected {INTACT}")
+
     @torch.inference_mode()
     def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
         """Encode the batches that are not ticked off, this process's share of them."""
         self.model.eval()
         collate = AudioCollator(self.extractor)
-        lengths = json.loads((next(iter(folders.values())) / INDEX).read_text(encoding="utf-8"))["frames"]
+        lengths = _read_index(next(iter(folders.values())))["frames"]
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         files = {
             layer: np.memmap(folder / FRAMES, np.float16, "r+").reshape(-1, self.model.config.d_model)
@@ -262,6 +280,17 @@ class FeatureStore:
             tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
         for tick in ticks.values():
             tick.flush()
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """A layer's width, and its utterances' numbers of frames."""
+    with reading(folder / INDEX, INTACT):
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        pairs = zip(index["frames"], index["own_frames"], strict=True)
+        fit = all(type(one) is int and type(own) is int and 0 < own <= one for one, own in pairs)
+        if not fit or type(index["d_model"]) is not int:
+            raise ValueError("d_model, frames, own_frames: are no width and numbers of frames")
+        return index
 
 
 def _ticks(folder: Path, mode: Literal["r", "r+"]) -> np.ndarray:

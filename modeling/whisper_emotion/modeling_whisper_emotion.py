@@ -21,7 +21,11 @@ from .encoder_whisper_emotion import (
     prefix_mask,
     unpack,
 )
+from .feature_extraction_whisper_emotion import TAIL_FRAMES
 from .pooling_whisper_emotion import POOLING_CLASSES
+
+LARGEST = 1e4  # of log-mel features, which lie between -2 and 3
+IGNORED = -100  # a label that the loss passes over, as everywhere in transformers
 
 
 @dataclass
@@ -103,6 +107,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         """Load a checkpoint, in float32 unless `dtype` says otherwise, and freeze what the config says is frozen."""
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
+        kwargs.setdefault("use_safetensors", True)  # weights as a pickle are not read
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
         model._freeze()  # loading replaces the parameters, and with them requires_grad
@@ -172,10 +177,15 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             if isinstance(encoder_outputs, torch.Tensor):
                 encoder_outputs = BaseModelOutput(last_hidden_state=encoder_outputs)
             mask = attention_mask
+            self._check_stored(encoder_outputs)
             if mask is None and self._is_packed(encoder_outputs):
                 raise ValueError("packed encoder_outputs need an attention_mask that says which frames are whose")
             if mask is not None:
                 _check_stored_mask(mask, encoder_outputs.last_hidden_state, self._is_packed(encoder_outputs))
+            if not self.training and not _are_finite(
+                encoder_outputs.last_hidden_state, mask, self._is_packed(encoder_outputs)
+            ):
+                raise ValueError("encoder_outputs: holds NaN or infinity among the frames that are pooled")
 
         frames = self._select_layers(encoder_outputs)
         if not torch.is_autocast_enabled(frames.device.type):  # which casts by itself
@@ -274,15 +284,19 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
     ) -> tuple[BaseModelOutput, torch.Tensor]:
         """Encode each clip in its context; return the encoder's output and the mask of the frames to pool."""
         config, window = self.config, 2 * self.config.max_source_positions
-        if input_features.ndim != 3 or input_features.shape[1] != config.num_mel_bins:
+        shape = tuple(input_features.shape)
+        if len(shape) != 3 or shape[1] != config.num_mel_bins or 0 in shape:
             raise ValueError(
-                f"input_features has shape {tuple(input_features.shape)}: this model takes (batch, "
-                f"{config.num_mel_bins}, frames)"
+                f"input_features has shape {shape}: this model takes (batch, {config.num_mel_bins}, frames)"
             )
         width = input_features.shape[-1]
         if width > window:
             raise ValueError(f"input_features has {width} frames: the encoder takes at most {window} (30 s)")
+        if not input_features.is_floating_point():
+            raise ValueError(f"input_features has the type {input_features.dtype}: this model takes floating point")
         lengths = _lengths(attention_mask, input_features)
+        if not torch.compiler.is_exporting():  # a graph does not look at values
+            _require_finite(input_features, lengths)
 
         several = output_hidden_states or len(config.frame_layers) > 1
         outputs = self.encoder(input_features, lengths, several, output_attentions)
@@ -299,6 +313,18 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             return layers.transpose(-3, -2).flatten(-2)
         return torch.einsum("l,...ltd->...td", self.layer_weights.softmax(dim=0), layers.to(self.layer_weights.dtype))
 
+    def _check_stored(self, outputs: BaseModelOutput) -> None:
+        """Raise unless stored frames have this model's dimensions."""
+        frames, shape = outputs.last_hidden_state, tuple(outputs.last_hidden_state.shape)
+        layers = 1 if outputs.hidden_states is not None else len(self.config.frame_layers)
+        own = (shape[-3:-2] == (layers,) and len(shape) in (3, 4)) if layers > 1 else len(shape) in (2, 3)
+        if not own or shape[-1] != self.config.d_model or 0 in shape or not frames.is_floating_point():
+            several = f"{layers} layers, " if layers > 1 else ""
+            raise ValueError(
+                f"encoder_outputs has shape {shape} and type {frames.dtype}: this model takes floating "
+                f"point (batch, {several}frames, {self.config.d_model}), or packed without the batch"
+            )
+
     def _is_packed(self, outputs: BaseModelOutput) -> bool:
         """Whether stored frames have no batch dimension."""
         several = len(self.config.frame_layers) > 1 and outputs.hidden_states is None
@@ -306,6 +332,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits `(batch, labels)`, with the config's class weights and smoothing, in float32."""
+        _check_labels(labels, logits)
         weights = self.config.class_weights
         return nn.functional.cross_entropy(
             logits.float(),
@@ -330,6 +357,40 @@ def _check_stored_mask(mask: torch.Tensor, frames: torch.Tensor, packed: bool) -
     empty = ~mask.bool().any(dim=1)
     if empty.any():
         raise ValueError(f"clip {int(empty.nonzero()[0])} of the batch has no frame in attention_mask")
+
+
+def _require_finite(input_features: torch.Tensor, lengths: torch.Tensor) -> None:
+    """Raise for a clip whose own frames, or the two that still hear its end, are no log-mel features."""
+    heard = prefix_mask(lengths + TAIL_FRAMES, input_features.shape[-1])
+    wrong = (~(input_features.abs() <= LARGEST).all(dim=1) & heard).any(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"clip {int(wrong.nonzero()[0])} of the batch has NaN, infinity or more than {LARGEST:g} in input_features"
+        )
+
+
+def _check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raise unless labels are class ids or distributions over the classes, one a clip."""
+    if labels.ndim == 2:
+        fits = labels.shape == logits.shape
+    else:
+        fits = labels.shape == logits.shape[:1] and labels.dtype in (torch.int64, torch.uint8)
+        fits = fits and ((labels >= 0) & (labels < logits.shape[1]) | (labels == IGNORED)).all()
+    if not fits:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} and type {labels.dtype}: it must be class ids from 0 to "
+            f"{logits.shape[1] - 1}, one a clip, or soft labels {tuple(logits.shape)}"
+        )
+
+
+def _are_finite(frames: torch.Tensor, mask: torch.Tensor | None, packed: bool) -> bool:
+    """Whether the pooled ones of stored frames `(batch, …, frames, d_model)`, or packed ones, are numbers."""
+    finite = frames.isfinite().all(dim=-1)
+    if mask is None:
+        return bool(finite.all())
+    if packed:
+        return bool(finite[..., : int(mask.sum())].all())
+    return bool((finite | ~mask.bool().reshape(len(mask), *[1] * (finite.ndim - 2), -1)).all())
 
 
 def _lengths(attention_mask: torch.Tensor | None, input_features: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """A trained folder, or a Space, to the Hugging Face Hub: checked before anything is sent, uploaded in one commit."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging, validate_repo_id
 
-from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.errors import UserError, one_line, reading
 from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
@@ -66,7 +67,11 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str) -> Upload:
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
         raise UserError(f"--model {folder}: lacks {', '.join(missing)}, expected a folder that train.py finished")
-    EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
+    with reading(folder / "scores.json", "what train.py wrote"):
+        labels = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["labels"]
+    classifier = EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
+    if classifier.labels != labels:
+        raise UserError(f"{folder / 'scores.json'}: has other labels than the model, expected what train.py wrote")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
     files["README.md"] = _published_card(folder / "README.md", repo_id)

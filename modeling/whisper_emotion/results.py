@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from whisper_emotion.corpora.splits import Fold, speakers_shared
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, reading
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.protocol import PROBABILITY, Experiment, read_predictions
 from whisper_emotion.run_folder import write_whole
@@ -110,27 +110,32 @@ def interval(draws: np.ndarray) -> tuple[float, float, float]:
     return float(draws[0]), float(low), float(high)
 
 
-def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int]) -> pd.DataFrame:
+def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: list[str]) -> pd.DataFrame:
     """The predictions of another cross-validation, if it is one of these test clips with these seeds.
 
     Args:
         folder: The other one's.
         clips: `name, label` of the test clips.
         seeds: The seeds.
+        labels: Names of all classes.
 
     Raises:
-        UserError: The folder has no predictions, or those of other clips, labels or seeds.
+        UserError: The folder has no predictions, damaged ones, or those of other clips, labels or seeds.
     """
     path = folder / "predictions.csv"
     if not path.exists():
         raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
-    predictions = read_predictions(path)
-    if sorted(predictions["seed"].unique()) != sorted(seeds):
+    with reading(path, "what cross_validate.py wrote"):
+        predictions = read_predictions(path)
+        predictions[["name", "label", "predicted", "seed"]]  # a KeyError names those that are not there
+    if set(predictions["seed"]) != set(seeds):
         raise UserError(f"--compare_with {folder}: has other seeds than this run")
     mine = clips[["name", "label"]].sort_values("name").to_numpy().tolist()
     for _, table in predictions.groupby("seed"):
         if table[["name", "label"]].sort_values("name").to_numpy().tolist() != mine:
             raise UserError(f"--compare_with {folder}: has other test clips than this run, or other labels")
+    if not set(predictions["predicted"]) <= set(labels):
+        raise UserError(f"--compare_with {folder}: has classes that this run has not")
     return predictions
 
 

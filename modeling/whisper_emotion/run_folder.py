@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from whisper_emotion.corpora import utterance_names
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, reading
 
 UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
 
@@ -47,7 +47,8 @@ def claim(
     settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoders)}
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
     if record.exists() and len(list(work_dir.iterdir())) > 1:
-        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(text)
+        with reading(record, "what an earlier run wrote: delete its folder, or name another --output_dir"):
+            before, now = dict(json.loads(record.read_text(encoding="utf-8"))), json.loads(text)
         for name in sorted(before.keys() & now.keys()):  # an option that only one version has is not at odds
             if before[name] != now[name]:
                 raise UserError(

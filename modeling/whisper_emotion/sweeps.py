@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold, hold_out_speakers
+from whisper_emotion.errors import reading
 from whisper_emotion.features import StoredFrames
 from whisper_emotion.heads import choose_epoch, classify, train_head
 from whisper_emotion.metrics import compute_scores
@@ -39,6 +40,7 @@ from whisper_emotion.training import build_trainer, collate_frames
 REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))  # scikit-learn's C, from the strongest penalty on
 RESULTS, CLIPS, RECORD = "results.csv", "clips.csv", "sweep.json"  # the record says that a sweep is finished
+WRITTEN = "what sweep.py wrote"
 
 
 class Cell(NamedTuple):
@@ -294,14 +296,23 @@ def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
 
 def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
     """A sweep's finished cells: the rows of its results, and the logits of each."""
-    rows = pd.read_csv(output_dir / RESULTS, dtype={"encoder": str, "pooling": str}, keep_default_na=False,
-                       na_values={name: [""] for name in ("epoch", "strength", "selection_value")})  # fmt: skip
+    with reading(output_dir / RESULTS, WRITTEN):
+        rows = pd.read_csv(output_dir / RESULTS, dtype={"encoder": str, "pooling": str}, keep_default_na=False,
+                           na_values={name: [""] for name in ("epoch", "strength", "selection_value")})  # fmt: skip
+        cells = [Cell(*row) for row in rows[list(Cell._fields)].itertuples(index=False)]
+        files = {cell: output_dir / CELLS / cell.file for cell in cells}
     logits = {}
-    for row in rows[list(Cell._fields)].itertuples(index=False):
-        cell = Cell(*row)
-        with np.load(output_dir / CELLS / cell.file) as file:
+    for cell, path in files.items():
+        with reading(path, WRITTEN), np.load(path) as file:
             logits[cell] = file["logits"]
     return rows, logits
+
+
+def read_record(output_dir: Path) -> dict[str, Any]:
+    """What a finished sweep says of itself."""
+    with reading(output_dir / RECORD, WRITTEN):
+        record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("encoders", "layers", "poolings", "labels", "select_on")} | record
 
 
 def list_clips(corpus: Dataset, folds: Sequence[Fold]) -> pd.DataFrame:
@@ -313,7 +324,10 @@ def list_clips(corpus: Dataset, folds: Sequence[Fold]) -> pd.DataFrame:
 
 def read_clips(output_dir: Path) -> pd.DataFrame:
     """What `list_clips` gave for a sweep."""
-    return pd.read_csv(output_dir / CELLS / CLIPS, keep_default_na=False, dtype={"name": str, "label": str})
+    path = output_dir / CELLS / CLIPS
+    with reading(path, WRITTEN):
+        clips = pd.read_csv(path, keep_default_na=False, dtype={"name": str, "label": str})
+        return clips[["name", "label", "fold"]]
 
 
 def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
@@ -324,8 +338,9 @@ def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    with np.load(path) as file:
-        return json.loads(str(file["row"]))
+    with reading(path, f"{WRITTEN}; without that file it is trained anew"), np.load(path) as file:
+        row = json.loads(str(file["row"]))
+        return {"frames": row["frames"], "seconds": row["seconds"]} | row
 
 
 def _write_results(path: Path, cells: Sequence[Cell], rows: dict[Cell, dict[str, Any]]) -> None:

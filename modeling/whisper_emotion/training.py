@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -20,12 +19,14 @@ from transformers.utils import logging
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import round_up
-from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.errors import UserError, one_line, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
+CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
+WHOLE = "a whole checkpoint of this run: delete the folder to go on without it"
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 # Utterances as a collator takes them: rows of a corpus, or stored frames with their labels.
 Utterances = Dataset | Sequence[dict[str, Any]]
@@ -66,6 +67,9 @@ class EmotionTrainingArguments(TrainingArguments):
                 f"--train_sampling_strategy {self.train_sampling_strategy}: must be one of "
                 + ", ".join(SAMPLING_STRATEGIES)
             )
+        if self.push_to_hub or self.hub_token is not None:
+            # The Trainer would upload its checkpoints as they are, and write the token into them
+            raise ValueError("--push_to_hub, --hub_token: scripts/push_to_hub.py uploads, with the token of HF_TOKEN")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # or transformers takes bf16 for a mistake
         super().__post_init__()
@@ -153,10 +157,8 @@ def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
     Raises:
         UserError: There is none.
     """
-    try:
+    with reading(f"--encoder {encoder}", CHECKPOINT):
         return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
 
 
 def build_model(
@@ -198,6 +200,8 @@ def build_model(
         raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
     except ValueError as error:
         raise UserError(one_line(error)) from error
+    except Exception as error:  # of whatever class a configuration makes that others have written
+        raise UserError(f"--encoder {encoder}: its configuration is not valid: {one_line(error)}") from error
     if from_scratch:
         set_seed(seed)
         return WhisperForEmotionClassification(config)
@@ -230,11 +234,10 @@ def _load_encoder(encoder: str, config: WhisperEmotionConfig) -> WhisperForEmoti
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report of what is missing is judged here, and not a user's to read
     try:
-        loaded, report = WhisperForEmotionClassification.from_pretrained(
-            encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--encoder {encoder}: {one_line(error)}") from error
+        with reading(f"--encoder {encoder}", CHECKPOINT):
+            loaded, report = WhisperForEmotionClassification.from_pretrained(
+                encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
@@ -341,6 +344,24 @@ class EmotionTrainer(Trainer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.add_callback(_Repeat(self))
+
+    # A checkpoint to go on from has optimizer, schedule and random state as pickles, of which transformers takes
+    # tensors and numbers only (`weights_only`), and its training_args.bin is not read. One that asks for more, or is
+    # damaged, is named.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with reading(resume_from_checkpoint, WHOLE):
+            if not list(Path(resume_from_checkpoint).glob("model*.safetensors")):
+                raise UserError(f"{resume_from_checkpoint}: has no weights in model.safetensors, expected {WHOLE}")
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset=None) -> UtteranceSampler:
         utterances, args = train_dataset or self.train_dataset, self.args

@@ -38,6 +38,7 @@ def test_the_pattern_finds_the_speaker(folder):
     "pattern, message",
     [
         ("([a-z", "is no regular expression"),
+        (5, "5 is no regular expression"),
         ("[a-z]+", "has no group"),
         ("^(anna)_", r"bert_01\.FLAC: speaker_pattern .* finds no speaker in its name 'bert_01'"),
         ("^(anna)?", r"bert_01\.FLAC: speaker_pattern .* finds no speaker"),
@@ -81,3 +82,9 @@ def test_links_are_followed_once(folder, tmp_path_factory):
     dataset = load_corpus("folder", folder)
     assert dataset.features["label"].names == ["angry", "calm", "sad"]
     assert len(dataset) == 5
+
+
+@pytest.mark.parametrize("classes", [5, 0.5, True])
+def test_classes_that_are_no_names_are_refused(folder, classes):
+    with pytest.raises(UserError, match=f"classes: {classes} is no list of names, expected some of angry, sad"):
+        load_corpus("folder", folder, classes=classes)

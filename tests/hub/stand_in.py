@@ -303,7 +303,14 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.commits[oid].get(path)
         if content is None:
             raise Answer(404, "Entry not found", "EntryNotFound")
-        self.send(content, headers={"X-Repo-Commit": oid, "ETag": f'"{_oid(path, content)}"'})
+        headers = {"X-Repo-Commit": oid, "ETag": f'"{_oid(path, content)}"'}
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part is None:
+            self.send(content, headers=headers)
+        else:  # as archives are read, from their ends
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            self.send(content[first : last + 1], 206, headers)
 
 
 def _oid(path: str, content: bytes) -> str:

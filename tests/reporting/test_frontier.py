@@ -63,3 +63,10 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     (folders[1] / "sweep.json").write_text(json.dumps({**record, "layers": {ENCODER: [3]}}))
     with pytest.raises(UserError, match="--sweeps .*sparse: has other layers than"):
         read_contexts(folders)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"encoders": 1}'])
+def test_a_damaged_record_is_named(folders, text):
+    (folders[1] / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=r"sparse/sweep\.json: .*; expected what sweep.py wrote"):
+        read_contexts(folders)

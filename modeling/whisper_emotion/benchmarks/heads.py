@@ -81,7 +81,7 @@ class _Files(Dataset):
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        return torch.load(self.files[row]), self.labels[row]
+        return torch.load(self.files[row], weights_only=True), self.labels[row]
 
 
 def _save_clips(experiment: Experiment, folder: Path) -> tuple[StoredFrames, list[Path]]:
@@ -91,7 +91,7 @@ def _save_clips(experiment: Experiment, folder: Path) -> tuple[StoredFrames, lis
     for row, file in enumerate(tqdm(files, desc="writing", unit="clip")):
         torch.save(frames[row]["encoder_outputs"].float(), file)
     for file in files:
-        torch.load(file)
+        torch.load(file, weights_only=True)
     return frames, files
 
 

@@ -51,7 +51,7 @@ def _compile(speaker_pattern: str) -> re.Pattern[str]:
     """The pattern, if it is one and has a group."""
     try:
         pattern = re.compile(speaker_pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise UserError(
             f"speaker_pattern: {speaker_pattern!r} is no regular expression ({error}), expected such as '^([a-z]+)_'"
         ) from error

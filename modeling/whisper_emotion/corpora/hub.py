@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, Dataset, Features, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.errors import HTTPError
+import pyarrow.compute
+from datasets import Audio, ClassLabel, Dataset, Features, Value, concatenate_datasets, config, load_dataset
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from whisper_emotion.audio import audio_seconds
 from whisper_emotion.errors import UserError, one_line
@@ -42,6 +44,7 @@ def load(name: str, choose: Callable[[Sequence[str], Sequence[str]], list[str]])
     if not isinstance(table.features["audio"], Audio):
         raise UserError(f"{name}: its column audio holds no recordings, expected the type Audio of datasets")
     table = table.cast_column("audio", Audio(decode=False))
+    _check_files(table, name)
     label = table.features["label"]
     spoken = _texts(table, name, "label")
     labels = choose(label.names if isinstance(label, ClassLabel) else sorted(set(spoken)), spoken)
@@ -71,8 +74,23 @@ def _download(name: str) -> Dataset:
     try:
         # As an address: a name alone would mean a local folder, if there is one that is called so
         return load_dataset(f"hf://datasets/{name.removeprefix(PREFIX)}", split="all")
-    except (HTTPError, OSError, RuntimeError, ValueError, DatasetGenerationError) as error:
+    except Exception as error:  # whatever the readers of tables and archives raise on what others have uploaded
         raise UserError(f"{name}: cannot be loaded from the Hub: {one_line(error)}") from error
+
+
+def _check_files(table: Dataset, name: str) -> None:
+    """Raise where a row is no recording but a file's name, and the file did not come with the dataset."""
+    folders = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
+    caches = [os.path.realpath(folder) for folder in folders]
+    row = 0
+    for batch in table.select_columns("audio").with_format("arrow").iter(batch_size=1000):
+        # As Arrow: the recordings themselves, which may be gigabytes, are not read
+        missing = pyarrow.compute.is_null(pyarrow.compute.struct_field(batch["audio"], "bytes")).to_pylist()
+        paths = pyarrow.compute.struct_field(batch["audio"], "path").to_pylist()
+        for path, is_file in zip(paths, missing, strict=True):
+            if is_file and not (path and any(Path(os.path.realpath(path)).is_relative_to(cache) for cache in caches)):
+                raise UserError(f"{name}: row {row} has no recording, and {path} did not come with the dataset")
+            row += 1
 
 
 def _values(table: Dataset, column: str) -> list[Any] | None:
@@ -81,7 +99,8 @@ def _values(table: Dataset, column: str) -> list[Any] | None:
         return None
     kind, values = table.features[column], table[column][:]
     if isinstance(kind, ClassLabel):
-        return [None if value is None or value < 0 else kind.int2str(value) for value in values]
+        known = range(kind.num_classes)
+        return [kind.int2str(value) if value in known else None for value in values]
     return values
 
 

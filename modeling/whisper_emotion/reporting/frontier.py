@@ -1,6 +1,5 @@
 """What each saving of the encoder costs: accuracy against speed over encoder contexts, as a table and a picture."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from whisper_emotion.reporting.sweep import (
 )
 from whisper_emotion.results import interval
 from whisper_emotion.run_folder import CELLS, write_whole
-from whisper_emotion.sweeps import CLIPS, RECORD, read_clips
+from whisper_emotion.sweeps import CLIPS, read_clips, read_record
 
 CONTEXT = ("encoder_context", "context_margin", "silence_stride", "mask_padding", "encoder_dtype")
 
@@ -42,7 +41,7 @@ def read_contexts(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         if not (folder / CELLS / CLIPS).exists():
             raise UserError(f"--sweeps {folder}: holds no sweep")
         check_same_clips(read_clips(folders[0]), folder, "--sweeps")
-        records[folder] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        records[folder] = read_record(folder)
         for name in ("encoders", "layers", "poolings"):
             if records[folder][name] != records[folders[0]][name]:
                 raise UserError(f"--sweeps {folder}: has other {name} than {folders[0]}")

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, reading
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.reporting.card import SELECTION, corpus_title, describe_leakage
 from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_curves
 from whisper_emotion.results import bootstrap, interval
 from whisper_emotion.run_folder import write_whole
-from whisper_emotion.sweeps import RECORD, REFERENCE, Cell, choose_layers, read_cells, read_clips
+from whisper_emotion.sweeps import RECORD, REFERENCE, WRITTEN, Cell, choose_layers, read_cells, read_clips, read_record
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 PAPER = "paper (all 1,500 frames, chosen on test), WA / UA"
@@ -60,6 +59,10 @@ class SweepResults:
 
     def __post_init__(self):
         """Read the cells, and find every system's hits."""
+        with reading(self.output_dir, WRITTEN):  # cells may be missing, or have other labels and clips
+            self._read()
+
+    def _read(self) -> None:
         self.rows, self._logits = read_cells(self.output_dir)
         self.clips = read_clips(self.output_dir)
         self.seeds = sorted(self.rows["seed"].unique().tolist())
@@ -278,7 +281,7 @@ def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> 
 
 def _comparison(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: Path) -> Iterable[str]:
     """Differences of the same systems in two sweeps, clip by clip."""
-    record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    record = read_record(path)
     other = SweepResults(path, sweep.labels, record["select_on"])
     shared = [system for system in sweep.systems if system in other.systems]
     draws, both = draw_together([sweep, other], shared)
