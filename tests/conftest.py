@@ -129,6 +129,11 @@ def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_encoder` makes."""
+    return make_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+def make_encoder(path: Path) -> Path:
     """A stock Whisper checkpoint of random weights: 3 encoder layers, 16 wide, in half precision, with its decoder."""
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
@@ -144,7 +149,6 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Far from the small initial values, so that layers, positions and masks all matter to the output.
         if "embed_positions" not in name and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    path = tmp_path_factory.mktemp("tiny") / "encoder"
     model.half().save_pretrained(path)
     WhisperFeatureExtractor().save_pretrained(path)
     return path

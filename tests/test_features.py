@@ -161,21 +161,20 @@ def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, 
 # The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches.
 CHILD = """
 import os, signal, sys
-import numpy as np
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.features import FeatureStore
 from whisper_emotion.training import build_extractor, build_model
 
 encoder, corpus_dir, store, writes = sys.argv[1:5]
-flushes, flush = [], np.memmap.flush
+syncs, fsync = [], os.fsync
 
-def die_after_some(self):
-    flush(self)
-    flushes.append(1)
-    if len(flushes) == int(writes):
+def die_after_some(file):
+    fsync(file)
+    syncs.append(1)
+    if len(syncs) == int(writes):
         os.kill(os.getpid(), signal.SIGKILL)
 
-np.memmap.flush = die_after_some
+os.fsync = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
 model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
 FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
+
+from whisper_emotion.run_folder import whole
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
 DOTS_PER_INCH = 160
@@ -161,14 +164,19 @@ def plot_curves(
 
 
 def save_figure(figure: Figure, path: str | PathLike[str], title: str) -> None:
-    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width."""
+    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     canvas = FigureCanvasAgg(figure)
     wrapped = textwrap.wrap(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
     figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
     # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+    with whole(Path(path)) as part:
+        canvas.print_figure(part, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
 
 
 def text_colour(background: ArrayLike) -> str:
