@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test faults lint types clean
 
 install: $(VENV)/installed
 
@@ -21,6 +21,11 @@ demo: install
 
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
+
+# Kill, terminate and fill the disk of every command at random moments: 50 of them, or MOMENTS=10.
+MOMENTS ?= 50
+faults: install
+	$(RUN)/python tests/faults.py --moments $(MOMENTS)
 
 lint: install
 	$(RUN)/ruff check .

@@ -31,8 +31,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"})
-
 import numpy as np
 from PIL import Image
 from safetensors import safe_open
@@ -40,6 +38,7 @@ from safetensors import safe_open
 REPOSITORY = Path(__file__).resolve().parents[1]
 KINDS = ("kill", "term", "full")
 BALLAST = "ballast"  # fills the disk
+NO_MORE = 2_000  # bytes of a file, where a limit stands in for a full disk: what a command prints has room
 INSIDE = "WHISPER_EMOTION_FAULTS_TMPFS"  # set in the process whose work folder is a tmpfs
 # A run's folders, and what is in them while it is at work only.
 WORK = ("unfinished", "finished", "results")
@@ -47,14 +46,16 @@ LONGEST = 900.0  # seconds that a command may take
 
 
 class Job(NamedTuple):
-    """A command, what marks the end of the time in which it is disturbed, and how it says what it cannot write."""
+    """A command, and the file that marks the end of the time in which it is disturbed; its own end if none does."""
 
     script: str
     options: list[str]
     until: str | None = None
 
 
-def jobs(corpus: list[str], model: Path, recordings: Path, layers: str, workers: int) -> dict[str, Job]:
+def jobs(
+    corpus: list[str], model: Path, recordings: Path, layers: str = "1,3", workers: int = 1, epochs: int = 8
+) -> dict[str, Job]:
     """What is disturbed; all paths that are written to are relative.
 
     Args:
@@ -63,11 +64,12 @@ def jobs(corpus: list[str], model: Path, recordings: Path, layers: str, workers:
         recordings: A folder of recordings.
         layers: The sweep's.
         workers: The sweep's.
+        epochs: Of a head.
     """
     common = [*corpus, "--store_dir", "store", "--output_dir", "run", "--use_cpu", "true", "--disable_tqdm", "true"]
     grid = [*common, "--layers", layers, "--seeds", "0"]
     layer = ["--encoder_layer", layers.split(",")[0]]
-    head = [*common, *layer, "--num_train_epochs", "8", "--pooling", "qkv"]
+    head = [*common, *layer, "--num_train_epochs", str(epochs), "--pooling", "qkv"]
     return {
         "extraction": Job(
             "sweep.py",
@@ -81,7 +83,8 @@ def jobs(corpus: list[str], model: Path, recordings: Path, layers: str, workers:
         ),
         "cross_validate": Job("cross_validate.py", [*head, "--seeds", "0,1"]),
         "sweep": Job(
-            "sweep.py", [*grid, "--poolings", "mean,qkv", "--num_train_epochs", "4", "--num_workers", str(workers)]
+            "sweep.py",
+            [*grid, "--poolings", "mean,qkv", "--num_train_epochs", str(epochs // 2), "--num_workers", str(workers)],
         ),
         "predict": Job(
             "predict.py",
@@ -96,10 +99,11 @@ def jobs(corpus: list[str], model: Path, recordings: Path, layers: str, workers:
 
 
 class Fault(NamedTuple):
-    """A fault before a process opens, renames or removes its `operation`-th file: for tests, which are not random."""
+    """One of `KINDS`, after a share of the time, or before a process opens, renames or removes its n-th file."""
 
     kind: str
-    operation: int
+    share: float = 0.0
+    operation: int | None = None
 
 
 def run_job(job: Job, folder: str, fault: Fault | None) -> None:
@@ -109,7 +113,8 @@ def run_job(job: Job, folder: str, fault: Fault | None) -> None:
     os.dup2(log, 2)
     os.chdir(folder)
     sys.argv = [str(REPOSITORY / "scripts" / job.script), *job.options]
-    if fault is not None:
+    os.environ["TQDM_DISABLE"] = "1"
+    if fault is not None and fault.operation is not None:
         sys.addaudithook(_Hook(fault, folder))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
@@ -130,7 +135,7 @@ class _Hook:
         if self.seen != self.fault.operation:
             return
         if self.fault.kind == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (NO_MORE, resource.RLIM_INFINITY))
         else:
             os.kill(os.getpid(), signal.SIGKILL if self.fault.kind == "kill" else signal.SIGTERM)
 
@@ -156,9 +161,8 @@ def finish(process: multiprocessing.Process) -> int:
 
 
 def said(folder: Path) -> list[str]:
-    """The lines that a command printed, without its bars."""
-    text = Path(f"{folder}.log").read_text(errors="replace").replace("\r", "\n")
-    return [line for line in text.splitlines() if line.strip() and "it/s" not in line and "%|" not in line]
+    """The lines that a command printed."""
+    return [line for line in Path(f"{folder}.log").read_text(errors="replace").splitlines() if line.strip()]
 
 
 # --- what is looked at -----------------------------------------------------------------------------------------------
@@ -283,25 +287,27 @@ def _await_write(process: multiprocessing.Process, folder: Path) -> None:
         time.sleep(0.002)
 
 
-def disturb(job: Job, kind: str, share: float, folder: Path, reference: Reference) -> str:
+def disturb(job: Job, fault: Fault, folder: Path, reference: Reference) -> str:
     """Disturb a job, run it again, and compare; returns what became of it.
 
     Args:
         job: Which one.
-        kind: One of `KINDS`.
-        share: When, as a share of the reference's time.
+        fault: How, and when.
         folder: Where it runs; removed in the end.
         reference: What must come of it.
     """
-    process = start(job, folder)
-    _await_write(process, folder)
-    time.sleep(share * reference.seconds)
-    with _fault(kind, process, folder):
+    process = start(job, folder, fault)
+    if fault.operation is None:
+        _await_write(process, folder)
+        time.sleep(fault.share * reference.seconds)
+        with _inflict(fault.kind, process, folder):
+            status = finish(process)
+    else:
         status = finish(process)
     check_whole(folder)
     outcome = "done before" if status == 0 else "disturbed"
     if status:
-        check_message(kind, status, said(folder), folder)
+        check_message(fault.kind, status, said(folder), folder)
     else:
         check_same(contents(folder), reference.contents)
     status = finish(start(job, folder))
@@ -313,7 +319,7 @@ def disturb(job: Job, kind: str, share: float, folder: Path, reference: Referenc
 
 
 @contextmanager
-def _fault(kind: str, process: multiprocessing.Process, folder: Path) -> Iterator[None]:
+def _inflict(kind: str, process: multiprocessing.Process, folder: Path) -> Iterator[None]:
     """Disturb a process; a disk is full within, and has room again after."""
     ballast = folder.parent / BALLAST
     if kind == "kill":
@@ -329,7 +335,7 @@ def _fault(kind: str, process: multiprocessing.Process, folder: Path) -> Iterato
                 except OSError:
                     pass
     elif process.is_alive():
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (NO_MORE, resource.RLIM_INFINITY))
     try:
         yield
     finally:
@@ -365,6 +371,7 @@ def main() -> int:
     parser.add_argument("--layers", default="1,3")
     parser.add_argument("--num_workers", type=int, default=1, help="of the sweep")
     arguments = parser.parse_args()
+    os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"})  # for the commands
     root = arguments.folder or Path(os.environ.get(INSIDE) or tempfile.mkdtemp(prefix="whisper-emotion-faults-"))
     root.mkdir(parents=True, exist_ok=True)
     disk = "a full tmpfs" if inside_tmpfs(root.resolve(), arguments.size) else "a limit on the size of files"
@@ -403,7 +410,7 @@ def _main(arguments: argparse.Namespace, root: Path, disk: str) -> int:
         folder = root / f"moment{number:03d}" / name
         where = f"moment {number + 1}: {kind} of {name} at {share:.0%}"
         try:
-            outcome = disturb(known[name], kind, share, folder, references[name])
+            outcome = disturb(known[name], Fault(kind, share), folder, references[name])
             print(f"{where}: {outcome}, the same results after a restart", flush=True)
             counts[f"{kind}, {outcome}"] += 1
         except AssertionError as error:

@@ -317,6 +317,7 @@ def run_script(
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before)
+        termination.asked = False
 
 
 def _say(message: str) -> None:
