@@ -178,6 +178,7 @@ os.fsync = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
 model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
 FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
+print("encoded", len(syncs) // 2, flush=True)  # batches, each of which two layers' files are told to keep
 """
 
 
@@ -208,9 +209,11 @@ def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_di
 
 
 def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = extract(launcher, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
     assert done.returncode == 0, done.stderr
+    shares = [line for line in done.stdout.splitlines() if line.startswith("encoded")]
+    assert sorted(shares) == ["encoded 3", "encoded 3"]  # of 48 utterances in batches of 8
     assert bits(tmp_path / "store") == bits(whole_store)
 
 

@@ -306,7 +306,7 @@ def run_script(
         _say(f"error: {printable(str(error))}")
         sys.exit(2)
     except Terminated:
-        if os.environ.get("RANK", "0") == "0":  # under `accelerate launch` the others are told as well
+        if os.environ.get("RANK", "0") == "0":  # under a launcher the others are told as well
             _say(f"terminated; {resumes}")
         sys.exit(143)
     except BrokenPipeError:  # who read what is printed, such as `head`, has seen enough

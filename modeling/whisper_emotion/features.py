@@ -120,7 +120,7 @@ class FeatureStore:
     A layer's folder is named by a hash of all that its frames depend on: the encoder's weights up to that layer, the
     extractor, the context, which frames are pooled, and the bytes of every recording. Utterances are encoded in
     batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was killed
-    goes on from there, several processes (`accelerate launch --num_processes 2`) share the batches, and the bits are
+    goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
     the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`: they share what is long, and one of them does what is short."""
+"""The processes of `accelerate launch` or `torchrun`: they share what is long, and one of them does what is short."""
 
 import os
 

@@ -25,7 +25,7 @@ def claim(
 ) -> Path:
     """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
 
-    Of several processes (`accelerate launch`) the first one does it.
+    Of several processes (`torchrun`, `accelerate launch`) the first one does it.
 
     Args:
         output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
