@@ -6,21 +6,22 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather_object, reduce
 from datasets import Dataset
 from safetensors import SafetensorError
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
@@ -367,6 +368,40 @@ class EmotionTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler:
         return SequentialSampler(eval_dataset)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The Trainer's, but several processes take whole batches, those of one process, and pad none of them.
+
+        A batch that is filled up to be shared gives its utterances other roundings.
+        """
+        if self.args.world_size == 1:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        utterances, size = dataloader.dataset, self.args.eval_batch_size
+        batches = [range(start, min(start + size, len(utterances))) for start in range(0, len(utterances), size)]
+        own = range(self.args.process_index, len(batches), self.args.world_size)
+        loader = DataLoader(
+            utterances,
+            batch_sampler=[batches[number] for number in own],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        self.model.to(self.args.device).eval()
+        found = []
+        for number, inputs in zip(own, loader, strict=True):
+            loss, logits, labels = self.prediction_step(self.model, inputs, False, ignore_keys)
+            found.append((number, loss.item(), logits.float().cpu().numpy(), labels.cpu().numpy()))
+        _, losses, logits, labels = zip(*sorted(gather_object(found), key=itemgetter(0)), strict=True)
+        logits, labels = np.concatenate(logits), np.concatenate(labels)
+        metrics = {
+            "loss": float(np.average(losses, weights=[len(batch) for batch in batches])),
+            **self.compute_metrics(EvalPrediction(logits, labels)),
+        }
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(logits, labels, named, len(utterances))
 
 
 class _Repeat(TrainerCallback):
