@@ -41,7 +41,7 @@ BALLAST = "ballast"  # fills the disk
 NO_MORE = 2_000  # bytes of a file, where a limit stands in for a full disk: what a command prints has room
 INSIDE = "WHISPER_EMOTION_FAULTS_TMPFS"  # set in the process whose work folder is a tmpfs
 # A run's folders, and what is in them while it is at work only.
-WORK = ("unfinished", "finished", "results")
+WORK = ("unfinished", "unfinished.part", "results")
 LONGEST = 900.0  # seconds that a command may take
 
 
@@ -107,8 +107,8 @@ class Fault(NamedTuple):
 
 
 def run_job(job: Job, folder: str, fault: Fault | None) -> None:
-    """What the process of a command does: it runs the script in its folder, and prints to a file beside that."""
-    log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    """What the process of a command does: it runs the script in its folder, and prints to a file elsewhere."""
+    log = os.open(_log(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(folder)
@@ -162,7 +162,12 @@ def finish(process: multiprocessing.Process) -> int:
 
 def said(folder: Path) -> list[str]:
     """The lines that a command printed."""
-    return [line for line in Path(f"{folder}.log").read_text(errors="replace").splitlines() if line.strip()]
+    return [line for line in _log(folder).read_text(errors="replace").splitlines() if line.strip()]
+
+
+def _log(folder: str | Path) -> Path:
+    """Where a command prints to: not on the disk that is filled."""
+    return Path(tempfile.gettempdir(), "whisper-emotion" + str(folder).replace("/", "_") + ".log")
 
 
 # --- what is looked at -----------------------------------------------------------------------------------------------
@@ -278,6 +283,7 @@ def run_undisturbed(job: Job, folder: Path) -> Reference:
     status = finish(process)
     assert status == 0, "\n".join(said(folder))
     check_whole(folder)
+    _log(folder).unlink()
     return Reference(contents(folder), seconds)
 
 
@@ -315,6 +321,7 @@ def disturb(job: Job, fault: Fault, folder: Path, reference: Reference) -> str:
     check_whole(folder)
     check_same(contents(folder), reference.contents)
     shutil.rmtree(folder)
+    _log(folder).unlink()
     return outcome
 
 

@@ -71,7 +71,7 @@ def test_a_kill_while_the_work_is_removed_leaves_no_folds_to_a_run_with_other_se
     remove = shutil.rmtree
 
     def cut_off(path, **options):
-        if path.name == "finished":
+        if path.name == "unfinished.part":
             (path / "settings.json").unlink()  # as a kill leaves it: the record is gone, the folds are not
             raise KeyboardInterrupt
         remove(path, **options)

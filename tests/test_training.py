@@ -131,12 +131,12 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tiny_encoder, tmp_pat
     assert all(torch.equal(tensor, whole[name]) for name, tensor in head(resumed.model).items())
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize(("step", "epochs"), [(1, None), (3, None), (4, None), (5, 2)])
 def test_sigterm_keeps_the_step_under_way_and_going_on_gives_the_same_weights(
-    tiny_encoder, tmp_path, monkeypatch, step
+    tiny_encoder, tmp_path, monkeypatch, step, epochs
 ):
-    """An epoch has three steps: within the first, at its end (it may be the chosen one), and within the second."""
-    options = {"per_device_train_batch_size": 8, "selection": stored(12, seed=1)}
+    """An epoch has three steps: within the first, at its end (it may be the chosen one), within the second."""
+    options = {"per_device_train_batch_size": 8, "selection": stored(12, seed=1), "epochs": epochs}
     whole = fit(tiny_encoder, tmp_path / "whole", **options)
     seed_step = training.seed_step
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -321,4 +322,5 @@ def run_script(
 
 
 def _say(message: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    with suppress(OSError):  # on a disk that is full the status has to do
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

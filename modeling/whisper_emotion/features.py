@@ -208,7 +208,8 @@ class FeatureStore:
                         os.posix_fallocate(file.fileno(), 0, length)
             write_whole(folder / INDEX, index)
         except (OSError, UserError):
-            shutil.rmtree(folder, ignore_errors=True)  # and give back what room it has taken
+            if not (folder / INDEX).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # and give back what room it has taken
             raise
 
     def fill(self) -> dict[int, StoredFrames]:

@@ -17,7 +17,7 @@ from whisper_emotion.corpora import utterance_names
 from whisper_emotion.errors import UserError, one_line
 
 UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
-FINISHED = "finished"  # the work on its way out: a folder's files go one by one, and some must not pass for all
+FINISHED = UNFINISHED + ".part"  # the work on its way out: its files go one by one, and some must not pass for all
 
 
 def claim(

@@ -522,7 +522,7 @@ def train(
     try:
         with termination.held(), writing_to(output_dir):
             checkpoint, trained = last_checkpoint(output_dir)
-            if epochs is not None and round(trained) >= epochs:  # it only has to be loaded
+            if epochs is not None and trained >= epochs:  # it only has to be loaded
                 trainer._load_from_checkpoint(checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=checkpoint)
