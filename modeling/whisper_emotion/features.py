@@ -173,8 +173,8 @@ class FeatureStore:
                 free = shutil.disk_usage(self.root).free
                 if len(new) * size > free:
                     raise UserError(
-                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: name a folder on a "
-                        "larger disk, or fewer layers"
+                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: make room, or "
+                        "name a folder on a larger disk, or fewer layers"
                     )
                 for layer, folder in new.items():
                     index = {
