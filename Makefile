@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: install demo test fuzz audit lint types clean
+.PHONY: install demo test fuzz faults audit lint types clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,11 @@ fuzz: install
 audit: install
 	$(RUN)/python -m pip install --quiet pip-audit
 	$(RUN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# Kill, terminate and fill the disk of every command at random moments: 50 of them, or MOMENTS=10.
+MOMENTS ?= 50
+faults: install
+	$(RUN)/python tests/faults.py --moments $(MOMENTS)
 
 lint: install
 	$(RUN)/ruff check .

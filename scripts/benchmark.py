@@ -152,4 +152,4 @@ def _draw_clips(experiment: Experiment, benchmark: BenchmarkArguments) -> Clips:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "the same command begins anew")

@@ -1,7 +1,6 @@
 """Train and test on every fold of a corpus, with every seed: what can be said of a model on unseen speakers."""
 
 import dataclasses
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import cross_validate
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix
 from whisper_emotion.results import compare, read_compared, summarise, write_scores
-from whisper_emotion.run_folder import claim, write_whole
+from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.sweeps import list_clips
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -54,22 +53,24 @@ def main() -> None:
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     predictions = cross_validate(experiment, folds, seeds, work_dir)
+    if predictions is None:
+        return  # to another process, which goes on
     differences = {name: compare(predictions, other, experiment.labels) for name, other in others.items()}
-    scores = write_scores(
-        output_dir / "scores.json",
-        summarise(predictions, experiment, folds),
-        experiment,
-        corpus=corpus.corpus,
-        folds=corpus.folds,
-        seeds=seeds,
-        seconds=round(time.monotonic() - started, 1),
-        config=experiment.model(range(len(experiment.corpus)), seeds[0]).config,
-        **({"less": differences} if differences else {}),
-    )
-    write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
-    caption = describe_scores(scores)
-    plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption)
-    shutil.rmtree(work_dir)
+    with results_of(work_dir) as made:
+        scores = write_scores(
+            made / "scores.json",
+            summarise(predictions, experiment, folds),
+            experiment,
+            corpus=corpus.corpus,
+            folds=corpus.folds,
+            seeds=seeds,
+            seconds=round(time.monotonic() - started, 1),
+            config=experiment.model(range(len(experiment.corpus)), seeds[0]).config,
+            **({"less": differences} if differences else {}),
+        )
+        write_whole(made / "predictions.csv", predictions.to_csv(index=False))
+        caption = describe_scores(scores)
+        plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, made / "confusion_matrix.png", caption)
     print(caption)
     for name, figures in differences.items():
         value, low, high = (100 * number for number in figures["unweighted_accuracy"])

@@ -126,12 +126,7 @@ def main() -> int:
             for _ in _pass(join_moments(moments), *segment_sinks, pictures.see_segment):
                 pass
             if file not in failed:
-                try:
-                    pictures.draw(file, classifier)
-                except OSError as error:
-                    raise UserError(
-                        f"--picture_dir {pictures.folder}: cannot be written ({error.strerror})"
-                    ) from error
+                pictures.draw(file, classifier)
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -220,4 +215,6 @@ class Pictures:
 
 
 if __name__ == "__main__":
-    run_script(main, "files that end in .jsonl or .csv hold what was labelled before")
+    run_script(
+        main, "files that end in .jsonl or .csv hold what was labelled before, and the same command labels all anew"
+    )

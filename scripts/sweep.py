@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 
 from whisper_emotion.arguments import (
     CorpusArguments,
@@ -28,6 +27,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.features import StoredFrames
 from whisper_emotion.heads import check_arguments
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
+from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.results import describe_machine, public_name
@@ -60,15 +60,13 @@ def main() -> None:
     others = _others(sweep.compare_with, list_clips(experiment.corpus, grid.folds))
     output_dir = Path(training.output_dir)
     encoders = [one.encoder for one in grid.experiments.values()]
-    state = PartialState()
-    with state.main_process_first():
-        options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
-        del options["seed"]
-        claim(output_dir, experiment.corpus, encoders, options, CELLS)
-        (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
+    options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
+    del options["seed"]
+    claim(output_dir, experiment.corpus, encoders, options, CELLS)
+    (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
     grid, frames = _store(grid, output_dir)
-    if not state.is_main_process:
-        return  # which has taken its share of the encoding
+    if not leave_group():
+        return  # having taken its share of the encoding
 
     workers = sweep.num_workers or (os.cpu_count() or 1 if training.device.type == "cpu" else 1)
     seconds = run_grid(grid, frames, output_dir, workers)

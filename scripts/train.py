@@ -1,12 +1,12 @@
 """Train one model, on all folds but one or on everything, and leave a folder that is ready for the Hub."""
 
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from whisper_emotion.arguments import (
     CorpusArguments,
@@ -22,11 +22,12 @@ from whisper_emotion.audio import read_audio
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
+from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, fit, predict
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
 from whisper_emotion.results import describe_machine, summarise, write_scores
-from whisper_emotion.run_folder import claim, write_whole
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor
+from whisper_emotion.run_folder import claim, results_of, write_whole
+from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
 
 
 @dataclass
@@ -56,46 +57,47 @@ def main() -> None:
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     utterances, collator = experiment.utterances()
+    if collator is collate_frames and not leave_group():
+        return
     test_rows = None if fold is None else fold.test
     fitted = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
-    for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
-        (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
-    fitted.trainer.model.save_pretrained(output_dir)
-    build_extractor(protocol.encoder).save_pretrained(output_dir)
+    predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
+    if not PartialState().is_main_process:
+        return
 
-    scores = None
-    if fold is not None:
-        predictions = predict(fitted, experiment, fold, training.seed)
-        write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
-        scores = summarise(predictions, experiment, [fold])
-    record = write_scores(
-        output_dir / "scores.json",
-        scores or {},
-        experiment,
-        corpus=corpus.corpus,
-        folds=None if fold is None else corpus.folds,
-        test_fold=holdout.test_fold,
-        seeds=[training.seed],
-        seconds=round(time.monotonic() - started, 1),
-        config=fitted.trainer.model.config,
-    )
-    if scores is not None:
-        caption = describe_scores(record)
-        plot_confusion_matrix(
-            record["confusion_matrix"], experiment.labels, output_dir / "confusion_matrix.png", caption
+    with results_of(work_dir) as made:
+        fitted.trainer.model.save_pretrained(made)
+        build_extractor(protocol.encoder).save_pretrained(made)
+        if predictions is not None:
+            write_whole(made / "predictions.csv", predictions.to_csv(index=False))
+        record = write_scores(
+            made / "scores.json",
+            {} if predictions is None else summarise(predictions, experiment, [fold]),
+            experiment,
+            corpus=corpus.corpus,
+            folds=None if fold is None else corpus.folds,
+            test_fold=holdout.test_fold,
+            seeds=[training.seed],
+            seconds=round(time.monotonic() - started, 1),
+            config=fitted.trainer.model.config,
         )
-        print(caption)
-    facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {
-        name: record[name] for name in ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
-    }
-    write_model_card(
-        output_dir,
-        None if scores is None else record,
-        fitted.trainer.model.config,
-        facts | hyper_parameters(training),
-        _speed(output_dir, experiment),
-    )
-    shutil.rmtree(work_dir)
+        if predictions is not None:
+            caption = describe_scores(record)
+            plot_confusion_matrix(
+                record["confusion_matrix"], experiment.labels, made / "confusion_matrix.png", caption
+            )
+            print(caption)
+        names = ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
+        facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {name: record[name] for name in names}
+        write_model_card(
+            made,
+            None if predictions is None else record,
+            fitted.trainer.model.config,
+            facts | hyper_parameters(training),
+            _speed(made, experiment),
+        )
+        for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
+            (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     print(f"saved to {output_dir}")
 
 

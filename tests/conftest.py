@@ -103,6 +103,18 @@ def without_privileges(folder: Path) -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
+@contextmanager
+def full_disk(size: int = 0) -> Iterator[None]:
+    """No file can grow beyond a size: what a library sees of a disk that is full, on any machine with POSIX limits."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with open(path, encoding="utf-8", newline="") as table:

@@ -1,5 +1,8 @@
 """Options from flags and recipes, and what is said of those that do not fit."""
 
+import os
+import signal
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +19,7 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.errors import UserError
+from whisper_emotion.termination import termination
 from whisper_emotion.training import EmotionTrainingArguments
 
 ALL = (CorpusArguments, ProtocolArguments, ModelArguments, EmotionTrainingArguments)
@@ -171,3 +175,31 @@ def test_a_recipe_names_files_and_sets_flags(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_arguments(WithFiles, argv=["--draw"])
     assert capsys.readouterr().err.endswith("error: FILES: none given\n")
+
+
+def test_sigterm_is_one_line_and_status_143(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(SystemExit) as exit_:
+        run_script(main, "all is kept")
+    assert exit_.value.code == 143
+    assert capsys.readouterr().err.endswith(": terminated; all is kept\n")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_waits_until_work_is_kept(capsys):
+    kept = []
+
+    def main():
+        with termination.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            kept.append(termination.asked)
+        kept.append("never")
+
+    with pytest.raises(SystemExit) as exit_:
+        run_script(main)
+    assert exit_.value.code == 143 and kept == [True]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import write_files
+from conftest import full_disk, write_files
 
 from whisper_emotion import features
 from whisper_emotion.corpora import load_corpus
@@ -161,24 +161,26 @@ def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, 
 # The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches.
 CHILD = """
 import os, signal, sys
-import numpy as np
+from accelerate import PartialState
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.features import FeatureStore
 from whisper_emotion.training import build_extractor, build_model
 
+PartialState(cpu=True)  # as a script's arguments make it where there is no accelerator
 encoder, corpus_dir, store, writes = sys.argv[1:5]
-flushes, flush = [], np.memmap.flush
+syncs, fsync = [], os.fsync
 
-def die_after_some(self):
-    flush(self)
-    flushes.append(1)
-    if len(flushes) == int(writes):
+def die_after_some(file):
+    fsync(file)
+    syncs.append(1)
+    if len(syncs) == int(writes):
         os.kill(os.getpid(), signal.SIGKILL)
 
-np.memmap.flush = die_after_some
+os.fsync = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
 model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
 FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
+sys.stdout.write(f"encoded {len(syncs) // 2}\\n")  # batches, each of which two layers' files are told to keep
 """
 
 
@@ -209,9 +211,10 @@ def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_di
 
 
 def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = extract(launcher, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoded 3\n") == 2  # of 48 utterances in batches of 8
     assert bits(tmp_path / "store") == bits(whole_store)
 
 
@@ -224,6 +227,43 @@ def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, c
     late._reserve(late.folders[1], 10, "{}")
     assert bits(tmp_path) == before
     assert early[0]["encoder_outputs"].any()
+
+
+def test_a_kill_while_a_store_is_laid_out_leaves_nothing_behind(
+    tiny_encoder, corpus, extractor, tmp_path, monkeypatch
+):
+    model = model_of(tiny_encoder)
+    FeatureStore(model, extractor, corpus, [1], tmp_path / "whole").fill()
+    for cut_off in ("mkdir", "truncate", "index"):
+        store = FeatureStore(model, extractor, corpus, [1], tmp_path / "cut")
+        if cut_off == "mkdir":
+            store.folders[1].mkdir(parents=True)
+        elif cut_off == "truncate":
+            (store.folders[1] / "frames.f16").write_bytes(bytes(100))
+        else:
+            (store.folders[1] / "index.json.part").write_text('{"enc')
+    store.fill()
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_is_one_line_that_gives_its_room_back(tiny_encoder, corpus, extractor, tmp_path):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    with full_disk(5_000), pytest.raises(UserError, match="--store_dir .*: make room there, or name a folder on a"):
+        store.fill()
+    assert not list(tmp_path.iterdir())
+    store.fill()
+
+
+def test_a_store_that_machines_do_not_share_is_refused(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    encode = store._encode
+
+    def share(folders, state):  # the other machine ticks its batches off in a folder of its own
+        encode(folders, SimpleNamespace(process_index=0, num_processes=2, is_main_process=True))
+
+    monkeypatch.setattr(store, "_encode", share)
+    with pytest.raises(UserError, match="--store_dir .*: lacks what other processes have encoded, expected a folder"):
+        store.fill()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tiny_encoder, corpus, extractor, tmp_path):

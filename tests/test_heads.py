@@ -133,7 +133,6 @@ def test_a_batch_is_what_the_collator_makes_of_it(tiny_encoder, tmp_path):
         ("gradient_accumulation_steps", 2, "--gradient_accumulation_steps 2: heads on stored frames take 1 only"),
         ("max_steps", 5, "--max_steps 5"),
         ("label_smoothing_factor", 0.1, "--label_smoothing_factor 0.1"),
-        ("dataloader_drop_last", True, "--dataloader_drop_last True"),
         ("greater_is_better", False, "--greater_is_better: follows from"),
         ("lr_scheduler_type", "reduce_lr_on_plateau", "--lr_scheduler_type reduce_lr_on_plateau"),
     ],

@@ -76,7 +76,7 @@ LAYERS = [
     ("protocol", "results", "sweeps", "reporting", "explanation", "inference"),
     ("heads", "training", "features", "run_folder", "corpora", "windows", "audio", "recordings", "metrics"),
     tuple(path.stem for path in MODEL_FILES),
-    ("errors",),
+    ("errors", "processes", "termination"),
 ]
 
 

@@ -69,8 +69,10 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     assert len(rows) == 2 * 48
 
 
-def test_the_same_seed_gives_the_same_predictions_and_selection_on_test_is_said(tiny_encoder, synthetic_dir, tmp_path):
-    texts = []
+def test_the_same_seed_gives_the_same_weights_and_predictions_and_selection_on_test_is_said(
+    tiny_encoder, synthetic_dir, tmp_path
+):
+    left = []
     for name in ("one", "two"):
         output = tmp_path / name
         done = run_script(
@@ -81,8 +83,20 @@ def test_the_same_seed_gives_the_same_predictions_and_selection_on_test_is_said(
         assert "optimistic" in done.stdout
         assert "optimistic" in (output / "README.md").read_text()
         assert json.loads((output / "scores.json").read_text())["select_on"] == "test"
-        texts.append((output / "predictions.csv").read_text())
-    assert texts[0] == texts[1]
+        left.append([(output / file).read_bytes() for file in ("predictions.csv", "model.safetensors")])
+    assert left[0] == left[1]
+
+
+def test_the_same_seeds_give_the_same_cross_validation_whatever_the_processes_around_it(
+    tiny_encoder, synthetic_dir, tmp_path
+):
+    left = []
+    for name in ("one", "two"):
+        command = [*options(tiny_encoder, synthetic_dir, tmp_path / name), "--folds", "speakers:2", "--seeds", "0,1"]
+        done = run_script("cross_validate.py", *command, "--store_dir", tmp_path / f"store of {name}")
+        assert done.returncode == 0, done.stderr
+        left.append((tmp_path / name / "predictions.csv").read_bytes())
+    assert left[0] == left[1]
 
 
 def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):

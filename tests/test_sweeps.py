@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import run_script
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -158,6 +159,25 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(experiment, folds, fra
     assert all(np.array_equal(logits, other[cell]) for cell, logits in one.items())
 
 
+def test_a_sweep_of_one_worker_has_a_worker_s_one_thread(experiment, folds, frames, tmp_path, monkeypatch):
+    threads, real = [], sweeps.run_cell
+
+    def count(*arguments):
+        threads.append(torch.get_num_threads())
+        return real(*arguments)
+
+    monkeypatch.setattr(sweeps, "run_cell", count)
+    (tmp_path / "cells").mkdir()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_grid(Grid({"tiny": experiment}, {"tiny": [1]}, ["mean"], folds, [0]), {"tiny": frames}, tmp_path, 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+
+
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +225,29 @@ def test_a_killed_sweep_goes_on_to_the_same_results(swept, tiny_encoder, synthet
     text = (tmp_path / "run" / "table.md").read_text()
     assert text.startswith((swept / "table.md").read_text())
     assert "## Less run" in text and "+0.00 (+0.0 to +0.0)" in text.partition("## Less run")[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_a_terminated_sweep_does_not_wait_for_its_workers_and_says_how_to_go_on(tiny_encoder, synthetic_dir, tmp_path):
+    command = [str(part) for part in options(tiny_encoder, synthetic_dir, tmp_path / "run")]
+    script = Path(__file__).resolve().parents[1] / "scripts" / "sweep.py"
+    command = [sys.executable, script, *command, "--num_workers", "2", "--num_train_epochs", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    workers = []
+    while process.poll() is None and len(workers) < 2:
+        workers = [child for child in children(process.pid) if "spawn_main" in child.read_text()]
+    process.terminate()  # hours before the first cells are done
+    assert process.wait() == 143
+    assert process.stderr.read().splitlines()[-1] == (
+        "sweep.py: terminated; what was done so far is kept, and the same command goes on from there"
+    )
+    assert not any(worker.exists() for worker in workers)
+
+
+def children(process):
+    """The command lines of a process's children, as files that go with them."""
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [Path(f"/proc/{child}/cmdline") for child in listed]
 
 
 def test_a_finished_sweep_of_another_encoder_is_trained_anew(tiny_encoder, synthetic_dir, tmp_path):

@@ -5,13 +5,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
 from safetensors import safe_open
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from whisper_emotion import training
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
 from whisper_emotion.features import FeatureStore
+from whisper_emotion.termination import Terminated, termination
 from whisper_emotion.training import (
     AudioCollator,
     EmotionTrainingArguments,
@@ -50,7 +53,8 @@ def head(model):
 
 
 def fit(tiny_encoder, folder, selection=None, epochs=None, overrides=None, **options):
-    model = build_model(str(tiny_encoder), LABELS, {"pooling": "qkv", **(overrides or {})}, seed=3)
+    # with dropout, so that a step that is not seeded as it was before shows
+    model = build_model(str(tiny_encoder), LABELS, {"pooling": "qkv", "pooling_dropout": 0.2, **(overrides or {})}, 3)
     trainer = train(model, stored(24), selection, collate_frames, arguments(folder, seed=3, **options), folder, epochs)
     return trainer
 
@@ -101,6 +105,71 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tiny_encoder, tmp_path):
     fit(tiny_encoder, tmp_path / "cut", epochs=2)  # as a kill after the second checkpoint leaves it
     resumed = fit(tiny_encoder, tmp_path / "cut")
     assert resumed.state.epoch == 4
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in head(resumed.model).items())
+
+
+def test_a_run_that_had_stopped_early_is_not_trained_further_when_it_goes_on(tiny_encoder, tmp_path):
+    whole = head(fit(tiny_encoder, tmp_path / "run", epochs=2).model)
+    again = fit(tiny_encoder, tmp_path / "run", epochs=2)  # killed before its results were written
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in head(again.model).items())
+
+
+@pytest.mark.parametrize("lost", ["trainer_state.json", "half of it"])
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tiny_encoder, tmp_path, lost):
+    whole = head(fit(tiny_encoder, tmp_path / "whole").model)
+    fit(tiny_encoder, tmp_path / "cut", epochs=2)
+    (good,) = (tmp_path / "cut").glob("checkpoint-*")
+    cut_off = tmp_path / "cut" / "checkpoint-5"
+    shutil.copytree(good, cut_off)
+    (cut_off / "optimizer.pt").unlink()  # without which the Trainer goes on, too, to other weights
+    state = cut_off / "trainer_state.json"
+    if lost == "half of it":
+        state.write_bytes(state.read_bytes()[:200])
+    else:
+        state.unlink()
+    resumed = fit(tiny_encoder, tmp_path / "cut")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in head(resumed.model).items())
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(1, None), (3, None), (4, None), (5, 2)])
+def test_sigterm_keeps_the_step_under_way_and_going_on_gives_the_same_weights(
+    tiny_encoder, tmp_path, monkeypatch, step, epochs
+):
+    """An epoch has three steps: within the first, at its end (it may be the chosen one), within the second."""
+    options = {"per_device_train_batch_size": 8, "selection": stored(12, seed=1), "epochs": epochs}
+    whole = fit(tiny_encoder, tmp_path / "whole", **options)
+    seed_step = training.seed_step
+
+    def terminate(seed, number):
+        if number == step - 1:
+            monkeypatch.setattr(termination, "asked", True)
+        seed_step(seed, number)
+
+    monkeypatch.setattr(training, "seed_step", terminate)
+    with pytest.raises(Terminated):
+        fit(tiny_encoder, tmp_path / "cut", **options)
+    monkeypatch.undo()
+    assert f"checkpoint-{step}" in {path.name for path in (tmp_path / "cut").iterdir()}
+    resumed = fit(tiny_encoder, tmp_path / "cut", **options)
+    assert all(torch.equal(tensor, head(whole.model)[name]) for name, tensor in head(resumed.model).items())
+    assert best_epoch(resumed) == best_epoch(whole)
+
+
+def test_a_finished_selection_is_not_trained_again(tiny_encoder, tmp_path):
+    options = {"selection": stored(12, seed=1), "learning_rate": 0.3}
+    whole = fit(tiny_encoder, tmp_path / "run", **options)
+    assert best_epoch(whole) < 4  # the last checkpoint is another one
+    again = fit(tiny_encoder, tmp_path / "run", **options)
+    assert again.state.global_step == whole.state.global_step == again._initial_global_step
+    assert all(torch.equal(tensor, head(whole.model)[name]) for name, tensor in head(again.model).items())
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on(tiny_encoder, tmp_path):
+    whole = head(fit(tiny_encoder, tmp_path / "whole").model)
+    fit(tiny_encoder, tmp_path / "cut", epochs=2)
+    with full_disk(2_000), pytest.raises(UserError, match="^.*cut: cannot be written .*, expected a folder with room"):
+        fit(tiny_encoder, tmp_path / "cut")
+    resumed = fit(tiny_encoder, tmp_path / "cut")
     assert all(torch.equal(tensor, whole[name]) for name, tensor in head(resumed.model).items())
 
 

@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +20,7 @@ from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError, one_line, printable
 from whisper_emotion.protocol import ADAPTATIONS, ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
+from whisper_emotion.termination import Terminated, termination
 from whisper_emotion.training import EmotionTrainingArguments
 
 HYPER_PARAMETERS = (
@@ -286,22 +289,40 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def run_script(main: Callable[[], int | None], resumes: str = "the same command goes on from here") -> NoReturn:
+def run_script(
+    main: Callable[[], int | None],
+    resumes: str = "what was done so far is kept, and the same command goes on from there",
+) -> NoReturn:
     """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2.
+
+    SIGTERM and Ctrl-C end it with one line, too, and the statuses 143 and 130.
 
     Args:
         main: Returns the status; None is 0.
         resumes: What becomes of the work if it is interrupted.
     """
     logging.disable_progress_bar()  # transformers' bars of loading and saving; the Trainer's stay
+    before = signal.signal(signal.SIGTERM, termination)
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {printable(str(error))}", file=sys.stderr)
+        _say(f"error: {printable(str(error))}")
         sys.exit(2)
+    except Terminated:
+        if os.environ.get("RANK", "0") == "0":  # under a launcher the others are told as well
+            _say(f"terminated; {resumes}")
+        sys.exit(143)
     except BrokenPipeError:  # who read what is printed, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         sys.exit(141)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted; {resumes}", file=sys.stderr)
+        _say(f"interrupted; {resumes}")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        termination.asked = False
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # on a disk that is full the status has to do
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

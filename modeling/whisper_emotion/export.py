@@ -16,6 +16,7 @@ from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.run_folder import whole
 
 OPSET = 20
 INPUTS = ("input_features", "attention_mask")
@@ -89,10 +90,8 @@ def export_onnx(
             proto = onnx.load(Path(folder) / "int8.onnx")
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         onnx.helper.set_model_props(proto, {"labels": json.dumps(labels)})
-        try:
-            onnx.save(proto, output)
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror})") from error
+        with whole(output) as part:
+            onnx.save(proto, part)
 
         session = open_session(output)
         rng, deviation = np.random.default_rng(0), 0.0

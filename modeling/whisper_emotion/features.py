@@ -8,8 +8,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from whisper_emotion.encoder_whisper_emotion import encoder_frames
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.run_folder import write_whole, writing_to
 from whisper_emotion.training import AudioCollator
 
 FORMAT = 1  # of the store; another number is another store
@@ -122,7 +125,7 @@ class FeatureStore:
     A layer's folder is named by a hash of all that its frames depend on: the encoder's weights up to that layer, the
     extractor, the context, which frames are pooled, and the bytes of every recording. Utterances are encoded in
     batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was killed
-    goes on from there, several processes (`accelerate launch --num_processes 2`) share the batches, and the bits are
+    goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
     the same.
 
     Args:
@@ -175,8 +178,8 @@ class FeatureStore:
                 free = shutil.disk_usage(self.root).free
                 if len(new) * size > free:
                     raise UserError(
-                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: name a folder on a "
-                        "larger disk, or fewer layers"
+                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: make room, or "
+                        "name a folder on a larger disk, or fewer layers"
                     )
                 for layer, folder in new.items():
                     index = {
@@ -188,40 +191,52 @@ class FeatureStore:
                     }
                     self._reserve(folder, size, json.dumps(index))
             except OSError as error:
-                raise UserError(f"--store_dir {self.root}: cannot be written ({error.strerror}), {what}") from error
+                raise UserError(
+                    f"--store_dir {self.root}: cannot be written ({error.strerror}), {what}: make room there, or name "
+                    "a folder on a larger disk"
+                ) from error
 
     def _reserve(self, folder: Path, size: int, index: str) -> None:
-        """Make a layer's folder, whole or not at all; another run that was faster has the same one."""
-        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        """Give a layer's frames their room. The index comes last: a folder that has one is laid out.
+
+        Nothing that is there is emptied, so a run that was killed goes on here, and one that does the same at the
+        same time does no harm.
+        """
+        if (folder / INDEX).exists():  # another run was faster
+            return
         try:
-            part.mkdir()
+            folder.mkdir(exist_ok=True)
             for name, length in ((FRAMES, size), (DONE, len(self._batches))):
-                with open(part / name, "wb") as file:
+                with open(folder / name, "ab") as file:
                     file.truncate(length)
                     if hasattr(os, "posix_fallocate"):  # a disk that fills up later then takes nothing away
                         os.posix_fallocate(file.fileno(), 0, length)
-            (part / INDEX).write_text(index, encoding="utf-8")
-            part.rename(folder)
-        except OSError:
+            write_whole(folder / INDEX, index)
+        except (OSError, UserError):
             if not (folder / INDEX).exists():
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)  # and give back what room it has taken
+            raise
 
     def fill(self) -> dict[int, StoredFrames]:
         """Run the encoder for what is not there yet, and return the frames of each layer.
 
         Raises:
-            UserError: As `lay_out`.
+            UserError: As `lay_out`; or several machines do not share the folder.
         """
         self.lay_out()
         state = PartialState()
         for folder in self.folders.values():
             self._check(folder)
-        missing = {layer: folder for layer, folder in self.folders.items() if not _ticks(folder, "r").all()}
+        missing = self._missing()
         if missing:
-            self._encode(missing, state)
+            with writing_to(self.root):
+                self._encode(missing, state)
         state.wait_for_everyone()
+        if self._missing():
+            raise UserError(
+                f"--store_dir {self.root}: lacks what other processes have encoded, expected a folder that all "
+                "machines share"
+            )
         labels = self.corpus["label"][:]
         return {layer: StoredFrames([folder], labels) for layer, folder in self.folders.items()}
 
@@ -236,6 +251,10 @@ class FeatureStore:
                 if (found := (folder / name).stat().st_size) != size:
                     raise UserError(f"{folder / name}: has {found} bytes and not {size}, expected {INTACT}")
 
+    def _missing(self) -> dict[int, Path]:
+        """The folders of the layers that are not wholly encoded."""
+        return {layer: folder for layer, folder in self.folders.items() if not _ticks(folder).all()}
+
     @torch.inference_mode()
     def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
         """Encode the batches that are not ticked off, this process's share of them."""
@@ -243,20 +262,26 @@ class FeatureStore:
         collate = AudioCollator(self.extractor)
         lengths = _read_index(next(iter(folders.values())))["frames"]
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        files = {
-            layer: np.memmap(folder / FRAMES, np.float16, "r+").reshape(-1, self.model.config.d_model)
-            for layer, folder in folders.items()
-        }
-        ticks = {layer: _ticks(folder, "r+") for layer, folder in folders.items()}
+        row_bytes = np.dtype(np.float16).itemsize * self.model.config.d_model
+        ticks = {layer: _ticks(folder) for layer, folder in folders.items()}
         sizes = np.array([len(rows) for rows in self._batches])
 
         def finished() -> int:
             return int(sizes[np.all([tick != 0 for tick in ticks.values()], axis=0)].sum())
 
         cut = 0
-        with tqdm(
-            total=len(lengths), initial=finished(), desc="encoding", unit="clip", disable=not state.is_main_process
-        ) as bar:
+        with ExitStack() as stack:
+            # Not through a map: there, a disk that is full is no error but the end of the process.
+            frame_files, tick_files = (
+                {layer: stack.enter_context(open(folder / name, "r+b", 0)) for layer, folder in folders.items()}
+                for name in (FRAMES, DONE)
+            )
+            bar = stack.enter_context(
+                tqdm(
+                    total=len(lengths), initial=finished(), desc="encoding", unit="clip",
+                    disable=not state.is_main_process,
+                )
+            )  # fmt: skip
             for number in range(state.process_index, len(self._batches), state.num_processes):
                 open_layers = [layer for layer, tick in ticks.items() if not tick[number]]
                 if not open_layers:
@@ -271,15 +296,13 @@ class FeatureStore:
                         # Half precision ends at 65,504, which a large encoder's upper layers may pass.
                         cut += int((kept[layer].abs() > LARGEST).sum())
                         half = kept[layer].clamp(-LARGEST, LARGEST).half().numpy()
-                        files[layer][starts[row] : starts[row + 1]] = half
+                        _write_at(frame_files[layer], starts[row] * row_bytes, half.tobytes())
                 for layer in open_layers:  # frames first, then the tick, also if the machine goes down between them
-                    files[layer].flush()
-                    ticks[layer][number] = 1
+                    os.fsync(frame_files[layer].fileno())
+                    _write_at(tick_files[layer], number, b"\1")
                 bar.update(finished() - bar.n)  # other processes tick, too
         if cut:
             tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
-        for tick in ticks.values():
-            tick.flush()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -293,9 +316,16 @@ def _read_index(folder: Path) -> dict[str, Any]:
         return index
 
 
-def _ticks(folder: Path, mode: Literal["r", "r+"]) -> np.ndarray:
-    """A byte a batch, 1 where it is done."""
-    return np.memmap(folder / DONE, np.uint8, mode)
+def _write_at(file: RawIOBase, place: int, content: bytes) -> None:
+    """Write bytes to their place in a file, all of them."""
+    file.seek(place)
+    while content:
+        content = content[file.write(content) :]
+
+
+def _ticks(folder: Path) -> np.ndarray:
+    """A byte a batch, 1 where it is done, as it is now and as other processes change it."""
+    return np.memmap(folder / DONE, np.uint8, "r")
 
 
 def stack_layers(stored: dict[int, StoredFrames]) -> StoredFrames:

@@ -27,7 +27,6 @@ from whisper_emotion.training import (
 ARGUMENTS = {
     "gradient_accumulation_steps": (1,),
     "max_steps": (-1,),
-    "dataloader_drop_last": (False,),
     "label_smoothing_factor": (0.0,),
     "neftune_noise_alpha": (None,),
     "eval_delay": (0, None),

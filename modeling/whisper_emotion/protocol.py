@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
@@ -21,6 +22,7 @@ from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_kno
 from whisper_emotion.errors import UserError
 from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.processes import leave_group
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.training import (
     AudioCollator,
@@ -198,19 +200,25 @@ def fit(
         with_speakers = fitting.select(selection_rows, adapted=True)
         adapted = _value(trainer, with_speakers) > _value(trainer, selection_set)
         selection_set = with_speakers if adapted else selection_set
-        tqdm.write(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
+        _say(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
     temperature = 1.0
     if experiment.temperature_scaling:
         temperature = fit_temperature(trainer, selection_set)
-        tqdm.write(f"dev chose the temperature {temperature:.2f}")
+        _say(f"dev chose the temperature {temperature:.2f}")
     if experiment.select_on == "dev" and experiment.refit:
         epochs = best_epoch(trainer)
-        tqdm.write(f"dev chose epoch {epochs}: training anew on all training speakers for as many")
+        _say(f"dev chose epoch {epochs}: training anew on all training speakers for as many")
         fitting = _Fitting(experiment, utterances, collator, train_rows, seed)
         trainer = fitting.train(None, work_dir / "refit", epochs)
     if experiment.temperature_scaling:
         trainer.model.config.temperature = temperature
     return Fitted(trainer, fitting, adapted)
+
+
+def _say(message: str) -> None:
+    """Print above a bar; one process speaks for all."""
+    if PartialState().is_main_process:
+        tqdm.write(message)
 
 
 class _Fitting:
@@ -304,23 +312,28 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, dtype=text)
 
 
-def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame:
+def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame | None:
     """Train and test on every fold with every seed; finished ones are found again in `work_dir`.
 
     Returns:
-        The predictions of all folds and seeds, in order.
+        The predictions of all folds and seeds, in order; None in all processes but the main one.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
     missing = {path: cell for path, cell in cells.items() if not path.exists()}
     if missing:
         utterances, collator = experiment.utterances()
+        if collator is collate_frames and not leave_group():
+            return None
         progress = tqdm(missing.items(), desc="cross-validation", unit="fold", initial=len(cells) - len(missing),
                         total=len(cells))  # fmt: skip
         for path, (seed, fold) in progress:
             folder = path.with_suffix("")
             fitted = fit(experiment, utterances, collator, fold.train, fold.test, seed, folder)
             table = predict(fitted, experiment, fold, seed)
-            write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
-            shutil.rmtree(folder)
+            if PartialState().is_main_process:
+                write_whole(path, table.to_csv(index=False))  # a file that is there is a finished fold
+                shutil.rmtree(folder)
+    if not PartialState().is_main_process:
+        return None
     return pd.concat([read_predictions(path) for path in cells], ignore_index=True)

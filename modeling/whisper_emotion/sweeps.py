@@ -6,11 +6,12 @@ import json
 import math
 import multiprocessing
 import os
-import tempfile
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,9 @@ from whisper_emotion.errors import reading
 from whisper_emotion.features import StoredFrames
 from whisper_emotion.heads import choose_epoch, classify, train_head
 from whisper_emotion.metrics import compute_scores
+from whisper_emotion.processes import forget_group
 from whisper_emotion.protocol import Experiment
-from whisper_emotion.run_folder import CELLS, write_whole
+from whisper_emotion.run_folder import CELLS, whole, write_whole
 from whisper_emotion.training import build_trainer, collate_frames
 
 REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
@@ -134,35 +136,51 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     )
     with tqdm(total=len(cells), initial=len(rows), desc="sweep", unit="cell", smoothing=0.02) as bar:
         _write_results(results, cells, rows)
-        for cell, row, logits in _in_parallel(tasks, workers):
-            rows[cell] = {**row, "frames": grid.digest(cell)}
-            _write_cell(cells_dir / cell.file, rows[cell], logits)
-            _write_results(results, cells, rows)
-            bar.update()
+        with closing(_in_parallel(tasks, workers)) as finished:
+            for cell, row, logits in finished:
+                rows[cell] = {**row, "frames": grid.digest(cell)}
+                _write_cell(cells_dir / cell.file, rows[cell], logits)
+                _write_results(results, cells, rows)
+                bar.update()
     return sum(rows[cell]["seconds"] for cell in cells)
 
 
 def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, dict[str, Any], np.ndarray]]:
-    """Run the tasks, a few more than there are workers under way at a time, and hand their results on as they come."""
+    """Run the tasks, a few more than there are workers under way at a time, and hand their results on as they come.
+
+    Who closes the generator, or is interrupted in it, does not wait for the cells that are under way.
+    """
     if workers == 1:
-        yield from (run_cell(*task) for task in tasks)
+        threads = torch.get_num_threads()
+        with threadpool_limits(1):
+            torch.set_num_threads(1)  # as a worker has: other numbers of threads, other roundings
+            try:
+                yield from (run_cell(*task) for task in tasks)
+            finally:
+                torch.set_num_threads(threads)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(workers, spawn, _start_worker, (os.getpid(),)) as pool:
-        pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
-            for future in done:
-                yield future.result()
+        try:
+            pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
+                for future in done:
+                    yield future.result()
+        except BaseException:
+            for worker in multiprocessing.active_children():  # they write nothing, so nothing is lost with them
+                worker.kill()
+            raise
 
 
 def _start_worker(parent: int) -> None:
-    """One thread, since a head's products are too small for more; and no life without the parent, if it is killed."""
+    """One thread, since a head's products are too small for more; and a life that ends with the parent's."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes together; the parent's to act on
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     threadpool_limits(1)  # scikit-learn's
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)  # under `accelerate launch`: a worker belongs to no group of processes
+    forget_group()
 
     def watch():
         while os.getppid() == parent:
@@ -209,26 +227,25 @@ def _fit_head(
     """Train a head; returns the chosen epoch, the value that chose it, and the test fold's logits."""
     args = dataclasses.replace(experiment.args, seed=seed)
     test = [frames[row] for row in fold.test]
-    with tempfile.TemporaryDirectory() as folder:
 
-        def trained(rows, watched=None, epochs=None):
-            model = experiment.model_for(frames, rows, seed, head_only=True)
-            train_set = [frames[row] for row in rows]
-            trainer = build_trainer(model, train_set, None, collate_frames, args, Path(folder))
-            return trainer, train_head(trainer, watched, epochs)
+    def trained(rows, watched=None, epochs=None):
+        model = experiment.model_for(frames, rows, seed, head_only=True)
+        train_set = [frames[row] for row in rows]
+        trainer = build_trainer(model, train_set, None, collate_frames, args, Path(args.output_dir))
+        return trainer, train_head(trainer, watched, epochs)
 
-        if experiment.select_on == "last":
-            trainer, _ = trained(fold.train)
-            return math.ceil(args.num_train_epochs), None, classify(trainer, test)
-        if experiment.select_on == "test":
-            trainer, values = trained(fold.train, test)
-            return choose_epoch(values), max(values), classify(trainer, test)
-        fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
-        trainer, values = trained(fit_rows, [frames[row] for row in dev_rows])
-        epoch = choose_epoch(values)
-        if experiment.refit:
-            trainer, _ = trained(fold.train, epochs=epoch)
-        return epoch, max(values), classify(trainer, test)
+    if experiment.select_on == "last":
+        trainer, _ = trained(fold.train)
+        return math.ceil(args.num_train_epochs), None, classify(trainer, test)
+    if experiment.select_on == "test":
+        trainer, values = trained(fold.train, test)
+        return choose_epoch(values), max(values), classify(trainer, test)
+    fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
+    trainer, values = trained(fit_rows, [frames[row] for row in dev_rows])
+    epoch = choose_epoch(values)
+    if experiment.refit:
+        trainer, _ = trained(fold.train, epochs=epoch)
+    return epoch, max(values), classify(trainer, test)
 
 
 def _fit_reference(
@@ -331,10 +348,8 @@ def read_clips(output_dir: Path) -> pd.DataFrame:
 
 
 def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
+    with whole(path) as part, open(part, "wb") as file:  # savez would give a path an ending of its own
         np.savez(file, logits=logits, row=json.dumps(row))
-    os.replace(part, path)
 
 
 def _read_row(path: Path) -> dict[str, Any]:

@@ -2,18 +2,25 @@
 
 import dataclasses
 import math
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
 from datasets import Dataset
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
@@ -23,6 +30,8 @@ from whisper_emotion.errors import UserError, one_line, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.run_folder import writing_to
+from whisper_emotion.termination import Terminated, termination
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
 CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
@@ -70,6 +79,8 @@ class EmotionTrainingArguments(TrainingArguments):
         if self.push_to_hub or self.hub_token is not None:
             # The Trainer would upload its checkpoints as they are, and write the token into them
             raise ValueError("--push_to_hub, --hub_token: scripts/push_to_hub.py uploads, with the token of HF_TOKEN")
+        if self.dataloader_drop_last:
+            raise ValueError("--dataloader_drop_last true: would leave utterances out of the tests, too")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # or transformers takes bf16 for a mistake
         super().__post_init__()
@@ -372,12 +383,46 @@ class EmotionTrainer(Trainer):
         else:
             lengths = [utterance["encoder_outputs"].shape[-2] for utterance in utterances]
         seed = args.seed if args.data_seed is None else args.data_seed
-        batch_size = args.train_batch_size * args.gradient_accumulation_steps
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.sampler = UtteranceSampler(lengths, batch_size, args.train_sampling_strategy, seed)
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler:
         return SequentialSampler(eval_dataset)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The Trainer's, but several processes take whole batches, those of one process, and pad none of them.
+
+        A batch that is filled up to be shared gives its utterances other roundings.
+        """
+        if self.args.world_size == 1:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        utterances, size = dataloader.dataset, self.args.eval_batch_size
+        batches = [range(start, min(start + size, len(utterances))) for start in range(0, len(utterances), size)]
+        own = range(self.args.process_index, len(batches), self.args.world_size)
+        loader = DataLoader(
+            utterances,
+            batch_sampler=[batches[number] for number in own],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        self.model.to(self.args.device).eval()
+        found = []
+        for number, inputs in zip(own, loader, strict=True):
+            loss, logits, labels = self.prediction_step(self.model, inputs, False, ignore_keys)
+            found.append((number, loss.item(), logits.float().cpu().numpy(), labels.cpu().numpy()))
+        _, losses, logits, labels = zip(*sorted(gather_object(found), key=itemgetter(0)), strict=True)
+        logits, labels = np.concatenate(logits), np.concatenate(labels)
+        metrics = {
+            "loss": float(np.average(losses, weights=[len(batch) for batch in batches])),
+            **self.compute_metrics(EvalPrediction(logits, labels)),
+        }
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(logits, labels, named, len(utterances))
 
 
 class _Repeat(TrainerCallback):
@@ -406,6 +451,26 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
+class _KeepWhenTerminated(TrainerCallback):
+    """On SIGTERM, has what the step under way has trained saved, and then ends the process.
+
+    At the end of an epoch the Trainer saves anyway, after the evaluation that may choose it.
+    """
+
+    asked = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.asked = termination.asked
+        if args.world_size > 1:  # all processes stop after the same step, whenever each of them was told
+            self.asked = bool(reduce(torch.tensor(float(self.asked), device=args.device)))
+        if self.asked and state.epoch % 1:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked:
+            raise Terminated
+
+
 def build_trainer(
     model: WhisperForEmotionClassification,
     train_set: Utterances,
@@ -423,11 +488,11 @@ def build_trainer(
     try:
         args = dataclasses.replace(
             args,
-            output_dir=str(output_dir),
+            output_dir=str(output_dir.resolve()),  # checkpoints name one another by it
             eval_strategy="no" if selection_set is None else "epoch",
             load_best_model_at_end=selection_set is not None,
             save_strategy="epoch",
-            save_total_limit=1,
+            save_total_limit=1 if selection_set is None else 2,  # the best one, and the one to go on from
             dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
         )
         if collator is collate_frames and args.n_gpu > 1:
@@ -439,7 +504,7 @@ def build_trainer(
             eval_dataset=selection_set,
             data_collator=collator,
             compute_metrics=compute_metrics,
-            callbacks=[] if epochs is None else [StopAfterEpoch(epochs)],
+            callbacks=[_KeepWhenTerminated(), *([] if epochs is None else [StopAfterEpoch(epochs)])],
         )
     except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
         raise UserError(f"options: {one_line(error)}") from error
@@ -476,10 +541,29 @@ def train(
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen
     try:
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if output_dir.is_dir() else None)
+        with termination.held(), writing_to(output_dir):
+            checkpoint, trained = last_checkpoint(output_dir)
+            if epochs is not None and trained >= epochs:  # it only has to be loaded
+                trainer._load_from_checkpoint(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         model._keys_to_ignore_on_save = always_ignored
     return trainer
+
+
+def last_checkpoint(folder: Path) -> tuple[str | None, float]:
+    """The newest checkpoint in a folder and the number of epochs that it has been trained for; `None, 0` of none.
+
+    Its state is the last thing to be written: a checkpoint whose state cannot be read was cut off, and is removed.
+    """
+    with PartialState().main_process_first():
+        while folder.is_dir() and (newest := get_last_checkpoint(folder)) is not None:
+            try:
+                return newest, TrainerState.load_from_json(os.path.join(newest, TRAINER_STATE_NAME)).epoch
+            except (OSError, ValueError):
+                shutil.rmtree(newest)
+    return None, 0.0
 
 
 def best_epoch(trainer: Trainer) -> int:

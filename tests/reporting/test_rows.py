@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from conftest import full_disk
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.reporting import RowFile, table_heading, table_line
@@ -98,7 +99,9 @@ def test_no_predictions_make_an_empty_file(tmp_path, ending):
 def test_what_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^--segments .*rows.txt: must end in .json, .jsonl or .csv$"):
         RowFile(tmp_path / "rows.txt", LABELS, "--segments")
-    with pytest.raises(UserError, match=r"^--output .*rows.csv: cannot be written \(No such file or directory\)$"):
+    with pytest.raises(
+        UserError, match=r"^--output .*rows.csv: cannot be written \(No such file or directory\), expected"
+    ):
         RowFile(tmp_path / "nowhere" / "rows.csv", LABELS).__enter__()
 
 
@@ -121,3 +124,16 @@ def test_the_table_has_a_line_a_prediction_and_columns_below_one_another():
     assert table_heading(LABELS) == "    start       end  label      angry so, calm $sad$  file"
     assert lines[2].endswith("two\\nlines.wav")
     "".join(lines).encode("utf-8")  # also the name that is no text
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_full_disk_leaves_whole_rows(tmp_path, ending):
+    path = tmp_path / f"rows.{ending}"
+    with RowFile(path, LABELS) as rows:
+        rows.write(PREDICTIONS[0])
+    size = path.stat().st_size
+    with pytest.raises(UserError, match="cannot be written"), RowFile(path, LABELS) as rows:
+        rows.write(PREDICTIONS[0])
+        with full_disk(size + 7):  # room for a part of the next one
+            rows.write(PREDICTIONS[0])
+    assert path.stat().st_size == size

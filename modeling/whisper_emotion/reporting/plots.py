@@ -2,7 +2,9 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from os import PathLike
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
+
+from whisper_emotion.run_folder import whole
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
 DOTS_PER_INCH = 160
@@ -163,14 +167,19 @@ def plot_curves(
 
 
 def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str) -> None:
-    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width."""
+    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     canvas = FigureCanvasAgg(figure)
     wrapped = textwrap.wrap(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
     figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
     # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    canvas.print_figure(path, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+    with whole(Path(path)) if isinstance(path, str | PathLike) else nullcontext(path) as part:
+        canvas.print_figure(part, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
 
 
 def text_colour(background: ArrayLike) -> str:

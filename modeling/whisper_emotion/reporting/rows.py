@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,15 +40,14 @@ class RowFile:
         if self.kind not in ENDINGS:
             raise UserError(f"{option} {path}: must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
         self._target = self.path.with_name(self.path.name + ".part") if self.kind == ".json" else self.path
-        self._rows = 0
+        self._rows = self._size = 0
 
     def __enter__(self) -> "RowFile":
         try:
-            # A file's name may be no valid text: its bytes are kept.
-            self._file = open(self._target, "w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="")
+            self._file = open(self._target, "wb", buffering=0)
             if self.kind == ".csv":
                 names = ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
-                self._file.write(_csv_line(names))
+                self._write(_csv_line(names))
         except OSError as error:
             raise self._refused(error) from error
         return self
@@ -63,21 +63,34 @@ class RowFile:
             if self.kind == ".csv":
                 named = row.pop("probabilities") or {}
                 row["silence"] = str(row["silence"]).lower()
-                self._file.write(_csv_line([*row.values(), *(named.get(label) for label in self.labels)]))
+                self._write(_csv_line([*row.values(), *(named.get(label) for label in self.labels)]))
             elif self.kind == ".jsonl":
-                self._file.write(json.dumps(row) + "\n")
+                self._write(json.dumps(row) + "\n")
             else:
-                self._file.write((",\n" if self._rows else "[\n") + json.dumps(row))
+                self._write((",\n" if self._rows else "[\n") + json.dumps(row))
         except OSError as error:
             raise self._refused(error) from error
         self._rows += 1
+
+    def _write(self, text: str) -> None:
+        """Add text, all of it or, where the disk has no room for it, nothing."""
+        content = text.encode("utf-8", "surrogateescape")  # a file's name may be no valid text: its bytes are kept
+        left = content
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            with suppress(OSError):  # a pipe has no size
+                self._file.truncate(self._size)
+            raise
+        self._size += len(content)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if self.kind == ".json" and kind is None:
-                self._file.write("\n]\n" if self._rows else "[]\n")
+                self._write("\n]\n" if self._rows else "[]\n")
             self._file.close()
             if self.kind == ".json" and kind is None:
                 os.replace(self._target, self.path)
@@ -89,7 +102,10 @@ class RowFile:
                 self._target.unlink(missing_ok=True)
 
     def _refused(self, error: OSError) -> UserError:
-        return UserError(f"{self.option} {self.path}: cannot be written ({error.strerror})")
+        return UserError(
+            f"{self.option} {self.path}: cannot be written ({error.strerror}), expected a folder with room that may "
+            "be written to"
+        )
 
 
 def _csv_line(values: Sequence[Any]) -> str:
