@@ -451,13 +451,9 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         json.dumps(arguments.settings(*given), default=str)
         arguments.hyper_parameters(training)
 
-    named = [
-        *odd,
-        *(name.replace("_", "-") for name in odd),
-        path,
-        place.corpus_dir,
-        *(str(one) for one in odd.values()),
-    ]
+    # A list in a recipe is its values with commas between them
+    given = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in odd.values()]
+    named = [*odd, *(name.replace("_", "-") for name in odd), path, place.corpus_dir, *given]
     return Attempt(lambda: _exits(follow), tuple(one for one in named if one) or (path,))
 
 

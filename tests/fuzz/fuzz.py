@@ -32,6 +32,7 @@ from entrances import ENTRANCES, Attempt, Workplace
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
+from transformers.utils import logging
 
 MEBIBYTE = 2**20
 LONGEST = 5.0  # seconds of a case
@@ -157,6 +158,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the cases")
     options = parser.parse_args()
     chosen = [one for one in ENTRANCES if options.entrance in (None, one.__name__)]
+    logging.set_verbosity_error()
     started, tallies = time.monotonic(), {}
     rows = [f"{'entrance':<14}{'cases':>7}{'refused':>9}{'accepted':>10}{'slowest':>10}{'at once':>10}{'growth':>10}"]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
@@ -166,7 +168,7 @@ def main() -> int:
             tally = tallies[one.__name__] = run_entrance(one, cases, place, Path(root), options.seed, LONGEST)
             rows.append(
                 f"{one.__name__:<14}{tally.cases:>7}{tally.refused:>9}{tally.cases - tally.refused:>10}"
-                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{tally.growth:>6.0f} MiB"
+                f"{tally.slowest:>8.2f} s{tally.peak:>6.0f} MiB{round(tally.growth):>6} MiB"
             )
             print(rows[-1], flush=True)
     print("\n", *rows, sep="\n")  # again, without what decoders have said in between
