@@ -70,13 +70,26 @@ def main() -> None:
         )
         write_whole(made / "predictions.csv", predictions.to_csv(index=False))
         caption = describe_scores(scores)
-        plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, made / "confusion_matrix.png", caption)
+        summed = " Counts are summed over the seeds." if len(seeds) > 1 else ""
+        picture = made / "confusion_matrix.png"
+        plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
     print(caption)
+    low, high = (100 * bound for bound in scores["interval"]["unweighted_accuracy"])
+    print(
+        f"UA's 95 % interval over clips and seeds: {low:.1f} to {high:.1f}; calibration error {_calibration(scores)}"
+    )
     for name, figures in differences.items():
         value, low, high = (100 * number for number in figures["unweighted_accuracy"])
         print(
             f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and seeds"
         )
+    print(f"saved to {output_dir}")
+
+
+def _calibration(scores: dict) -> str:
+    """The calibration error, and what the temperatures have to do with it."""
+    unscaled = scores.get("ece_unscaled")
+    return f"{scores['ece']:.3f}" + (f" ({unscaled:.3f} without the temperatures)" if unscaled is not None else "")
 
 
 if __name__ == "__main__":

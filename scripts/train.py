@@ -108,7 +108,7 @@ def _speed(folder: Path, experiment: Experiment) -> str:
     duration, taken = classify.time_clips([read_audio(experiment.corpus[int(row)]["audio"]) for row in rows])
     return (
         f"a clip of {duration:.1f} s takes {1000 * taken:.0f} ms alone, from samples to probabilities (median of "
-        f"{len(rows)} clips; processor: {describe_machine()}, {torch.get_num_threads()} threads)"
+        f"{len(rows)} clips; processor: {describe_machine()}, threads: {torch.get_num_threads()})"
     )
 
 

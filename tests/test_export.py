@@ -11,6 +11,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.export import export_onnx
 from whisper_emotion.inference import EmotionClassifier
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -57,6 +58,20 @@ def test_the_script_writes_a_graph_that_knows_its_labels(tiny_encoder, tmp_path)
         assert json.loads(properties["labels"]) == ["angry", "calm", "sad"]
         sizes.append(output.stat().st_size)
     assert sizes[1] < sizes[0]
+
+
+def test_eight_bits_leave_principal_components_as_they_are(tiny_encoder, tmp_path):
+    """Whose rows differ by orders of magnitude: one scale for all of them would leave nothing of the small ones."""
+    classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", pooling="mean")
+    with torch.no_grad():
+        classifier.model.projector.weight *= torch.logspace(0, -4, classifier.model.config.d_model)
+    export_onnx(classifier.model, classifier.extractor, tmp_path / "model.onnx", quantize=True)
+    found = onnx.load(tmp_path / "model.onnx").graph
+    kept = [onnx.numpy_helper.to_array(one) for one in found.initializer]
+    for layer in (classifier.model.projector, classifier.model.classifier):
+        weight = layer.weight.detach().numpy()
+        assert any(np.array_equal(one, weight) or np.array_equal(one, weight.T) for one in kept)
+    assert any(one.dtype == np.int8 and one.ndim == 2 for one in kept)  # the encoder's
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tiny_encoder, tmp_path):

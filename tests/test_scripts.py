@@ -114,7 +114,8 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     card = " ".join((tmp_path / "README.md").read_text().split())
     assert "No test was held out" in card
     assert re.search(
-        r"\| speed \| a clip of \d\.\d s takes \d+ ms alone, .*\(median of 16 clips; processor: .* threads\)", card
+        r"\| speed \| a clip of \d\.\d s takes \d+ ms alone, .*\(median of 16 clips; processor: .*, threads: \d+\)",
+        card,
     )
 
 

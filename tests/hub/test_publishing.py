@@ -61,8 +61,9 @@ def on_the_pages():
     """What the front page and the page on deploying push, by their command lines."""
     cases = {}
     for page in (ROOT / "README.md", ROOT / "model_cards" / "deploying.md"):
-        for script, kind, _, repo_id, name, *options in commands(page):
-            if (script, kind) == ("scripts/push_to_hub.py", "--model"):
+        for words in commands(page):
+            if words[:2] == ["scripts/push_to_hub.py", "--model"]:
+                repo_id, name, *options = words[3:]
                 assert repo_id == "--repo_id"
                 cases[f"{name} {options} of {page.name}"] = Case(name, tuple(options))
     return cases

@@ -65,7 +65,9 @@ def named_files(root: Path) -> dict[str, Path]:
     for path in audio_files(root):
         other = named.setdefault(path.stem, path)
         if other != path:
-            raise UserError(f"{path}: the same recording as {other}, remove one of the two")
+            raise UserError(
+                f"{path}: has the name of {other}, too, expected each recording once (and --corpus folder for your own)"
+            )
     return named
 
 
