@@ -199,7 +199,8 @@ def test_an_interrupted_run_keeps_what_was_labelled(predict, monkeypatch):
     monkeypatch.setattr("whisper_emotion.windows.join_moments", interrupt)
     status, _, err = predict("recordings/a.wav", "--output", "o.json")
     assert status == 130 and not Path("o.json").exists() and not Path("o.json.part").exists()
-    assert "predict.py: interrupted; files that end in .jsonl or .csv hold what was labelled before" in err
+    kept = "files that end in .jsonl or .csv hold what was labelled before, and the same command labels all anew"
+    assert f"predict.py: interrupted; {kept}" in err
 
 
 def test_who_closes_the_pipe_early_sees_no_traceback_and_that_windows_were_used(model_dir, recordings):
