@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import run_script, save_model
+from conftest import full_disk, run_script, save_model
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.export import export_onnx
@@ -74,7 +74,13 @@ def test_eight_bits_leave_principal_components_as_they_are(tiny_encoder, tmp_pat
     assert any(one.dtype == np.int8 and one.ndim == 2 for one in kept)  # the encoder's
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tiny_encoder, tmp_path):
-    with pytest.raises(UserError, match="cannot be written"):
-        classifier = save(tiny_encoder, tmp_path / "model")
-        export_onnx(classifier.model, classifier.extractor, tmp_path / "nowhere" / "model.onnx")
+def test_a_disk_that_is_full_is_one_line_and_leaves_the_earlier_file(tiny_encoder, tmp_path):
+    classifier, output = save(tiny_encoder, tmp_path / "model"), tmp_path / "onnx" / "model.onnx"
+    output.parent.mkdir()
+    output.write_text("before")
+    with (
+        full_disk(2_000),
+        pytest.raises(UserError, match=r"onnx: cannot be written \(.*\), expected a folder with room"),
+    ):
+        export_onnx(classifier.model, classifier.extractor, output)
+    assert [(path.name, path.read_text()) for path in output.parent.iterdir()] == [("model.onnx", "before")]

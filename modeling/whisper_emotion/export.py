@@ -121,7 +121,8 @@ def _head_nodes(proto: Any, model: WhisperForEmotionClassification) -> list[str]
         for name, found in constants.items()
         if found.ndim == 2 and any(np.array_equal(found, weight) or np.array_equal(found, weight.T) for weight in head)
     }
-    return [node.name for node in proto.graph.node if own & set(node.input)]
+    names = [node.name for node in proto.graph.node if own & set(node.input)]
+    return names + [f"{name}_MatMul" for name in names]  # what the quantiser calls a Gemm's product
 
 
 def open_session(path: str | os.PathLike[str]) -> Any:

@@ -66,7 +66,7 @@ def named_files(root: Path) -> dict[str, Path]:
         other = named.setdefault(path.stem, path)
         if other != path:
             raise UserError(
-                f"{path}: has the name of {other}, too, expected each recording once (and --corpus folder for your own)"
+                f"{path}: has the name of {other}, too, expected each recording once (your own: --corpus folder)"
             )
     return named
 
