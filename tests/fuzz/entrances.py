@@ -318,7 +318,8 @@ def from_hub(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         make_folds(corpus, name, "loso")
 
     return Attempt(
-        read, (name, repr(name), "classes: ", "folds: ", "audio bytes", *(str(clip["path"]) for clip in clips))
+        read,
+        (name, repr(name), "classes: ", "folds: ", "audio bytes", *(clip["path"] for clip in clips if clip["path"])),
     )
 
 
@@ -451,9 +452,9 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         json.dumps(arguments.settings(*given), default=str)
         arguments.hyper_parameters(training)
 
-    # A list in a recipe is its values with commas between them
+    # As a message begins with them: a value such as "x" is in any. A list is its values with commas between them
     given = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in odd.values()]
-    named = [*odd, *(name.replace("_", "-") for name in odd), path, place.corpus_dir, *given]
+    named = [*odd, *(name.replace("_", "-") for name in odd), path, place.corpus_dir, *(f"{one}: " for one in given)]
     return Attempt(lambda: _exits(follow), tuple(one for one in named if one) or (path,))
 
 
