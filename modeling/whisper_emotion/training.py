@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -209,10 +210,12 @@ def build_model(
         found = Path(encoder).is_dir()
         where = "holds no configuration" if found else "is no folder here, and was not found on the Hub"
         raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
-    except ValueError as error:
-        raise UserError(one_line(error)) from error
     except Exception as error:  # of whatever class a configuration makes that others have written
-        raise UserError(f"--encoder {encoder}: its configuration is not valid: {one_line(error)}") from error
+        message = one_line(error)
+        field = re.match(r"\w+", message)  # our own checks begin with its name
+        if isinstance(error, ValueError) and field and hasattr(WhisperEmotionConfig, field.group()):
+            raise UserError(message) from error
+        raise UserError(f"--encoder {encoder}: its configuration is not valid: {message}") from error
     if from_scratch:
         set_seed(seed)
         return WhisperForEmotionClassification(config)
