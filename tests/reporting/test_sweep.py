@@ -42,7 +42,9 @@ def write_sweep(folder, right, select_on="dev", names=None, layers=(3, 4)):
     labels = [LABELS[label] for label in (*truth, *truth)]
     folds = [1] * CLIPS + [2] * CLIPS
     pd.DataFrame({"name": names, "label": labels, "fold": folds}).to_csv(folder / "cells" / "clips.csv", index=False)
-    (folder / "sweep.json").write_text(json.dumps({**FACTS, "select_on": select_on, "learning_rate": 0.002}))
+    grid = {"encoders": [ENCODER], "layers": list(layers), "poolings": ["mean", "qkv"]}
+    record = {**FACTS, **grid, "select_on": select_on, "learning_rate": 0.002}
+    (folder / "sweep.json").write_text(json.dumps(record))
     return SweepResults(folder, LABELS, select_on)
 
 
