@@ -325,11 +325,11 @@ def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
     return rows, logits
 
 
-def read_record(output_dir: Path) -> dict[str, Any]:
-    """What a finished sweep says of itself."""
+def read_record(output_dir: Path, *needed: str) -> dict[str, Any]:
+    """What a finished sweep says of itself; these keys must be there, others another version may not have."""
     with reading(output_dir / RECORD, WRITTEN):
         record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("encoders", "layers", "poolings", "labels", "select_on")} | record
+        return {name: record[name] for name in needed} | record
 
 
 def list_clips(corpus: Dataset, folds: Sequence[Fold]) -> pd.DataFrame:

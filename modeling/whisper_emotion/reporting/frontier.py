@@ -41,7 +41,7 @@ def read_contexts(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         if not (folder / CELLS / CLIPS).exists():
             raise UserError(f"--sweeps {folder}: holds no sweep")
         check_same_clips(read_clips(folders[0]), folder, "--sweeps")
-        records[folder] = read_record(folder)
+        records[folder] = read_record(folder, "encoders", "layers", "poolings", "labels", "select_on")
         for name in ("encoders", "layers", "poolings"):
             if records[folder][name] != records[folders[0]][name]:
                 raise UserError(f"--sweeps {folder}: has other {name} than {folders[0]}")

@@ -281,7 +281,7 @@ def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> 
 
 def _comparison(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: Path) -> Iterable[str]:
     """Differences of the same systems in two sweeps, clip by clip."""
-    record = read_record(path)
+    record = read_record(path, "select_on")
     other = SweepResults(path, sweep.labels, record["select_on"])
     shared = [system for system in sweep.systems if system in other.systems]
     draws, both = draw_together([sweep, other], shared)
