@@ -37,6 +37,7 @@ from whisper_emotion.metrics import compute_scores
 from whisper_emotion.processes import forget_group
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.run_folder import CELLS, whole, write_whole
+from whisper_emotion.termination import termination
 from whisper_emotion.training import build_trainer, collate_frames
 
 REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
@@ -162,7 +163,8 @@ def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, d
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(workers, spawn, _start_worker, (os.getpid(),)) as pool:
         try:
-            pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
+            with termination.held():  # a worker that is being started could not be found and ended
+                pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
