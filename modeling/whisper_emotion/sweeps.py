@@ -166,7 +166,8 @@ def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, d
             with termination.held():  # a worker that is being started could not be found and ended
                 pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
             while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                # Without a timeout, a signal that comes while the lock is being taken would not be acted on for hours
+                done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
                 for future in done:
                     yield future.result()
