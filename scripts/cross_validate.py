@@ -78,6 +78,13 @@ def main() -> None:
     print(
         f"UA's 95 % interval over clips and seeds: {low:.1f} to {high:.1f}; calibration error {_calibration(scores)}"
     )
+    if "unadapted" in scores:
+        alone = scores["unadapted"]
+        low, high = (100 * bound for bound in alone["interval"]["unweighted_accuracy"])
+        print(
+            f"The same models without speaker adaptation: UA {100 * alone['pooled']['unweighted_accuracy']:.1f} %, "
+            f"{low:.1f} to {high:.1f}; calibration error {alone['ece']:.3f}"
+        )
     for name, figures in differences.items():
         value, low, high = (100 * number for number in figures["unweighted_accuracy"])
         print(

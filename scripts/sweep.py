@@ -41,7 +41,9 @@ class SweepArguments:
     """The grid, and how it is worked through."""
 
     layers: str = field(default="all", metadata={"help": "encoder layers: all (1 to the last), or such as 1,2,3"})
-    poolings: str = field(default="mean,attentive,qkv", metadata={"help": "comma-separated poolings"})
+    poolings: str = field(
+        default="mean,attentive,qkv", metadata={"help": "comma-separated poolings, or none: the regression only"}
+    )
     seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
     compare_with: str | None = field(
         default=None, metadata={"help": "comma-separated folders of finished sweeps of the same clips: tested, too"}
@@ -116,13 +118,17 @@ def _grid(corpus: CorpusArguments, protocol: Any, sweep: SweepArguments, model: 
     recordings = next(iter(experiments.values())).corpus
     folds = make_folds(recordings, corpus.corpus, corpus.folds)
     speakers = np.array(recordings["speaker"][:])
+    poolings = _parse_poolings(sweep.poolings)
+    reference = all(len(set(speakers[fold.train])) > 1 for fold in folds)  # or there is nobody to hold out
+    if not poolings and not reference:
+        raise UserError("--poolings none: the regression needs two training speakers in every fold, to hold one out")
     return Grid(
         experiments,
         {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
-        _parse_poolings(sweep.poolings),
+        poolings,
         folds,
         [training.seed] if sweep.seeds is None else parse_seeds(sweep.seeds),
-        reference=all(len(set(speakers[fold.train])) > 1 for fold in folds),  # or there is nobody to hold out
+        reference,
     )
 
 
@@ -152,6 +158,8 @@ def _parse_layers(text: str, experiment: Experiment) -> list[int]:
 
 
 def _parse_poolings(text: str) -> list[str]:
+    if text == "none":
+        return []
     poolings = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in poolings:
         if name not in POOLING_CLASSES:

@@ -89,6 +89,8 @@ def main() -> None:
             print(caption)
         names = ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
         facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {name: record[name] for name in names}
+        if experiment.speaker_adaptation != "never":
+            facts["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
         write_model_card(
             made,
             None if predictions is None else record,

@@ -234,6 +234,15 @@ def test_an_embedding_stands_for_all_below_the_classifier(tiny_encoder):
         torch.testing.assert_close(model(embedding=output.embedding).logits, output.logits)
         torch.testing.assert_close(output.logits, model.classifier(output.embedding) / 2)
 
+        model.config.adapted_temperature = 0.5
+        model.population_mean.fill_(0.1)
+        speakers = model.mean_frames(**inputs)
+        adapted = model(**inputs, speaker_mean=speakers)
+        torch.testing.assert_close(adapted.logits, model.classifier(adapted.embedding) / 0.5)
+        again = model(embedding=adapted.embedding, speaker_mean=speakers)
+        torch.testing.assert_close(again.logits, adapted.logits)
+        torch.testing.assert_close(model(**inputs).logits, output.logits)
+
 
 @pytest.mark.parametrize(("pooling", "frozen", "fixed"), [("mean", True, True), ("mean", False, False),
                                                           ("qkv", True, False)])  # fmt: skip

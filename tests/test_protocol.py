@@ -11,7 +11,7 @@ import torch
 
 from whisper_emotion import protocol
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.corpora.splits import Fold, make_folds
+from whisper_emotion.corpora.splits import Fold, hold_out_speakers, make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.protocol import Experiment, cross_validate, fit
 from whisper_emotion.results import summarise
@@ -146,7 +146,9 @@ def test_a_random_encoder_cannot_be_frozen(experiment):
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_dev_decides_whether_test_clips_are_adapted_to_their_speakers(experiment, folds, tmp_path, monkeypatch, helps):
-    adapting = dataclasses.replace(experiment, select_on="dev", speaker_adaptation="dev", store_dir=str(tmp_path))
+    adapting = dataclasses.replace(
+        experiment, select_on="dev", speaker_adaptation="dev", temperature_scaling=True, store_dir=str(tmp_path)
+    )
     utterances, collator = adapting.utterances()
     values = iter([0.9, 0.8] if helps else [0.8, 0.8])  # a tie is no help
     monkeypatch.setattr(protocol, "_value", lambda trainer, rows: next(values))
@@ -154,11 +156,30 @@ def test_dev_decides_whether_test_clips_are_adapted_to_their_speakers(experiment
     fitted = fit(adapting, utterances, collator, fold.train, fold.test, 0, tmp_path / "work")
     assert fitted.adapted == helps
     table = protocol.predict(fitted, adapting, fold, 0)
+    model = fitted.trainer.model.eval()
     assert set(table["adapted"]) == {helps}
-    with torch.no_grad():
-        batch = collator([(adapting.adapted(utterances) if helps else utterances)[row] for row in fold.test])
-        expected = fitted.trainer.model.eval()(**batch).logits.softmax(-1)
-    np.testing.assert_allclose(table[[c for c in table if c.startswith("p_")]], expected, atol=1e-5)
+    assert set(table["temperature"]) == {model.config.adapted_temperature if helps else model.config.temperature}
+    for prefix, heard in (("p_", adapting.adapted(utterances) if helps else utterances), ("unadapted_p_", utterances)):
+        with torch.no_grad():
+            expected = model(**collator([heard[row] for row in fold.test])).logits.softmax(-1)
+        np.testing.assert_allclose(table[[c for c in table if c.startswith(prefix)]], expected, atol=1e-5)
+
+
+def test_the_temperature_of_adapted_clips_is_fitted_to_them(experiment, folds, tmp_path):
+    """Each to its own: what the frames lose changes how sure of itself a model is."""
+    adapting = dataclasses.replace(
+        experiment, select_on="dev", refit=False, speaker_adaptation="always", temperature_scaling=True,
+        store_dir=str(tmp_path),
+    )  # fmt: skip
+    utterances, collator = adapting.utterances()
+    fitted = fit(adapting, utterances, collator, folds[0].train, None, 0, tmp_path / "work")
+    config, dev = fitted.trainer.model.config, hold_out_speakers(experiment.corpus, folds[0].train, 0)[1]
+    fitted_to = {config.temperature: utterances, config.adapted_temperature: adapting.adapted(utterances)}
+    assert len(fitted_to) == 2
+    for temperature, heard in fitted_to.items():
+        config.temperature, config.adapted_temperature = 1.0, None
+        again = protocol.fit_temperature(fitted.trainer, fitted.fitting.select(dev, heard is not utterances))
+        assert again == pytest.approx(temperature, rel=1e-3)
 
 
 def test_a_population_is_the_mean_of_the_training_speakers(experiment, folds, tmp_path):

@@ -59,6 +59,8 @@ class WhisperEmotionConfig(WhisperConfig):
             divided by the weights of its own batch, so it depends on how a batch is divided for accumulation.
         label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
         temperature: What the logits are divided by, so that probabilities are as often right as they say.
+        adapted_temperature: The same of clips that are adapted to their speakers, which it is easier to be sure of;
+            None: no other.
 
     Raises:
         ValueError: A field's value is not allowed; the message lists what is.
@@ -88,6 +90,7 @@ class WhisperEmotionConfig(WhisperConfig):
     class_weights: list | None = _help("one positive weight a class, for the loss", None)
     label_smoothing: float = _help("label smoothing of the loss, in [0, 1)", 0.0)
     temperature: float = _help("what the logits are divided by", 1.0)
+    adapted_temperature: float | None = _help("the same of clips adapted to their speakers", None)
 
     def __post_init__(self, **kwargs):
         """Resolve a negative `encoder_layer` and check all fields."""
@@ -108,7 +111,10 @@ class WhisperEmotionConfig(WhisperConfig):
             self._require(name, type(getattr(self, name)) is int, "a whole number")
         for name in ("use_weighted_layer_sum", "mask_padding", "freeze_encoder"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
-        for name in ("pooling_dropout", "context_margin", "label_smoothing", "temperature"):
+        numbers = ["pooling_dropout", "context_margin", "label_smoothing", "temperature"]
+        if self.adapted_temperature is not None:
+            numbers.append("adapted_temperature")
+        for name in numbers:
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             self._require(name, number, "a number")
@@ -150,6 +156,8 @@ class WhisperEmotionConfig(WhisperConfig):
         self._require("pooling_dropout", 0 <= self.pooling_dropout < 1, "in [0, 1)")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
         self._require("temperature", self.temperature > 0, "more than 0")
+        adapted = self.adapted_temperature
+        self._require("adapted_temperature", adapted is None or adapted > 0, "None or more than 0")
         self._require("context_margin", self.context_margin >= 0, "0 seconds or more")
         if self.class_weights is not None:
             weights = self.class_weights
@@ -159,6 +167,11 @@ class WhisperEmotionConfig(WhisperConfig):
                 and all(isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights)
             )
             self._require("class_weights", valid, f"None or {self.num_labels} positive numbers, one a class")
+
+    def temperature_of(self, adapted: bool) -> float:
+        """What the logits are divided by, of clips that are adapted to their speakers or of others."""
+        adapts = adapted and self.adapted_temperature is not None
+        return self.adapted_temperature if adapts else self.temperature
 
     @property
     def frame_layers(self) -> list[int]:

@@ -70,7 +70,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     probabilities = dict(zip(classifier.labels, output.logits[0].softmax(dim=-1).tolist(), strict=True))
     best, second = output.logits[0].topk(2).indices.tolist()
     weights = output.pooling_weights[0].float().cpu().numpy()
-    evidence, temperature = None, model.config.temperature
+    evidence, temperature = None, model.config.temperature_of(classifier.speaker_mean is not None)
     if model.config.pooling in UNIFORM_POOLINGS:
         direction = (model.classifier.weight[best] - model.classifier.weight[second]) / temperature
         evidence = _evidence(seen[0][0], output.embedding[0], direction)[:own].float().cpu().numpy()

@@ -154,7 +154,8 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
             speaker_mean: Adapts to each clip's speaker: `(batch, frame_size)`, the mean of what `mean_frames` returns
                 of recordings of that speaker in many moods. By how much it differs from the training speakers' mean is
                 taken off the clip's frames. None: the clips are taken as they are.
-            embedding: In place of all but `labels`: what the classifier sees, as an earlier output had it.
+            embedding: What the classifier sees, as an earlier output had it, in place of what it was computed from; a
+                `speaker_mean` beside it only says that it is adapted.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
 
@@ -166,7 +167,7 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if embedding is not None:
-            return self._classify(embedding, labels)
+            return self._classify(embedding, labels, speaker_mean is not None)
         if encoder_outputs is None:
             if input_features is None:
                 raise ValueError("forward needs input_features, encoder_outputs or embedding")
@@ -202,14 +203,17 @@ class WhisperForEmotionClassification(WhisperPreTrainedModel):
         return self._classify(
             embedding,
             labels,
+            speaker_mean is not None,
             pooling_weights=pooling_weights,
             hidden_states=encoder_outputs.hidden_states if output_hidden_states else None,
             attentions=encoder_outputs.attentions if output_attentions else None,
         )
 
-    def _classify(self, embedding: torch.Tensor, labels: torch.Tensor | None, **seen) -> WhisperEmotionOutput:
+    def _classify(
+        self, embedding: torch.Tensor, labels: torch.Tensor | None, adapted: bool, **seen
+    ) -> WhisperEmotionOutput:
         """The end of `forward`, from the pooled vectors on."""
-        logits = self.classifier(embedding) / self.config.temperature
+        logits = self.classifier(embedding) / self.config.temperature_of(adapted)
         loss = None if labels is None else self.compute_loss(logits, labels.to(logits.device))
         return WhisperEmotionOutput(loss=loss, logits=logits, embedding=embedding, **seen)
 

@@ -44,6 +44,7 @@ ENCODER_DTYPES = ("float32", "bfloat16")
 ADAPTATIONS = ("never", "always", "dev")
 TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
+UNADAPTED = "unadapted_"  # prefix of what is said of a clip whose speaker is not adapted to
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,23 @@ def fit(
     selection_set = None if selection_rows is None else fitting.select(selection_rows, adapted)
     trainer = fitting.train(selection_set, work_dir / "select")
     if experiment.speaker_adaptation == "dev":
-        with_speakers = fitting.select(selection_rows, adapted=True)
-        adapted = _value(trainer, with_speakers) > _value(trainer, selection_set)
-        selection_set = with_speakers if adapted else selection_set
+        adapted = _value(trainer, fitting.select(selection_rows, adapted=True)) > _value(trainer, selection_set)
         _say(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
-    temperature = 1.0
+    temperatures: dict[str, float] = {}
     if experiment.temperature_scaling:
-        temperature = fit_temperature(trainer, selection_set)
-        _say(f"dev chose the temperature {temperature:.2f}")
+        temperatures["temperature"] = fit_temperature(trainer, fitting.select(selection_rows))
+        if experiment.speaker_adaptation != "never" and speakers_known(experiment.corpus):
+            with_speakers = fitting.select(selection_rows, adapted=True)
+            temperatures["adapted_temperature"] = fit_temperature(trainer, with_speakers)
+        named = (f"{name.replace('_', ' ')} {value:.2f}" for name, value in temperatures.items())
+        _say(f"dev chose the {' and the '.join(named)}")
     if experiment.select_on == "dev" and experiment.refit:
         epochs = best_epoch(trainer)
         _say(f"dev chose epoch {epochs}: training anew on all training speakers for as many")
         fitting = _Fitting(experiment, utterances, collator, train_rows, seed)
         trainer = fitting.train(None, work_dir / "refit", epochs)
-    if experiment.temperature_scaling:
-        trainer.model.config.temperature = temperature
+    for name, value in temperatures.items():
+        setattr(trainer.model.config, name, value)
     return Fitted(trainer, fitting, adapted)
 
 
@@ -277,14 +280,22 @@ def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd
 
     Returns:
         A row an utterance: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name; with
-        options that choose them `adapted` and `temperature`, too.
+        options that choose them `adapted` and `temperature`, too, and beside `adapted` the class and the probabilities
+        that the same model gives without the adaptation, their names behind `UNADAPTED`.
     """
-    test_set = fitted.fitting.select(fold.test, fitted.adapted)
-    table = prediction_table(experiment, fitted.trainer.predict(test_set).predictions, fold, seed)
+
+    def answers(adapted: bool) -> pd.DataFrame:
+        test_set = fitted.fitting.select(fold.test, adapted)
+        return prediction_table(experiment, fitted.trainer.predict(test_set).predictions, fold, seed)
+
+    table = answers(fitted.adapted)
     if experiment.speaker_adaptation != "never":
-        table["adapted"] = fitted.adapted
+        alone = answers(False) if fitted.adapted else table
+        table = table.assign(adapted=fitted.adapted).join(
+            alone[["predicted", *probability_columns(experiment.labels)]].add_prefix(UNADAPTED)
+        )
     if experiment.temperature_scaling:
-        table["temperature"] = fitted.trainer.model.config.temperature
+        table["temperature"] = fitted.trainer.model.config.temperature_of(fitted.adapted)
     return table
 
 
@@ -301,9 +312,13 @@ def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, see
             "predicted": [experiment.labels[index] for index in probabilities.argmax(axis=1)],
         }
     )
-    for label, column in zip(experiment.labels, probabilities.T, strict=True):
-        table[PROBABILITY + label] = column
+    table[probability_columns(experiment.labels)] = probabilities
     return table
+
+
+def probability_columns(labels: Sequence[str]) -> list[str]:
+    """Where predictions have the probabilities."""
+    return [PROBABILITY + label for label in labels]
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

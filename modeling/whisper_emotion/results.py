@@ -13,7 +13,7 @@ import torch
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.metrics import compute_scores
-from whisper_emotion.protocol import PROBABILITY, Experiment, read_predictions
+from whisper_emotion.protocol import UNADAPTED, Experiment, probability_columns, read_predictions
 from whisper_emotion.run_folder import write_whole
 
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
@@ -30,7 +30,8 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         seeds), `interval` (95 % percentile bootstrap of the pooled figures, see `bootstrap`), `confusion_matrix`
         (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
         (a fold). Where dev chose them, `temperature` and `adapted` (whether to the speaker) as a list a seed, and
-        `ece_unscaled`, which the probabilities would have without the temperature.
+        `ece_unscaled`, which the probabilities would have without the temperature. Where speakers could be adapted to,
+        `unadapted`: `pooled`, `interval` and `ece` of the same models without it.
     """
     seeds = list(dict.fromkeys(predictions["seed"]))
     by_fold = [
@@ -38,7 +39,6 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
          for fold in folds]
         for seed in seeds
     ]  # fmt: skip
-    pooled = [_score(predictions[predictions["seed"] == seed], experiment.labels) for seed in seeds]
     scores: dict[str, Any] = {}
     for figure in FIGURES:
         values = np.array([[cell[figure] for cell in row] for row in by_fold])
@@ -47,20 +47,32 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
             "std": float(values.std(axis=1).mean()),
             "folds": values.tolist(),
         }
-    scores["pooled"] = {figure: float(np.mean([score[figure] for score in pooled])) for figure in FIGURES}
-    scores["interval"] = _intervals(predictions, experiment.labels)
-    scores["confusion_matrix"] = np.sum([score["confusion_matrix"] for score in pooled], axis=0).tolist()
-    scores["ece"] = float(np.mean([score["ece"] for score in pooled]))
+    scores |= _pool(predictions, experiment.labels)
     if "temperature" in predictions:
-        unscaled = _unscale(predictions, experiment.labels)
-        by_seed = [_score(unscaled[unscaled["seed"] == seed], experiment.labels)["ece"] for seed in seeds]
-        scores["ece_unscaled"] = float(np.mean(by_seed))
+        scores["ece_unscaled"] = _pool(_unscale(predictions, experiment.labels), experiment.labels)["ece"]
+    if UNADAPTED + "predicted" in predictions:
+        alone = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
+        pooled = _pool(
+            predictions.assign(**alone.rename(columns=lambda name: name.removeprefix(UNADAPTED))), experiment.labels
+        )
+        scores["unadapted"] = {name: pooled[name] for name in ("pooled", "interval", "ece")}
     for choice in ("temperature", "adapted"):  # what dev chose, a seed and fold
         if choice in predictions:
             cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
             scores[choice] = cells.loc[seeds, [fold.number for fold in folds]].to_numpy().tolist()
     scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
     return scores
+
+
+def _pool(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
+    """What `summarise` says of all folds' clips together."""
+    by_seed = [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
+    return {
+        "pooled": {figure: float(np.mean([score[figure] for score in by_seed])) for figure in FIGURES},
+        "interval": _intervals(predictions, labels),
+        "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
+        "ece": float(np.mean([score["ece"] for score in by_seed])),
+    }
 
 
 def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
@@ -161,14 +173,14 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     return compute_scores(
         _ids(predictions["predicted"], labels),
         _ids(predictions["label"], labels),
-        probabilities=predictions[[PROBABILITY + label for label in labels]],
+        probabilities=predictions[probability_columns(labels)],
         num_classes=len(labels),
     )
 
 
 def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
     """Predictions with the probabilities that logits have before they are divided by the temperature."""
-    columns = [PROBABILITY + label for label in labels]
+    columns = probability_columns(labels)
     powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
     unscaled = predictions.copy()
     unscaled[columns] = powers / powers.sum(axis=1, keepdims=True)

@@ -137,9 +137,11 @@ def embed(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(utterances), batch_size):
         batch = collator([utterances[row] for row in range(start, min(start + batch_size, len(utterances)))])
-        labels = batch.pop("labels").tolist()
         vectors = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).embedding.cpu()
-        rows += [{"embedding": vector, "label": label} for vector, label in zip(vectors, labels, strict=True)]
+        kept = {"label": batch["labels"].tolist(), "embedding": vectors}
+        if "speaker_mean" in batch:
+            kept["speaker_mean"] = batch["speaker_mean"]
+        rows += [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
     return rows
 
 
@@ -147,7 +149,11 @@ def collate_embeddings(utterances: list[dict[str, Any]]) -> dict[str, torch.Tens
     """Rows of `embed` -> a batch, as `forward` takes it."""
     return {
         "labels": torch.tensor([utterance["label"] for utterance in utterances]),
-        "embedding": torch.stack([utterance["embedding"] for utterance in utterances]),
+        **{
+            name: torch.stack([utterance[name] for utterance in utterances])
+            for name in ("embedding", "speaker_mean")
+            if name in utterances[0]
+        },
     }
 
 
@@ -202,6 +208,7 @@ def build_model(
         "label2id": {label: index for index, label in enumerate(labels)},
         "class_weights": None,
         "temperature": 1.0,
+        "adapted_temperature": None,
         **overrides,
     }
     try:

@@ -17,6 +17,7 @@ CONFIG = SimpleNamespace(
     encoder_layer=8,
     encoder_layers=12,
     concatenated_layers=None,
+    temperature=1.0,
     use_weighted_layer_sum=False,
     encoder_context="window",
     context_margin=1.0,
@@ -245,16 +246,26 @@ def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_pa
         "adapted": [[True, False]],
         "temperature": [[0.5, 0.4]],
         "ece_unscaled": 0.1336,
+        "unadapted": {
+            "pooled": {"unweighted_accuracy": 0.6},
+            "interval": {"unweighted_accuracy": [0.55, 0.651]},
+            "ece": 0.034,
+        },
     }
-    config = SimpleNamespace(**vars(CONFIG) | {"concatenated_layers": [2, 3, 4]})
-    write_model_card(tmp_path, scores, config, TRAINING, "fast")
+    config = SimpleNamespace(
+        **vars(CONFIG) | {"concatenated_layers": [2, 3, 4], "temperature": 0.5, "adapted_temperature": 0.25}
+    )
+    write_model_card(tmp_path, scores, config, TRAINING | {"speaker_adaptation": "dev: yes"}, "fast")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "layers 2, 3, 4 of openai/whisper-small, qkv pooling" in text
     assert (
         "- **Test clips adapted to their speaker by the mean of all the speaker's clips, without labels in 1 of 2"
         in text
     )
-    assert "a single clip of an\n  unknown voice is classified without it" in text
+    assert "unweighted accuracy of\n  60.0 (55.0 to 65.1) % with its 95 % interval" in text
+    assert "a calibration error of 3.4 %" in text
+    assert "it adapts to the voice, which helped on held-out training speakers |" in text
+    assert "| calibration | logits are divided by 0.50, and by 0.25 where the speaker is adapted to: fitted" in text
     assert "without it the error would be 13.4 %" in text
     assert "| layer | 2, 3, 4 side by side, of 12" in text
 

@@ -166,6 +166,7 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "ece": None if scores["ece"] is None else _percent(scores["ece"]),
         "ece_unscaled": _percent(scores["ece_unscaled"]) if "ece_unscaled" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
+        "alone": _alone(scores) if any(map(any, scores.get("adapted", []))) else None,
     }
 
 
@@ -188,6 +189,16 @@ def _eval_results(scores: Mapping[str, Any], corpus: _Corpus) -> list[EvalResult
         )
         for key, (name, hub_metric, arguments) in METRICS.items()
     ]
+
+
+def _alone(scores: Mapping[str, Any]) -> dict[str, str]:
+    """What the models do without the adaptation, in percent."""
+    figures = scores["unadapted"]
+    value, (low, high) = (figures[name]["unweighted_accuracy"] for name in ("pooled", "interval"))
+    return {
+        "unweighted_accuracy": f"{_percent(value)} ({_percent(low)} to {_percent(high)})",
+        "ece": _percent(figures["ece"]),
+    }
 
 
 def _count_runs(scores: Mapping[str, Any]) -> int:
