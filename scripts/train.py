@@ -1,5 +1,6 @@
 """Train one model, on all folds but one or on everything, and leave a folder that is ready for the Hub."""
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from whisper_emotion.arguments import (
     settings,
 )
 from whisper_emotion.audio import read_audio
-from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.corpora.splits import make_folds, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
@@ -68,6 +69,7 @@ def main() -> None:
     with results_of(work_dir) as made:
         fitted.trainer.model.save_pretrained(made)
         build_extractor(protocol.encoder).save_pretrained(made)
+        shutil.copymode(made / "config.json", made / "model.safetensors")  # written for its owner's eyes only
         if predictions is not None:
             write_whole(made / "predictions.csv", predictions.to_csv(index=False))
         record = write_scores(
@@ -89,6 +91,8 @@ def main() -> None:
             print(caption)
         names = ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
         facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {name: record[name] for name in names}
+        if not speakers_known(experiment.corpus):
+            facts["speakers"] = "not known: training and held-out clips may share them"
         if experiment.speaker_adaptation != "never":
             facts["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
         write_model_card(

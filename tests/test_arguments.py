@@ -94,7 +94,7 @@ def test_a_missing_recipe_is_named():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--numbr", "2"], "--numbr: no such option; did you mean number?"),
+        (["--numbr", "2"], "--numbr: no such option; did you mean --number?"),
         (["--number", "two"], "argument --number: invalid int value: 'two'"),
     ],
 )

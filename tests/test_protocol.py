@@ -219,14 +219,18 @@ def test_a_corpus_that_does_not_say_who_speaks_is_taken_as_it_is(experiment):
 
 
 def test_the_temperature_by_hand():
-    """Logits of 0 and 2 log 3 that are right three times in four: divided by 2 they say so, and nothing else does."""
-    logits = np.array([[2 * np.log(3), 0.0]] * 4)
+    """Two classes, right three times in four, one in six of those anything: 17 in 24, or 17 to 7."""
 
     class Trainer:
-        def predict(self, utterances):
-            return SimpleNamespace(predictions=logits, label_ids=np.array([0, 0, 0, 1]))
+        def __init__(self, wrong):
+            self.labels = np.array([0, 0, 0, wrong])
 
-    assert protocol.fit_temperature(Trainer(), None) == pytest.approx(2, abs=1e-3)
+        def predict(self, utterances):
+            return SimpleNamespace(predictions=np.array([[np.log(289 / 49), 0.0]] * 4), label_ids=self.labels)
+
+    assert protocol.fit_temperature(Trainer(wrong=1), None) == pytest.approx(2, abs=1e-3)  # the root of the odds
+    # All of them right: 5 in 6 and half of the rest, 11 to 1, and not as sure as can be
+    assert protocol.fit_temperature(Trainer(wrong=0), None) == pytest.approx(np.log(289 / 49) / np.log(11), abs=1e-3)
 
 
 def test_scores_say_what_the_temperature_changed(experiment, folds):

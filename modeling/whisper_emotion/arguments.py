@@ -168,7 +168,7 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     namespace, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]  # without its value, which may be a token
-        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known)}")
+        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known, '--')}")
     for name, action in known.items():
         if not action.option_strings and not getattr(namespace, name):
             parser.error(f"{action.metavar}: none given")
@@ -188,8 +188,10 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
     """A recipe's options as flags, so that they are parsed and checked as those are."""
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: cannot be read ({error.__class__.__name__})") from error
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}), expected a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config {path}: is no text, expected a YAML file") from error
     except yaml.YAMLError as error:
         raise UserError(f"--config {path}: is not YAML: {one_line(error)}") from error
     if not isinstance(recipe, dict):
@@ -214,9 +216,9 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
     return flags
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return "no such option" + (f"; did you mean {close[0]}?" if close else ", see --help")
+    return "no such option" + (f"; did you mean {prefix}{close[0]}?" if close else ", see --help")
 
 
 def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model: Any, training: Any) -> Experiment:
@@ -302,6 +304,8 @@ def run_script(
         resumes: What becomes of the work if it is interrupted.
     """
     logging.disable_progress_bar()  # transformers' bars of loading and saving; the Trainer's stay
+    # It doubts the file system where checkpoints are saved within a second, as a head's are
+    logging.get_logger("transformers.trainer_utils").setLevel(logging.ERROR)
     before = signal.signal(signal.SIGTERM, termination)
     try:
         sys.exit(main() or 0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 from whisper_emotion.errors import UserError
@@ -88,12 +89,16 @@ def export_onnx(
         proto = program.model_proto
         if quantize:
             onnx.save(proto, Path(folder) / "float.onnx")
-            quantize_dynamic(
-                *(Path(folder) / "float.onnx", Path(folder) / "int8.onnx"),
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                nodes_to_exclude=_head_nodes(proto, model),
-            )
+            logging.disable(logging.WARNING)  # of a pre-processing that an exported graph does not need
+            try:
+                quantize_dynamic(
+                    *(Path(folder) / "float.onnx", Path(folder) / "int8.onnx"),
+                    weight_type=QuantType.QInt8,
+                    per_channel=True,
+                    nodes_to_exclude=_head_nodes(proto, model),
+                )
+            finally:
+                logging.disable(logging.NOTSET)
             proto = onnx.load(Path(folder) / "int8.onnx")
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         onnx.helper.set_model_props(proto, {"labels": json.dumps(labels)})
@@ -102,7 +107,7 @@ def export_onnx(
 
         session = open_session(output)
         rng, deviation = np.random.default_rng(0), 0.0
-        for _ in range(CHECKED_CLIPS):
+        for _ in tqdm(range(CHECKED_CLIPS), desc="comparing with torch", unit="clip"):
             inputs = _features(extractor, rng.integers(SHORTEST, extractor.n_samples, size=1).tolist())
             expected = graph(*inputs)[0].numpy()
             found = session.run(["probabilities"], dict(zip(INPUTS, (one.numpy() for one in inputs), strict=True)))[0]

@@ -189,6 +189,11 @@ def fit(
     fit_rows, selection_rows = train_rows, None
     if experiment.select_on == "dev":
         fit_rows, selection_rows = hold_out_speakers(experiment.corpus, train_rows, seed)
+        if not speakers_known(experiment.corpus):
+            _say(
+                "nothing tells who speaks: clips are held out, not speakers, and what they choose may be too sure of "
+                "itself; --speaker_pattern finds the speaker in the file names"
+            )
     elif experiment.select_on == "test":
         if test_rows is None:
             raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
@@ -264,13 +269,18 @@ def _value(trainer: Trainer, utterances: Utterances) -> float:
 def fit_temperature(trainer: Trainer, utterances: Utterances) -> float:
     """The number by which a trained model's logits are divided for the least cross-entropy on some utterances.
 
-    Guo et al. 2017 (arXiv 1706.04599), section 4.2. Classes weigh alike, whatever weights the loss has.
+    Guo et al. 2017 (arXiv 1706.04599), section 4.2. Classes weigh alike, whatever weights the loss has. Of few
+    utterances a model may well name all, which says that it is rarely wrong, not that it never is: so, as Platt 1999
+    ("Probabilistic outputs for support vector machines", section 2.2) has it, one in so many and two is taken to be
+    any class.
     """
     found = trainer.predict(utterances)
     logits, labels = torch.tensor(found.predictions, dtype=torch.float64), torch.tensor(found.label_ids)
+    doubt = 1 / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
+        scaled = logits / math.exp(log_temperature)
+        return float(torch.nn.functional.cross_entropy(scaled, labels, label_smoothing=doubt))
 
     return math.exp(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)
 

@@ -17,7 +17,15 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -461,6 +469,21 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
+class _Progress(ProgressCallback):
+    """The Trainer's bar, with what matters of an epoch in a line above it."""
+
+    SHOWN = {
+        "loss": "loss {:.3f}",
+        "eval_loss": "on held-out clips loss {:.3f}",
+        "eval_unweighted_accuracy": "UA {:.1%}",
+    }
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        said = [text.format(logs[name]) for name, text in self.SHOWN.items() if name in logs]
+        if self.training_bar is not None and said:
+            self.training_bar.write(f"epoch {state.epoch:g}: {', '.join(said)}")
+
+
 class _KeepWhenTerminated(TrainerCallback):
     """On SIGTERM, has what the step under way has trained saved, and then ends the process.
 
@@ -520,6 +543,8 @@ def build_trainer(
         raise UserError(f"options: {one_line(error)}") from error
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # who wants no bars wants no log lines in their place
+    elif trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(_Progress())
     return trainer
 
 
