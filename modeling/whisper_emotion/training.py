@@ -479,6 +479,7 @@ class _Progress(ProgressCallback):
     }
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
         said = [text.format(logs[name]) for name, text in self.SHOWN.items() if name in logs]
         if self.training_bar is not None and said:
             self.training_bar.write(f"epoch {state.epoch:g}: {', '.join(said)}")
