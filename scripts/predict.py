@@ -118,7 +118,8 @@ def main() -> int:
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
         )
         if not row_sinks and not segment_sinks:
-            segment_sinks = [_table(classifier.labels)]
+            _say(table_heading(classifier.labels))
+            segment_sinks = [lambda segment: _say(table_line(segment, classifier.labels))]
         for file, windows in groupby(predictions, key=attrgetter("file")):
             pictures.begin()
             moments = _pass(average_windows(_pass(windows, *row_sinks, pictures.see_window)), pictures.see_moment)
@@ -129,18 +130,6 @@ def main() -> int:
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _table(labels: list[str]) -> Callable[[Prediction], None]:
-    """Print segments as a table, whose heading comes with the first line."""
-    heading = [table_heading(labels)]
-
-    def show(segment: Prediction) -> None:
-        while heading:
-            _say(heading.pop())
-        _say(table_line(segment, labels))
-
-    return show
 
 
 def _say(line: str) -> None:

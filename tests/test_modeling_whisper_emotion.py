@@ -47,7 +47,7 @@ def test_window_context_gives_the_stock_encoder_s_hidden_states(name, request):
         shared = request.getfixturevalue("shared_dir")
         encoder = shared / "encoders" / name
         audio = [read_audio(shared / "corpora/emodb/wav" / f"{clip}.flac") for clip in ("03a01Fa", "16b10Wb")]
-    model = load(encoder)
+    model = load(encoder, encoder_context="window")
     stock = WhisperForAudioClassification.from_pretrained(encoder, dtype=torch.float32).eval().encoder
     inputs = extract(audio)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_utterance_context_encodes_the_audio_and_the_margin(tiny_encoder):
 def test_a_sparse_window_of_stride_1_is_the_window(tiny_encoder, seconds):
     inputs = extract(clips(seconds))
     with torch.no_grad():
-        window = load(tiny_encoder, pooling="qkv")(**inputs)
+        window = load(tiny_encoder, pooling="qkv", encoder_context="window")(**inputs)
         dense = load(tiny_encoder, pooling="qkv", encoder_context="sparse_window", silence_stride=1)(**inputs)
     # but for the window's last frame, where the convolutions meet its end
     torch.testing.assert_close(dense.logits, window.logits, atol=1e-4, rtol=1e-3)
@@ -143,7 +143,7 @@ def test_without_mask_padding_every_encoded_frame_of_the_clip_is_pooled(tiny_enc
 
 
 def test_the_paper_s_mean_is_the_mean_of_1500_frames(tiny_encoder):
-    model, inputs = load(tiny_encoder, mask_padding=False), extract(clips(1.0))
+    model, inputs = load(tiny_encoder, encoder_context="window", mask_padding=False), extract(clips(1.0))
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
         frames = model.projector_norm(model.projector(output.hidden_states[-1]))
@@ -152,14 +152,15 @@ def test_the_paper_s_mean_is_the_mean_of_1500_frames(tiny_encoder):
 
 
 def test_weighted_layer_sum_starts_as_the_mean_of_the_layers(tiny_encoder):
-    model, inputs = load(tiny_encoder, encoder_layer=2, use_weighted_layer_sum=True), extract(clips(1.0))
+    window = {"encoder_context": "window"}
+    model, inputs = load(tiny_encoder, encoder_layer=2, use_weighted_layer_sum=True, **window), extract(clips(1.0))
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
         mixed = torch.stack(output.hidden_states).mean(0)
         frames, mask = model.projector_norm(model.projector(mixed)), inputs.attention_mask[:, ::2]
         torch.testing.assert_close(output.embedding, model.pooling(frames, torch.arange(1500)[None] < mask.sum())[0])
         model.layer_weights.copy_(torch.tensor([-50.0, 50.0, -50.0]))
-        one_layer = load(tiny_encoder, encoder_layer=1)
+        one_layer = load(tiny_encoder, encoder_layer=1, **window)
         torch.testing.assert_close(model(**inputs).logits, one_layer(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
@@ -174,7 +175,9 @@ def test_concatenated_layers_lie_side_by_side(tiny_encoder):
 
 
 @pytest.mark.parametrize("layers", [{}, {"use_weighted_layer_sum": True}, {"concatenated_layers": [1, 2]}])
-@pytest.mark.parametrize("fields", [{}, {"mask_padding": False}, {"encoder_context": "utterance"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"encoder_context": "window", "mask_padding": False}, {"encoder_context": "utterance"}]
+)
 def test_stored_frames_give_the_logits_of_the_audio(tiny_encoder, layers, fields):
     model = load(tiny_encoder, encoder_layer=2, pooling="attentive", **layers, **fields)
     inputs = extract(clips(0.5, 1.7))

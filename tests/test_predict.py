@@ -183,7 +183,7 @@ def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):
         (["long.flac", "--output", "o.csv", "--segments", "o.csv"], "--segments o.csv: is --output, too"),
         (["long.flac", "--plot", "--picture_dir", "long.flac"], "--picture_dir long.flac: cannot be made"),
         (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: is no folder here, and was not"),
-        (["long.flac", "--windows", "3"], "--windows: no such option; did you mean window?"),
+        (["long.flac", "--windows", "3"], "--windows: no such option; did you mean --window?"),
         (["long.flac", "--encoder_dtype", "int8"], "--encoder_dtype"),
     ],
 )

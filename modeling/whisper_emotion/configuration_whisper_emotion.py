@@ -51,7 +51,8 @@ class WhisperEmotionConfig(WhisperConfig):
         encoder_context: What the encoder sees: `window` is the whole 30 s window, silence included, as Whisper was
             trained; `utterance` is the audio and `context_margin` seconds of silence after it; `sparse_window` is the
             audio, two silent frames, and every `silence_stride`-th silent position of the window behind them, which
-            counts for all that it stands for: an approximation of the window at nearly the audio's cost.
+            counts for all that it stands for: an approximation of the window at nearly the audio's cost, and no worse
+            (`model_cards/emodb_frontier`).
         context_margin: Seconds of silence after the audio in `utterance` context.
         silence_stride: Silent positions that one stands for in `sparse_window` context.
         freeze_encoder: Train the head only. Holds after loading, too.
@@ -82,7 +83,7 @@ class WhisperEmotionConfig(WhisperConfig):
     pooling_scores: str = _help("paper (its equations) or released (its authors' code)", "paper")
     mask_padding: bool = _help("pool real frames only; false pools the silence too, as the paper does", True)
     encoder_context: str = _help(
-        "window (30 s), utterance (the audio and context_margin seconds) or sparse_window", "window"
+        "window (30 s), utterance (the audio and context_margin seconds) or sparse_window", "sparse_window"
     )
     context_margin: float = _help("seconds of silence encoded after the audio in utterance context", 1.0)
     silence_stride: int = _help("silent positions that one stands for in sparse_window context", 32)

@@ -49,7 +49,8 @@ def test_the_plain_way_is_the_trainer_s_of_all_frames(tiny_encoder, synthetic_di
         output_dir=str(tmp_path), num_train_epochs=30, disable_tqdm=True, use_cpu=True,
         per_device_train_batch_size=48, learning_rate=0.05,
     )  # fmt: skip
-    overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16, "mask_padding": False}
+    overrides = {"encoder_layer": 1, "pooling": "mean", "classifier_proj_size": 16}
+    overrides |= {"encoder_context": "window", "mask_padding": False}
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, "last", store_dir=str(tmp_path / "store"))
     fold = make_folds(corpus, "synthetic", "speakers:2")[0]
     frames, files = heads._save_clips(experiment, tmp_path)
