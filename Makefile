@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: install demo test fuzz faults audit lint types clean
+.PHONY: install demo test fuzz faults load audit lint types clean
 
 install: $(VENV)/installed
 
@@ -35,6 +35,10 @@ audit: install
 MOMENTS ?= 50
 faults: install
 	$(RUN)/python tests/faults.py --moments $(MOMENTS)
+
+# 64 clients at the page and at a stream for five minutes each, and 100,000 clips; OPTIONS="--minutes 1" for less.
+load: install
+	HF_HUB_OFFLINE=1 $(RUN)/python tests/load.py $(OPTIONS)
 
 lint: install
 	$(RUN)/ruff check .

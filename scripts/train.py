@@ -26,7 +26,13 @@ from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, fit, predict
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
-from whisper_emotion.results import describe_machine, summarise, write_scores
+from whisper_emotion.results import (
+    describe_machine,
+    describe_recipe,
+    read_cross_validation,
+    summarise,
+    write_scores,
+)
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
 
@@ -37,6 +43,13 @@ class TrainArguments:
 
     test_fold: int | None = field(
         default=None, metadata={"help": "fold to test on, from 1; without it the model is trained on everything"}
+    )
+    cross_validation: str | None = field(
+        default=None,
+        metadata={
+            "help": "what cross_validate.py wrote with the same options: its figures go into the card of a model "
+            "that is trained on everything"
+        },
     )
 
 
@@ -55,6 +68,13 @@ def main() -> None:
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
         train_rows = fold.train
+    tested = None
+    if holdout.cross_validation is not None:
+        if fold is not None:
+            raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
+        config = experiment.model(train_rows, training.seed, head_only=True).config
+        recipe = describe_recipe(experiment, config)
+        tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     utterances, collator = experiment.utterances()
@@ -89,6 +109,8 @@ def main() -> None:
                 record["confusion_matrix"], experiment.labels, made / "confusion_matrix.png", caption
             )
             print(caption)
+        if tested is not None:
+            shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
         names = ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
         facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {name: record[name] for name in names}
         if not speakers_known(experiment.corpus):
@@ -97,7 +119,7 @@ def main() -> None:
             facts["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
         write_model_card(
             made,
-            None if predictions is None else record,
+            tested if predictions is None else record,
             fitted.trainer.model.config,
             facts | hyper_parameters(training),
             _speed(made, experiment),

@@ -68,6 +68,21 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     assert header == "name,fold,seed,label,predicted,p_angry,p_happy,p_neutral,p_sad"
     assert len(rows) == 2 * 48
 
+    # the model to use, and a card with what the recipe was found to be worth
+    train = ["train.py", *options(tiny_encoder, synthetic_dir, tmp_path / "model"), "--select_on", "dev"]
+    train += ["--cross_validation", tmp_path / "run", "--classifier_proj_size", 16]
+    done = run_script(*train)
+    assert done.returncode == 2
+    assert "was made with projector=pca, not learned: its figures are of other models" in done.stderr
+    done = run_script(*train, "--projector", "pca")
+    assert done.returncode == 0, done.stderr
+    card = " ".join((tmp_path / "model" / "README.md").read_text().split())
+    assert f"| {100 * scores['pooled']['unweighted_accuracy']:.1f} |" in card
+    assert "the weights in this folder are one outcome of it, trained on every clip." in card
+    picture = "confusion_matrix.png"
+    assert (tmp_path / "model" / picture).read_bytes() == (tmp_path / "run" / picture).read_bytes()
+    assert "unweighted_accuracy" not in json.loads((tmp_path / "model" / "scores.json").read_text())
+
 
 def test_the_same_seed_gives_the_same_weights_and_predictions_and_selection_on_test_is_said(
     tiny_encoder, synthetic_dir, tmp_path

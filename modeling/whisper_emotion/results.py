@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.metrics import compute_scores
@@ -202,14 +204,19 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
         path: The file.
         scores: What `summarise` returned.
         experiment: What was run.
-        **facts: What else the file says: `corpus`, `folds`, `seeds`, `seconds`, `config` (the model's).
+        **facts: What else the file says: `corpus`, `folds`, `seeds`, `seconds`; and `config`, the model's.
 
     Returns:
         What was written.
     """
-    config = facts.pop("config")
-    record = {
-        **facts,
+    record = {**facts, **describe_recipe(experiment, facts.pop("config")), **scores}
+    write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record
+
+
+def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dict[str, Any]:
+    """What `scores.json` says of how models were made, but for the corpus and the hyper-parameters."""
+    return {
         "select_on": experiment.select_on,
         "refit": experiment.select_on == "dev" and experiment.refit,
         "encoder": public_name(experiment.encoder),
@@ -225,10 +232,32 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
         "projector": experiment.projector,
         "pooling": config.pooling,
         "labels": experiment.labels,
-        **scores,
     }
-    write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    return record
+
+
+def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What `cross_validate.py` found of a recipe.
+
+    Args:
+        folder: Its output.
+        corpus: The corpus's name.
+        recipe: What `describe_recipe` says of the models that it should be about.
+
+    Raises:
+        UserError: The folder has no scores, damaged ones, or those of another recipe; the message names what differs.
+    """
+    option, path = f"--cross_validation {folder}", folder / "scores.json"
+    if not path.exists():
+        raise UserError(f"{option}: holds no scores.json, expected a finished cross-validation")
+    with reading(path, "what cross_validate.py wrote"):
+        scores = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
+    if "test_fold" in scores:
+        raise UserError(f"{option}: is the folder of a model, expected a finished cross-validation")
+    for name, (theirs, ours) in found.items():
+        if theirs != ours:
+            raise UserError(f"{option}: was made with {name}={theirs}, not {ours}: its figures are of other models")
+    return scores
 
 
 def describe_machine() -> str:
