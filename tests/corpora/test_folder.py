@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
+import soundfile
 from conftest import silent_wav, write_files
 
+from whisper_emotion.audio import read_audio
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 
@@ -63,7 +66,7 @@ def test_colliding_stems_are_named_by_their_paths(tmp_path):
     "files, message",
     [
         (["angry/a.wav"], "classes: angry alone, expected two or more"),
-        (["angry/a.wav", "sad/a.txt"], r"sad: holds no \.wav or \.flac file"),
+        (["angry/a.wav", "sad/a.txt"], r"sad: holds no sound file, expected some of \.wav \.flac \.mp3"),
         (["a.wav", "angry/a.wav"], r"a\.wav: lies in no class folder"),
         (["angry/a.wav", "angry/a.flac", "sad/b.wav"], r"a\.wav: the same recording as a\.flac beside it"),
         (["notes.txt"], "holds no folder recordings, expected one sub-folder a class"),
@@ -88,3 +91,15 @@ def test_links_are_followed_once(folder, tmp_path_factory):
 def test_classes_that_are_no_names_are_refused(folder, classes):
     with pytest.raises(UserError, match=f"classes: {classes} is no list of names, expected some of angry, sad"):
         load_corpus("folder", folder, classes=classes)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "ogg", "opus"])
+def test_what_is_labelled_can_be_trained_on(tmp_path, ending):
+    samples = np.random.default_rng(0).normal(0, 0.1, 24_000)
+    written = {"subtype": "OPUS", "format": "OGG"} if ending == "opus" else {}
+    for label in ("calm", "sad"):
+        (tmp_path / label).mkdir()
+        soundfile.write(tmp_path / label / f"{label}.{ending}", samples, 24_000, **written)
+    for row in load_corpus("folder", tmp_path):
+        assert row["seconds"] == pytest.approx(1, abs=0.1)  # such files are padded
+        assert abs(len(read_audio(row["audio"]["path"])) / 16_000 - row["seconds"]) < 0.01

@@ -12,9 +12,7 @@ from datasets import Audio, ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.audio import audio_seconds
 from whisper_emotion.errors import UserError
-from whisper_emotion.recordings import has_suffix, walk
-
-SUFFIXES = (".wav", ".flac")
+from whisper_emotion.recordings import SUFFIXES, has_suffix, walk
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Utterance:
 
 
 def audio_files(root: Path) -> list[Path]:
-    """All `.wav` and `.flac` files below a folder (in any case), sorted by name and then by path.
+    """All sound files (`SUFFIXES`) below a folder (in any case), sorted by name and then by path.
 
     Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
     are followed, each folder once.

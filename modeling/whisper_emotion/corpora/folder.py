@@ -7,10 +7,11 @@ from pathlib import Path
 
 from whisper_emotion.corpora._utterances import Utterance, audio_files, is_audio, require_folder
 from whisper_emotion.errors import UserError
+from whisper_emotion.recordings import SUFFIXES
 
 LABELS = None
 PUBLISHED = None
-LAYOUT = "one sub-folder a class with .wav or .flac files, such as angry/anna_01.wav"
+LAYOUT = "one sub-folder a class with sound files, such as angry/anna_01.wav"
 
 
 def read(corpus_dir: Path, *, speaker_pattern: str | None = None) -> list[Utterance]:
@@ -40,7 +41,7 @@ def read(corpus_dir: Path, *, speaker_pattern: str | None = None) -> list[Uttera
             continue
         paths = audio_files(entry)
         if not paths:
-            raise UserError(f"{entry}: holds no .wav or .flac file, add some or remove the class folder")
+            raise UserError(f"{entry}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
         for path in paths:
             speaker = _speaker(pattern, path) if pattern else path.relative_to(corpus_dir).with_suffix("").as_posix()
             utterances.append(Utterance(path, entry.name, speaker))
