@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything on a machine that has Python 3.10 or newer, pip, git and make.
+# `make demo` and `make test` do everything on a machine that has Python 3.11 or newer, pip, git and make.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin

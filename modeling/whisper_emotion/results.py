@@ -209,7 +209,8 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
     Returns:
         What was written.
     """
-    record = {**facts, **describe_recipe(experiment, facts.pop("config")), **scores}
+    config = facts.pop("config")
+    record = {**facts, **describe_recipe(experiment, config), **scores}
     write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
