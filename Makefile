@@ -1,17 +1,18 @@
 # `make demo` and `make test` do everything on a machine that has Python 3.11 or newer, pip, git and make.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: install demo test fuzz faults load audit lint types clean
+.PHONY: install demo test oldest fuzz faults load audit lint types clean
 
 install: $(VENV)/installed
 
 # torch first: with a CPU build there, nothing after it asks for gigabytes of CUDA.
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(RUN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(RUN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
 # Train a small Whisper of random weights on generated speech, then let a process without this package use it.
@@ -21,6 +22,10 @@ demo: install
 
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
+
+# The same on the oldest versions; this torch comes with CUDA, which are gigabytes.
+oldest:
+	$(MAKE) test PYTHON=python3.11 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 # Bad input through every entrance: thousands of cases, in minutes.
 fuzz: install
@@ -48,4 +53,4 @@ types: install
 	$(RUN)/pyright
 
 clean:
-	rm -rf $(VENV) runs data .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest runs data .pytest_cache .ruff_cache .hypothesis

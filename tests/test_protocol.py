@@ -219,18 +219,25 @@ def test_a_corpus_that_does_not_say_who_speaks_is_taken_as_it_is(experiment):
 
 
 def test_the_temperature_by_hand():
-    """Two classes, right three times in four, one in six of those anything: 17 in 24, or 17 to 7."""
+    """Logits of 0 and 2 log 3 that are right three times in four, or more or less often."""
 
     class Trainer:
-        def __init__(self, wrong):
-            self.labels = np.array([0, 0, 0, wrong])
+        def __init__(self, *labels):
+            self.labels = np.array(labels)
 
         def predict(self, utterances):
-            return SimpleNamespace(predictions=np.array([[np.log(289 / 49), 0.0]] * 4), label_ids=self.labels)
+            logits = np.array([[2 * np.log(3), 0.0]] * len(self.labels))
+            return SimpleNamespace(predictions=logits, label_ids=self.labels)
 
-    assert protocol.fit_temperature(Trainer(wrong=1), None) == pytest.approx(2, abs=1e-3)  # the root of the odds
-    # All of them right: 5 in 6 and half of the rest, 11 to 1, and not as sure as can be
-    assert protocol.fit_temperature(Trainer(wrong=0), None) == pytest.approx(np.log(289 / 49) / np.log(11), abs=1e-3)
+    def fitted(*labels):
+        return protocol.fit_temperature(Trainer(*labels), None)
+
+    # 300 of 400: divided by 2 the odds are 3 to 1; Laplace's rule has 301 of 402
+    assert fitted(*[0, 0, 0, 1] * 100) == pytest.approx(2 * np.log(3) / np.log(301 / 101), abs=1e-3)
+    # All of four: the less the better for the loss, but five of six is what four can tell
+    assert fitted(0, 0, 0, 0) == pytest.approx(2 * np.log(3) / np.log(5), abs=1e-3)
+    # None of one: one of three, which is less than any probability of the better of two
+    assert fitted(1) == pytest.approx(np.exp(protocol.TEMPERATURES[1]))
 
 
 def test_scores_say_what_the_temperature_changed(experiment, folds):

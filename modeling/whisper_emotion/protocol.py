@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from tqdm.auto import tqdm
 from transformers import Trainer
 
@@ -269,20 +269,25 @@ def _value(trainer: Trainer, utterances: Utterances) -> float:
 def fit_temperature(trainer: Trainer, utterances: Utterances) -> float:
     """The number by which a trained model's logits are divided for the least cross-entropy on some utterances.
 
-    Guo et al. 2017 (arXiv 1706.04599), section 4.2. Classes weigh alike, whatever weights the loss has. Of few
-    utterances a model may well name all, which says that it is rarely wrong, not that it never is: so, as Platt 1999
-    ("Probabilistic outputs for support vector machines", section 2.2) has it, one in so many and two is taken to be
-    any class.
+    Guo et al. 2017 (arXiv 1706.04599), section 4.2. Classes weigh alike, whatever weights the loss has. A model may
+    name all of a few utterances and be sure of it, but nobody can know so much from them: on average it is to be no
+    surer than Laplace's rule of succession says of so many right ones, `(right + 1) / (all + 2)`.
     """
     found = trainer.predict(utterances)
     logits, labels = torch.tensor(found.predictions, dtype=torch.float64), torch.tensor(found.label_ids)
-    doubt = 1 / (len(labels) + 2)
+    right = int((logits.argmax(dim=1) == labels).sum())
+    surest = (right + 1) / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
-        return float(torch.nn.functional.cross_entropy(scaled, labels, label_smoothing=doubt))
+        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
 
-    return math.exp(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)
+    def too_sure(log_temperature: float) -> float:
+        return float((logits / math.exp(log_temperature)).softmax(dim=1).amax(dim=1).mean()) - surest
+
+    best, highest = minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x, TEMPERATURES[1]
+    if too_sure(best) > 0:
+        best = brentq(too_sure, best, highest) if too_sure(highest) < 0 else highest
+    return math.exp(best)
 
 
 def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd.DataFrame:
