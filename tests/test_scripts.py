@@ -74,6 +74,12 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script(*train)
     assert done.returncode == 2
     assert "was made with projector=pca, not learned: its figures are of other models" in done.stderr
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "scores.json").write_text(json.dumps({name: scores[name] for name in scores if name != "interval"}))
+    done = run_script(*train, "--projector", "pca", "--cross_validation", older)
+    assert done.returncode == 2
+    assert f"{older / 'scores.json'}: " in done.stderr and "interval" in done.stderr
     done = run_script(*train, "--projector", "pca")
     assert done.returncode == 0, done.stderr
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())

@@ -338,7 +338,7 @@ def probability_columns(labels: Sequence[str]) -> list[str]:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read predictions with names and labels as they are: 001 is no number, and neither is a class 0."""
-    text = dict.fromkeys(("name", "label", "predicted"), str)
+    text = dict.fromkeys(("name", "label", "predicted", UNADAPTED + "predicted"), str)
     return pd.read_csv(path, keep_default_na=False, dtype=text)
 
 

@@ -19,6 +19,7 @@ from whisper_emotion.protocol import UNADAPTED, Experiment, probability_columns,
 from whisper_emotion.run_folder import write_whole
 
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+SUMMARY = (*FIGURES, "pooled", "interval", "confusion_matrix", "ece", "speakers_shared")  # what a card needs
 RESAMPLES = 2000
 
 
@@ -253,6 +254,9 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
     with reading(path, "what cross_validate.py wrote"):
         scores = dict(json.loads(path.read_text(encoding="utf-8")))
         found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
+        adapted = any(map(any, scores.get("adapted", [])))
+        for name in ("folds", "seeds", *SUMMARY, *(["unadapted"] if adapted else [])):
+            scores[name]  # a KeyError names what another version did not write
     if "test_fold" in scores:
         raise UserError(f"{option}: is the folder of a model, expected a finished cross-validation")
     for name, (theirs, ours) in found.items():
