@@ -161,6 +161,7 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0"),
         (["--learning_rate", "nan"], "--learning_rate nan"),
         (["--metric_for_best_model", "luck"], "--metric_for_best_model luck: must be one of loss"),
+        (["--torch_compile_backend", "2"], "--torch_compile_backend 2: must be one of NO, EAGER"),
         (["--folds", "paper"], "paper"),
         (["--folds", "speakers:99"], "speakers:99"),
         (["--test_fold", "3"], "--test_fold 3: speakers:2 has the folds 1 to 2"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import DynamoBackend, gather_object, reduce
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import (
@@ -85,6 +85,9 @@ class EmotionTrainingArguments(TrainingArguments):
                 f"--train_sampling_strategy {self.train_sampling_strategy}: must be one of "
                 + ", ".join(SAMPLING_STRATEGIES)
             )
+        backend = self.torch_compile_backend
+        if backend is not None and str(backend).upper() not in DynamoBackend.list():  # accelerate refuses it, later
+            raise ValueError(f"--torch_compile_backend {backend}: must be one of {', '.join(DynamoBackend.list())}")
         if self.push_to_hub or self.hub_token is not None:
             # The Trainer would upload its checkpoints as they are, and write the token into them
             raise ValueError("--push_to_hub, --hub_token: scripts/push_to_hub.py uploads, with the token of HF_TOKEN")
