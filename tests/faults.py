@@ -236,6 +236,8 @@ def _content(path: Path) -> Any:
     if path.name in ("scores.json", "sweep.json"):
         values = json.loads(path.read_text())
         return {name: value for name, value in values.items() if name not in ("seconds", "training_seconds")}
+    if path.name == "README.md":
+        return [line for line in path.read_text().splitlines() if not line.startswith("| speed |")]
     if path.suffix == ".npz":
         with np.load(path) as cell:
             row = json.loads(str(cell["row"]))
