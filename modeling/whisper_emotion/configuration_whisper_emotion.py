@@ -52,7 +52,7 @@ class WhisperEmotionConfig(WhisperConfig):
             trained; `utterance` is the audio and `context_margin` seconds of silence after it; `sparse_window` is the
             audio, two silent frames, and every `silence_stride`-th silent position of the window behind them, which
             counts for all that it stands for: an approximation of the window at nearly the audio's cost, and no worse
-            (`model_cards/emodb_frontier`).
+            (`model_cards/README.md`).
         context_margin: Seconds of silence after the audio in `utterance` context.
         silence_stride: Silent positions that one stands for in `sparse_window` context.
         freeze_encoder: Train the head only. Holds after loading, too.
