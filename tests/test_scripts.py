@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,10 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     older = tmp_path / "older"
     older.mkdir()
     (older / "scores.json").write_text(json.dumps({name: scores[name] for name in scores if name != "interval"}))
+    done = run_script(*train, "--projector", "pca", "--cross_validation", older)
+    assert done.returncode == 2
+    assert "holds no confusion_matrix.png, expected a finished cross-validation" in done.stderr
+    shutil.copy(tmp_path / "run" / "confusion_matrix.png", older)
     done = run_script(*train, "--projector", "pca", "--cross_validation", older)
     assert done.returncode == 2
     assert f"{older / 'scores.json'}: " in done.stderr and "interval" in done.stderr

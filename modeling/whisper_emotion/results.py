@@ -52,7 +52,8 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         }
     scores |= _pool(predictions, experiment.labels)
     if "temperature" in predictions:
-        scores["ece_unscaled"] = _pool(_unscale(predictions, experiment.labels), experiment.labels)["ece"]
+        unscaled = _unscale(predictions, experiment.labels)
+        scores["ece_unscaled"] = float(np.mean([score["ece"] for score in _score_seeds(unscaled, experiment.labels)]))
     if UNADAPTED + "predicted" in predictions:
         alone = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
         pooled = _pool(
@@ -69,7 +70,7 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
 
 def _pool(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     """What `summarise` says of all folds' clips together."""
-    by_seed = [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
+    by_seed = _score_seeds(predictions, labels)
     return {
         "pooled": {figure: float(np.mean([score[figure] for score in by_seed])) for figure in FIGURES},
         "interval": _intervals(predictions, labels),
@@ -181,6 +182,11 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     )
 
 
+def _score_seeds(predictions: pd.DataFrame, labels: list[str]) -> list[dict[str, Any]]:
+    """Scores of all folds' clips together, a seed."""
+    return [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
+
+
 def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
     """Predictions with the probabilities that logits have before they are divided by the temperature."""
     columns = probability_columns(labels)
@@ -249,8 +255,9 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
         UserError: The folder has no scores, damaged ones, or those of another recipe; the message names what differs.
     """
     option, path = f"--cross_validation {folder}", folder / "scores.json"
-    if not path.exists():
-        raise UserError(f"{option}: holds no scores.json, expected a finished cross-validation")
+    for needed in (path, folder / "confusion_matrix.png"):  # the card shows both, hours from now
+        if not needed.exists():
+            raise UserError(f"{option}: holds no {needed.name}, expected a finished cross-validation")
     with reading(path, "what cross_validate.py wrote"):
         scores = dict(json.loads(path.read_text(encoding="utf-8")))
         found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
