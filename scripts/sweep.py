@@ -32,6 +32,7 @@ from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
+from whisper_emotion.stacked_heads import check_stackable
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -48,7 +49,10 @@ class SweepArguments:
     compare_with: str | None = field(
         default=None, metadata={"help": "comma-separated folders of finished sweeps of the same clips: tested, too"}
     )
-    num_workers: int | None = field(default=None, metadata={"help": "processes that train heads; one a core if none"})
+    num_workers: int | None = field(
+        default=None,
+        metadata={"help": "processes that train heads, on an accelerator only the regressions; one a core if none"},
+    )
 
 
 def main() -> None:
@@ -70,8 +74,8 @@ def main() -> None:
     if not leave_group():
         return  # having taken its share of the encoding
 
-    workers = sweep.num_workers or (os.cpu_count() or 1 if training.device.type == "cpu" else 1)
-    seconds = run_grid(grid, frames, output_dir, workers)
+    workers = sweep.num_workers or os.cpu_count() or 1
+    seconds = run_grid(grid, frames, output_dir, workers, side_by_side=training.device.type != "cpu")
     facts = _facts(corpus, grid, training)
     write_sweep_report(output_dir, SweepResults(output_dir, experiment.labels, protocol.select_on), facts, others)
     record = {
@@ -108,7 +112,7 @@ def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: A
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
     if sweep.num_workers is not None and sweep.num_workers < 1:
         raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
-    check_arguments(training)
+    check_arguments(training) if training.device.type == "cpu" else check_stackable(training)
 
 
 def _grid(corpus: CorpusArguments, protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> Grid:

@@ -22,7 +22,7 @@ from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import hold_out_speakers, make_folds
 from whisper_emotion.features import FeatureStore
 from whisper_emotion.protocol import Experiment, fit, predict
-from whisper_emotion.sweeps import REFERENCE, Cell, Grid, choose_layers, read_cells, run_cell, run_grid
+from whisper_emotion.sweeps import REFERENCE, Cell, Grid, choose_layers, read_cells, run_cells, run_grid
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, build_model, collate_frames
 
 
@@ -65,7 +65,7 @@ def test_a_cell_is_what_training_and_testing_with_the_trainer_gives(
 ):
     experiment = dataclasses.replace(experiment, select_on=select_on, refit=refit)
     cell = Cell("tiny", 3, "qkv", 2, 1)
-    _, row, logits = run_cell(experiment, frames[3], cell, folds[1])
+    ((_, row, logits),) = run_cells(experiment, frames[3], [cell], [folds[1]])
     twin = dataclasses.replace(experiment, overrides=experiment.overrides | {"encoder_layer": 3, "pooling": "qkv"})
     fitted = fit(twin, frames[3], collate_frames, folds[1].train, folds[1].test, 1, tmp_path)
     expected = predict(fitted, twin, folds[1], 1)
@@ -80,7 +80,7 @@ def test_a_cell_is_what_training_and_testing_with_the_trainer_gives(
 @pytest.mark.parametrize("refit", [True, False])
 def test_the_reference_is_the_regression_whose_strength_held_out_speakers_choose(experiment, folds, frames, refit):
     experiment = dataclasses.replace(experiment, refit=refit, select_on="test")
-    _, row, logits = run_cell(experiment, frames[1], Cell("tiny", 1, REFERENCE, 1, 0), folds[0])
+    ((_, row, logits),) = run_cells(experiment, frames[1], [Cell("tiny", 1, REFERENCE, 1, 0)], [folds[0]])
     assert row["select_on"] == "dev"  # never on the test fold
     fit_rows, dev = hold_out_speakers(experiment.corpus, folds[0].train, 0)
     means, labels = frames[1].own_means(), np.array(experiment.corpus["label"][:])
@@ -109,7 +109,7 @@ def test_a_reference_of_one_class_says_that_class(experiment, folds, frames):
     column = experiment.corpus.features["label"]
     alike = experiment.corpus.remove_columns("label").add_column("label", labels.tolist(), feature=column)
     experiment = dataclasses.replace(experiment, corpus=alike)
-    _, row, logits = run_cell(experiment, frames[1], Cell("tiny", 1, REFERENCE, 1, 0), folds[0])
+    ((_, row, logits),) = run_cells(experiment, frames[1], [Cell("tiny", 1, REFERENCE, 1, 0)], [folds[0]])
     assert set(logits.argmax(axis=1)) == {0} and row["weighted_accuracy"] == 0
 
 
@@ -140,7 +140,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(experiment, folds, fra
     for name in ("whole", "cut"):
         (tmp_path / name / "cells").mkdir(parents=True)
     run_grid(grid, stored, tmp_path / "whole", workers=1)
-    real, calls = sweeps.run_cell, []
+    real, calls = sweeps.run_cells, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -148,7 +148,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(experiment, folds, fra
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(sweeps, "run_cell", interrupted)
+    monkeypatch.setattr(sweeps, "run_cells", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_grid(grid, stored, tmp_path / "cut", workers=1)
     assert len(pd.read_csv(tmp_path / "cut" / "results.csv")) == 9  # written at once
@@ -159,14 +159,30 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(experiment, folds, fra
     assert all(np.array_equal(logits, other[cell]) for cell, logits in one.items())
 
 
+@pytest.mark.parametrize(("select_on", "workers"), [("dev", 2), ("test", 1), ("last", 1)])
+def test_heads_side_by_side_are_those_of_one_after_the_other(experiment, folds, frames, tmp_path, select_on, workers):
+    """Without dropout, whose numbers differ; folds of different sizes, so that heads rest at the end of an epoch."""
+    overrides = experiment.overrides | {"pooling_dropout": 0.0, "class_weights": "balanced"}
+    experiment = dataclasses.replace(experiment, select_on=select_on, overrides=overrides)
+    smaller = dataclasses.replace(folds[0], train=folds[0].train[:-9])
+    grid = grid_of(experiment, [smaller, folds[1]])
+    for name, together in (("alone", False), ("together", True)):
+        (tmp_path / name / "cells").mkdir(parents=True)
+        run_grid(grid, {"tiny": frames}, tmp_path / name, workers, together)
+    (alone, logits), (rows, others) = (read_cells(tmp_path / name) for name in ("alone", "together"))
+    pd.testing.assert_frame_equal(rows, alone)
+    for cell, own in logits.items():
+        np.testing.assert_allclose(others[cell], own, atol=1e-4, err_msg=str(cell))
+
+
 def test_a_sweep_of_one_worker_has_a_worker_s_one_thread(experiment, folds, frames, tmp_path, monkeypatch):
-    threads, real = [], sweeps.run_cell
+    threads, real = [], sweeps.run_cells
 
     def count(*arguments):
         threads.append(torch.get_num_threads())
         return real(*arguments)
 
-    monkeypatch.setattr(sweeps, "run_cell", count)
+    monkeypatch.setattr(sweeps, "run_cells", count)
     (tmp_path / "cells").mkdir()
     before = torch.get_num_threads()
     torch.set_num_threads(2)

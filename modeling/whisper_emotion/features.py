@@ -85,6 +85,11 @@ class StoredFrames(Sequence):
             **({} if self._speaker_means is None else {"speaker_mean": self._speaker_means[row]}),
         }
 
+    def packed(self) -> torch.Tensor:
+        """All frames of the one layer that there is, utterance behind utterance, `(all frames, d_model)`."""
+        (layer,) = self._layers
+        return layer
+
     def select(self, rows: Sequence[int]) -> "list[dict[str, Any]] | Subset":
         """Some rows, as `Dataset.select` gives them; of several layers, stacked only when they are looked at."""
         return [self[row] for row in rows] if len(self._layers) == 1 else Subset(self, rows)

@@ -81,7 +81,7 @@ def train_head(trainer: EmotionTrainer, watched: Utterances | None = None, epoch
             trainer.optimizer.zero_grad()
             step += 1
         if watched_batches is not None:
-            values.append(_selection_value(trainer, watched_batches))
+            values.append(selection_value(trainer, _classify(trainer, watched_batches), watched_batches.labels))
             if choose_epoch(values) == len(values):
                 best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if best:
@@ -166,12 +166,13 @@ def _classify(trainer: EmotionTrainer, batches: FrameBatches) -> torch.Tensor:
     return torch.cat(logits)[order.argsort()]
 
 
-def _selection_value(trainer: EmotionTrainer, batches: FrameBatches) -> float:
-    logits, metric = _classify(trainer, batches), trainer.args.metric_for_best_model
+def selection_value(trainer: EmotionTrainer, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """What chooses the epoch, of logits `(clips, labels)`; higher is better, so a loss has its sign changed."""
+    metric = trainer.args.metric_for_best_model
     if metric != "loss":
-        return compute_metrics(EvalPrediction(logits.numpy(), batches.labels.numpy()))[metric]
+        return compute_metrics(EvalPrediction(logits.numpy(), labels.numpy()))[metric]
     # The Trainer's: the mean of its batches' losses, each of which weighs its classes for itself.
     sizes = trainer.args.eval_batch_size
-    pairs = zip(logits.split(sizes), batches.labels.split(sizes), strict=True)
-    total = sum(float(trainer.model.compute_loss(said, labels)) * len(labels) for said, labels in pairs)
-    return -total / len(batches)
+    pairs = zip(logits.split(sizes), labels.split(sizes), strict=True)
+    total = sum(float(trainer.model.compute_loss(said, right)) * len(right) for said, right in pairs)
+    return -total / len(labels)

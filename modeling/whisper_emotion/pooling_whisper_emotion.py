@@ -54,8 +54,7 @@ class MeanPooling(nn.Module):
 
     def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool frames whose masked positions are zero."""
-        weights = _uniform_weights(frames, mask)
-        return (weights @ frames).squeeze(1), weights
+        return _mean(frames, mask), _uniform_weights(frames, mask)
 
 
 class StatisticsPooling(MeanPooling):
@@ -91,17 +90,19 @@ class AttentivePooling(MeanPooling):
 
     def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool frames whose masked positions are zero."""
-        hidden, value = self.hidden(frames), self.value(frames)
+        hidden = self.hidden(frames)
         if self.released:
-            hidden, value = self.dropout(hidden), self.dropout(value)
+            hidden = self.dropout(hidden)
         scores = self.score(torch.tanh(hidden).transpose(1, 2))
         scores = scores / self.head_dim**0.5 if self.released else self.dropout(scores)
         weights = _softmax_over_real_frames(scores, mask)
-        return self.combine(self.summarise(weights, _split_heads(value, self.heads)), frames, mask), weights
+        return self.combine(self.summarise(weights, frames), _mean(frames, mask)), weights
 
-    def summarise(self, weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Reduce values `(batch, heads, frames, head_dim)` to `(batch, heads, statistics_per_head * head_dim)`."""
-        return (weights[:, :, None] @ value).squeeze(2)
+    def summarise(self, weights: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Values `(batch, heads, statistics_per_head * head_dim)` of frames with weights `(batch, heads, frames)`."""
+        if self.released:
+            return _weighted_mean(weights, self.dropout(self.value(frames)))
+        return _value_of_weighted_mean(weights, frames, self.value)
 
 
 class AttentiveStatisticsPooling(AttentivePooling):
@@ -109,8 +110,10 @@ class AttentiveStatisticsPooling(AttentivePooling):
 
     statistics_per_head = 2
 
-    def summarise(self, weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Reduce values `(batch, heads, frames, head_dim)` to `(batch, heads, statistics_per_head * head_dim)`."""
+    def summarise(self, weights: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Values `(batch, heads, statistics_per_head * head_dim)` of frames with weights `(batch, heads, frames)`."""
+        value = self.value(frames)
+        value = _split_heads(self.dropout(value) if self.released else value, self.heads)
         return torch.cat(_statistics(weights[:, :, None], value), dim=-1).squeeze(2)
 
 
@@ -129,15 +132,21 @@ class QKVPooling(MeanPooling):
 
     def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool frames whose masked positions are zero."""
-        mean = _uniform_weights(frames, mask) @ frames
-        query, key, value = self.query(mean), self.key(frames), self.value(frames)
+        mean = _mean(frames, mask)
+        query = self.query(mean)[:, None]
         if self.released:
-            query, key, value = self.dropout(query), self.dropout(key), self.dropout(value)
-        query, key, value = (_split_heads(tensor, self.heads) for tensor in (query, key, value))
-        scores = (query @ key.transpose(2, 3)).squeeze(2) / self.head_dim**0.5
-        scores = torch.tanh(scores) if self.released else self.dropout(scores)
+            query, key, value = (self.dropout(one) for one in (query, self.key(frames), self.value(frames)))
+            products = _split_heads(query, self.heads) @ _split_heads(key, self.heads).transpose(2, 3)
+            scores = torch.tanh(products.squeeze(2) / self.head_dim**0.5)
+        else:
+            # As q (H W)^T = (q W^T) H^T: a vector a head that all frames are multiplied with, and no key a frame
+            directions = _split_heads(query, self.heads) @ self.key.weight.unflatten(0, (self.heads, -1))
+            scores = self.dropout(directions.squeeze(2) @ frames.transpose(1, 2) / self.head_dim**0.5)
         weights = _softmax_over_real_frames(scores, mask)
-        return self.combine((weights[:, :, None] @ value).squeeze(2), frames, mask), weights
+        heads = (
+            _weighted_mean(weights, value) if self.released else _value_of_weighted_mean(weights, frames, self.value)
+        )
+        return self.combine(heads, mean), weights
 
 
 class _Combine(nn.Module):
@@ -149,11 +158,14 @@ class _Combine(nn.Module):
         self.output = nn.Linear(width, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, heads: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, heads: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         pooled = self.output(heads.flatten(1))
-        if self.residual:
-            pooled = pooled + (_uniform_weights(frames, mask) @ frames).squeeze(1)
-        return self.norm(pooled)
+        return self.norm(pooled + mean if self.residual else pooled)
+
+
+def _mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean `(batch, dim)` over the real frames, where the others are zero."""
+    return frames.sum(dim=1) / mask.sum(dim=1, keepdim=True).to(frames.dtype)
 
 
 def _uniform_weights(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -165,6 +177,17 @@ def _uniform_weights(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def _softmax_over_real_frames(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Softmax of `(batch, heads, frames)` over the frames, exactly 0 on masked ones."""
     return scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+
+
+def _weighted_mean(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Each head's weighted mean, `(batch, heads, d)`, of its share of values `(batch, frames, heads * d)`."""
+    return (weights[:, :, None] @ _split_heads(value, weights.shape[1])).squeeze(2)
+
+
+def _value_of_weighted_mean(weights: torch.Tensor, frames: torch.Tensor, value: nn.Linear) -> torch.Tensor:
+    """`_weighted_mean` of `value(frames)`, the value of the mean in place of the mean of a value a frame."""
+    matrices = value.weight.unflatten(0, (weights.shape[1], -1))  # a head's own: (heads, d, dim)
+    return ((weights @ frames)[:, :, None] @ matrices.transpose(1, 2)).squeeze(2)
 
 
 def _split_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -274,7 +274,9 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
 
 def describe_machine() -> str:
     """The machine that figures were measured on."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    accelerator = f", {torch.get_device_module().get_device_name()}" if torch.accelerator.is_available() else ""
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {os.cpu_count()} cores{accelerator}, torch {torch.__version__}"
 
 
 def public_name(encoder: str) -> str:

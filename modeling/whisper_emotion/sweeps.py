@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ from whisper_emotion.metrics import compute_scores
 from whisper_emotion.processes import forget_group
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.run_folder import CELLS, whole, write_whole
+from whisper_emotion.stacked_heads import train_heads
 from whisper_emotion.termination import termination
 from whisper_emotion.training import build_trainer, collate_frames
 
@@ -112,7 +113,13 @@ def finished_cells(grid: Grid, output_dir: Path) -> dict[Cell, dict[str, Any]]:
     return rows
 
 
-def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir: Path, workers: int) -> float:
+def run_grid(
+    grid: Grid,
+    frames: dict[str, dict[int, StoredFrames]],
+    output_dir: Path,
+    workers: int,
+    side_by_side: bool = False,
+) -> float:
     """Train and test every cell that is not finished yet, several at a time.
 
     Args:
@@ -121,6 +128,8 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
         output_dir: Every finished cell leaves a file in its folder `cells`; `results.csv`, the table of all of them,
             is there and whole at any time.
         workers: Processes that train at the same time.
+        side_by_side: Train all unfinished folds and seeds of a layer and a pooling together, in this process: for
+            accelerators. A stack of other cells (those that a kill has left) draws other dropout.
 
     Returns:
         The seconds that all cells took, those of earlier runs and of parallel ones added up.
@@ -131,14 +140,20 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     cells, rows = grid.cells(), finished_cells(grid, output_dir)
     missing = [cell for cell in cells if cell not in rows]
     folds = {fold.number: fold for fold in grid.folds}
-    tasks = (
-        (grid.experiments[cell.encoder], frames[cell.encoder][cell.encoder_layer], cell, folds[cell.fold])
-        for cell in missing
-    )
+
+    def task(some: Sequence[Cell]) -> tuple:
+        cell = some[0]
+        stored = frames[cell.encoder][cell.encoder_layer]
+        return grid.experiments[cell.encoder], stored, some, [folds[cell.fold] for cell in some]
+
+    together = [cell for cell in missing if side_by_side and cell.pooling != REFERENCE]
+    tasks = (task([cell]) for cell in missing if cell not in together)
+    stacks = itertools.groupby(together, lambda cell: (cell.encoder, cell.encoder_layer, cell.pooling))
+    trained = (run_cells(*task(list(stack)), train_heads) for _, stack in stacks)
     with tqdm(total=len(cells), initial=len(rows), desc="sweep", unit="cell", smoothing=0.02) as bar:
         _write_results(results, cells, rows)
-        with closing(_in_parallel(tasks, workers)) as finished:
-            for cell, row, logits in finished:
+        with closing(_in_parallel(tasks, trained, workers)) as finished:
+            for cell, row, logits in itertools.chain.from_iterable(finished):
                 rows[cell] = {**row, "frames": grid.digest(cell)}
                 _write_cell(cells_dir / cell.file, rows[cell], logits)
                 _write_results(results, cells, rows)
@@ -146,17 +161,21 @@ def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir:
     return sum(rows[cell]["seconds"] for cell in cells)
 
 
-def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, dict[str, Any], np.ndarray]]:
+def _in_parallel(
+    tasks: Iterator[tuple], trained: Iterator[list["FinishedCell"]], workers: int
+) -> Iterator[list["FinishedCell"]]:
     """Run the tasks, a few more than there are workers under way at a time, and hand their results on as they come.
 
-    Who closes the generator, or is interrupted in it, does not wait for the cells that are under way.
+    Meanwhile this process trains what `trained` gives. Who closes the generator, or is interrupted in it, does not
+    wait for the cells that are under way.
     """
     if workers == 1:
         threads = torch.get_num_threads()
         with threadpool_limits(1):
             torch.set_num_threads(1)  # as a worker has: other numbers of threads, other roundings
             try:
-                yield from (run_cell(*task) for task in tasks)
+                yield from (run_cells(*task) for task in tasks)
+                yield from trained
             finally:
                 torch.set_num_threads(threads)
         return
@@ -164,11 +183,14 @@ def _in_parallel(tasks: Iterator[tuple], workers: int) -> Iterator[tuple[Cell, d
     with ProcessPoolExecutor(workers, spawn, _start_worker, (os.getpid(),)) as pool:
         try:
             with termination.held():  # a worker that is being started could not be found and ended
-                pending = {pool.submit(run_cell, *task) for task in itertools.islice(tasks, 2 * workers)}
-            while pending:
+                pending = {pool.submit(run_cells, *task) for task in itertools.islice(tasks, 8 * workers)}
+            more = True
+            while pending or more:
+                if more := (stack := next(trained, None)) is not None:
+                    yield stack
                 # Without a timeout, a signal that comes while the lock is being taken would not be acted on for hours
-                done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-                pending |= {pool.submit(run_cell, *task) for task in itertools.islice(tasks, len(done))}
+                done, pending = wait(pending, timeout=0 if more else 1, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(run_cells, *task) for task in itertools.islice(tasks, len(done))}
                 for future in done:
                     yield future.result()
         except BaseException:
@@ -193,67 +215,95 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_cell(
-    experiment: Experiment, frames: StoredFrames, cell: Cell, fold: Fold
-) -> tuple[Cell, dict[str, Any], np.ndarray]:
-    """Train and test one cell.
+class FinishedCell(NamedTuple):
+    """A cell, its row of `results.csv` with `seconds` added, and the logits `(test clips, labels)`."""
+
+    cell: Cell
+    row: dict[str, Any]
+    logits: np.ndarray
+
+
+def _train_each(trainers, frames, train_rows, watched_rows, epochs) -> list[list[float]]:
+    """`train_heads` one after the other: a trainer has its training rows already."""
+    none = [None] * len(trainers)
+    watched = none if watched_rows is None else [[frames[row] for row in own] for own in watched_rows]
+    return [train_head(*one) for one in zip(trainers, watched, epochs or none, strict=True)]
+
+
+def run_cells(
+    experiment: Experiment,
+    frames: StoredFrames,
+    cells: Sequence[Cell],
+    folds: Sequence[Fold],
+    train: Callable[..., list[list[float]]] = _train_each,
+) -> list[FinishedCell]:
+    """Train and test cells that differ in fold and seed alone.
 
     Args:
-        experiment: Its layer and pooling are the cell's.
-        frames: The stored frames of the cell's encoder and layer.
-        cell: Which one.
-        fold: The cell's fold.
-
-    Returns:
-        The cell, its row of `results.csv` with `seconds` added, and the logits `(test clips, labels)`.
+        experiment: Its layer and pooling are the cells'.
+        frames: The stored frames of the cells' encoder and layer.
+        cells: Which ones.
+        folds: Each cell's fold.
+        train: `train_heads`, or the same one head after the other.
     """
     started = time.monotonic()
-    overrides = experiment.overrides | {"encoder_layer": cell.encoder_layer, "concatenated_layers": None}
-    if cell.pooling == REFERENCE:
-        chosen, value, logits = _fit_reference(experiment, frames, cell.seed, fold)
-        choice = {"epoch": None, "strength": chosen, "selection_value": value}
+    overrides = experiment.overrides | {"encoder_layer": cells[0].encoder_layer, "concatenated_layers": None}
+    if cells[0].pooling == REFERENCE:
+        fitted = [_fit_reference(experiment, frames, cell.seed, fold) for cell, fold in zip(cells, folds, strict=True)]
     else:
-        experiment = dataclasses.replace(experiment, overrides=overrides | {"pooling": cell.pooling})
-        chosen, value, logits = _fit_head(experiment, frames, cell.seed, fold)
-        choice = {"epoch": chosen, "strength": None, "selection_value": value}
-    labels = np.asarray(experiment.corpus["label"][:])[fold.test]
-    scores = compute_scores(logits.argmax(axis=1), labels, num_classes=len(experiment.labels))
-    figures = {name: scores[name] for name in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
-    selected = {"select_on": "dev" if cell.pooling == REFERENCE else experiment.select_on}
-    seconds = time.monotonic() - started
-    return cell, {**cell._asdict(), **selected, **choice, **figures, "seconds": seconds}, logits.astype(np.float32)
+        experiment = dataclasses.replace(experiment, overrides=overrides | {"pooling": cells[0].pooling})
+        fitted = _fit_heads(experiment, frames, [cell.seed for cell in cells], folds, train)
+    labels, finished = np.asarray(experiment.corpus["label"][:]), []
+    for cell, fold, (choice, logits) in zip(cells, folds, fitted, strict=True):
+        scores = compute_scores(logits.argmax(axis=1), labels[fold.test], num_classes=len(experiment.labels))
+        figures = {name: scores[name] for name in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
+        select_on = "dev" if cell.pooling == REFERENCE else experiment.select_on
+        row = {**cell._asdict(), "select_on": select_on, **choice, **figures}
+        finished.append(FinishedCell(cell, row, logits.astype(np.float32)))
+    seconds = (time.monotonic() - started) / len(cells)
+    return [one._replace(row=one.row | {"seconds": seconds}) for one in finished]
 
 
-def _fit_head(
-    experiment: Experiment, frames: StoredFrames, seed: int, fold: Fold
-) -> tuple[int, float | None, np.ndarray]:
-    """Train a head; returns the chosen epoch, the value that chose it, and the test fold's logits."""
-    args = dataclasses.replace(experiment.args, seed=seed)
-    test = [frames[row] for row in fold.test]
+def _fit_heads(
+    experiment: Experiment, frames: StoredFrames, seeds: Sequence[int], folds: Sequence[Fold], train: Callable
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Train a head a seed and fold; returns what was chosen for each, and its logits of its fold's test rows."""
+    tests = [fold.test for fold in folds]
 
     def trained(rows, watched=None, epochs=None):
-        model = experiment.model_for(frames, rows, seed, head_only=True)
-        train_set = [frames[row] for row in rows]
-        trainer = build_trainer(model, train_set, None, collate_frames, args, Path(args.output_dir))
-        return trainer, train_head(trainer, watched, epochs)
+        trainers = []
+        for seed, own in zip(seeds, rows, strict=True):
+            args = dataclasses.replace(experiment.args, seed=seed)
+            model = experiment.model_for(frames, own, seed, head_only=True)
+            utterances = [frames[row] for row in own]
+            trainers.append(build_trainer(model, utterances, None, collate_frames, args, Path(args.output_dir)))
+        return trainers, train(trainers, frames, rows, watched, epochs)
 
+    rows = [fold.train for fold in folds]
     if experiment.select_on == "last":
-        trainer, _ = trained(fold.train)
-        return math.ceil(args.num_train_epochs), None, classify(trainer, test)
-    if experiment.select_on == "test":
-        trainer, values = trained(fold.train, test)
-        return choose_epoch(values), max(values), classify(trainer, test)
-    fit_rows, dev_rows = hold_out_speakers(experiment.corpus, fold.train, seed)
-    trainer, values = trained(fit_rows, [frames[row] for row in dev_rows])
-    epoch = choose_epoch(values)
-    if experiment.refit:
-        trainer, _ = trained(fold.train, epochs=epoch)
-    return epoch, max(values), classify(trainer, test)
+        trainers, _ = trained(rows)
+        chosen = [(math.ceil(experiment.args.num_train_epochs), None)] * len(trainers)
+    else:
+        watched = tests
+        if experiment.select_on == "dev":
+            held_out = [hold_out_speakers(experiment.corpus, own, seed) for own, seed in zip(rows, seeds, strict=True)]
+            fit_rows, watched = map(list, zip(*held_out, strict=True))
+        else:
+            fit_rows = rows
+        trainers, values = trained(fit_rows, watched)
+        chosen = [(choose_epoch(one), max(one)) for one in values]
+        if experiment.select_on == "dev" and experiment.refit:
+            trainers, _ = trained(rows, epochs=[epoch for epoch, _ in chosen])
+    logits = [classify(trainer, [frames[row] for row in test]) for trainer, test in zip(trainers, tests, strict=True)]
+    return [
+        ({"epoch": epoch, "strength": None, "selection_value": value}, one)
+        for (epoch, value), one in zip(chosen, logits, strict=True)
+    ]
 
 
 def _fit_reference(
     experiment: Experiment, frames: StoredFrames, seed: int, fold: Fold
-) -> tuple[float, float, np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Logistic regression on standardised means; its strength is chosen on held-out speakers under every protocol."""
     means, labels = frames.own_means(), np.asarray(experiment.corpus["label"][:])
     weights = experiment.overrides.get("class_weights")
@@ -282,7 +332,8 @@ def _fit_reference(
     values = [value(fit(strength, fit_rows), dev_rows) for strength in STRENGTHS]
     strength = STRENGTHS[int(np.argmax(values))]
     fitted = fit(strength, fold.train if experiment.refit else fit_rows)
-    return strength, max(values), logits(fitted, fold.test)
+    chosen = {"epoch": None, "strength": strength, "selection_value": max(values)}
+    return chosen, logits(fitted, fold.test)
 
 
 def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:

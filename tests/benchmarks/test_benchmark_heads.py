@@ -12,7 +12,7 @@ from whisper_emotion.benchmarks import benchmark_heads, heads
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import Experiment
-from whisper_emotion.sweeps import Cell, run_cell
+from whisper_emotion.sweeps import Cell, run_cells
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -56,7 +56,7 @@ def test_the_plain_way_is_the_trainer_s_of_all_frames(tiny_encoder, synthetic_di
     frames, files = heads._save_clips(experiment, tmp_path)
     assert torch.load(files[0]).shape == (1500, 16)
     plain = heads._train_plainly(experiment, frames, files, fold)
-    logits = run_cell(experiment, frames, Cell("tiny", 1, "mean", 1, args.seed), fold)[2]
+    ((_, _, logits),) = run_cells(experiment, frames, [Cell("tiny", 1, "mean", 1, args.seed)], [fold])
     assert (plain == logits.argmax(axis=1)).all()
     assert len(np.unique(plain)) > 1
 

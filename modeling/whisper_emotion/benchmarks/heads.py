@@ -31,7 +31,8 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int,
         experiment: Encoder, layer, pooling, context and hyper-parameters; its frames are masked.
         folds: The corpus's folds.
         plain_folds: How many of them the plain way is timed on; its time for all follows by their numbers of clips.
-        workers: Processes of this package's way. The plain way has all the processor's threads.
+        workers: Processes of this package's way; an accelerator trains all heads side by side in their place. The plain
+            way has all the processor's threads.
 
     Returns:
         `plain` and `ours`, each with `seconds` for all folds and the `unweighted_accuracy` on the folds that were
@@ -57,7 +58,8 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int,
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CELLS).mkdir()
         started = time.perf_counter()
-        run_grid(grid, {name: {layer: stored}}, Path(folder), workers)
+        side_by_side = experiment.args.device.type != "cpu"
+        run_grid(grid, {name: {layer: stored}}, Path(folder), workers, side_by_side)
         ours = time.perf_counter() - started
         logits = read_cells(Path(folder))[1]
     ours_predicted = [
@@ -108,7 +110,7 @@ def _train_plainly(experiment: Experiment, frames: StoredFrames, files: list[Pat
     def loader(rows, **options):
         return DataLoader(_Files([files[row] for row in rows], [labels[row] for row in rows]), **options)
 
-    model = experiment.model_for(frames, fold.train, args.seed, head_only=True)
+    model = experiment.model_for(frames, fold.train, args.seed, head_only=True).to(args.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     batches = loader(fold.train, batch_size=args.per_device_train_batch_size, shuffle=True)
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
@@ -117,7 +119,7 @@ def _train_plainly(experiment: Experiment, frames: StoredFrames, files: list[Pat
     model.train()
     for _ in tqdm(range(round(args.num_train_epochs)), desc="epochs", leave=False):
         for clips, targets in batches:
-            loss = model(encoder_outputs=clips, labels=targets).loss
+            loss = model(encoder_outputs=clips.to(args.device), labels=targets.to(args.device)).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
@@ -125,8 +127,8 @@ def _train_plainly(experiment: Experiment, frames: StoredFrames, files: list[Pat
             scheduler.step()
     model.eval()
     with torch.inference_mode():
-        logits = [model(encoder_outputs=clips).logits for clips, _ in loader(fold.test, batch_size=16)]
-    return torch.cat(logits).argmax(dim=1).numpy()
+        logits = [model(encoder_outputs=clips.to(args.device)).logits for clips, _ in loader(fold.test, batch_size=16)]
+    return torch.cat(logits).argmax(dim=1).cpu().numpy()
 
 
 def _pooled(experiment: Experiment, folds: list[Fold], predicted: list[np.ndarray]) -> float:
