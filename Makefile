@@ -10,6 +10,7 @@ install: $(VENV)/installed
 
 # torch first: with a CPU build there, nothing after it asks for gigabytes of CUDA.
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	@echo "installing into $(VENV), PyTorch included: some 2 GB, which takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(RUN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
@@ -19,6 +20,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 demo: install
 	$(RUN)/python scripts/train.py --config scripts/recipes/demo.yaml
 	$(RUN)/python scripts/try_pipeline.py --model runs/demo data/synthetic/S01F/S01F_angry_01.wav
+	@echo "These are the probabilities for one file. Next: 'Your own recordings' in README.md."
 
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest

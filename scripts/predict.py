@@ -1,7 +1,7 @@
 """Label recordings of any number and length with a trained model."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -118,8 +118,7 @@ def main() -> int:
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
         )
         if not row_sinks and not segment_sinks:
-            _say(table_heading(classifier.labels))
-            segment_sinks = [lambda segment: _say(table_line(segment, classifier.labels))]
+            segment_sinks = [_Table(classifier.labels)]
         for file, windows in groupby(predictions, key=attrgetter("file")):
             pictures.begin()
             moments = _pass(average_windows(_pass(windows, *row_sinks, pictures.see_window)), pictures.see_moment)
@@ -144,6 +143,19 @@ def _pass(items: Iterable[Prediction], *sinks: Callable[[Prediction], None]) -> 
         for sink in sinks:
             sink(item)
         yield item
+
+
+class _Table:
+    """What is printed of segments where no file was named: a line each, under a heading that the first one brings."""
+
+    def __init__(self, labels: Sequence[str]):
+        self.labels, self.begun = labels, False
+
+    def __call__(self, segment: Prediction) -> None:
+        if not self.begun:
+            _say(table_heading(self.labels))
+        self.begun = True
+        _say(table_line(segment, self.labels))
 
 
 class Pictures:

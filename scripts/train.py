@@ -126,7 +126,9 @@ def main() -> None:
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
-    print(f"saved to {output_dir}")
+    print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
+    if predictions is None and tested is None:
+        print("no test was held out: cross_validate.py with the same options says how good such a model is")
 
 
 def _speed(folder: Path, experiment: Experiment) -> str:

@@ -1,6 +1,7 @@
 """The ONNX graph gives torch's probabilities for any clips, in every context."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def save(tiny_encoder, folder, **fields):
 )
 def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(tiny_encoder, tmp_path, fields):
     classifier = save(tiny_encoder, tmp_path / "model", **fields)
-    assert export_onnx(classifier.model, classifier.extractor, tmp_path / "model.onnx") < 1e-4
+    assert export_onnx(classifier.model, classifier.extractor, tmp_path / "model.onnx").deviation < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     rng = np.random.default_rng(1)
     for lengths in ([400], [480_000, 1_000], [16_000, 8_000, 50_000]):
@@ -54,10 +55,26 @@ def test_the_script_writes_a_graph_that_knows_its_labels(tiny_encoder, tmp_path)
         done = run_script("export_onnx.py", "--model", tmp_path / "model", "--output", output, "--quantize", quantize)
         assert done.returncode == 0, done.stderr
         assert "opset 20; largest deviation of a probability from torch over 50 clips" in done.stdout
+        assert "the same label for 50" in done.stdout and "warning" not in done.stderr
         properties = onnxruntime.InferenceSession(output).get_modelmeta().custom_metadata_map
         assert json.loads(properties["labels"]) == ["angry", "calm", "sad"]
         sizes.append(output.stat().st_size)
     assert sizes[1] < sizes[0]
+
+
+def test_a_graph_that_is_far_from_the_model_is_warned_of(tiny_encoder, tmp_path):
+    """A classifier with so large weights that eight bits of the encoder's decide."""
+    classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance")
+    with torch.no_grad():
+        classifier.model.classifier.weight *= 10_000
+    classifier.model.save_pretrained(tmp_path / "model")
+    output = tmp_path / "model.onnx"
+    done = run_script("export_onnx.py", "--model", tmp_path / "model", "--output", output, "--quantize", True)
+    assert done.returncode == 0 and output.exists()
+    (warning,) = (line for line in done.stderr.splitlines() if "warning" in line)
+    moved = re.search(r"a probability moves by up to (\S+), and (\d+) of 50 labels change", warning)
+    assert float(moved[1]) > 0.1 and warning.endswith("compare the two on clips of your own, or leave out --quantize")
+    assert f"the same label for {50 - int(moved[2])}" in done.stdout
 
 
 def test_eight_bits_leave_principal_components_as_they_are(tiny_encoder, tmp_path):

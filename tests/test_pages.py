@@ -128,7 +128,7 @@ def own_place(tmp_path, monkeypatch):
 def test_the_page_on_training_on_your_own_corpus(own_place, monkeypatch, capfd):
     page = PAGES / "own_corpus.md"
     Path("my.yaml").write_text(*blocks(page, "yaml"))
-    look, adapt, loop = blocks(page, "python")
+    look, adapt, loop, shapes = blocks(page, "python")
     run_python(look, page)
     assert "\nanna         3     3\n" in capfd.readouterr().out
     folds, compared, train, predict = commands(page)
@@ -147,6 +147,8 @@ def test_the_page_on_training_on_your_own_corpus(own_place, monkeypatch, capfd):
     assert "angry" in capfd.readouterr().out
     run_python(loop, page)
     assert "eval_unweighted_accuracy" in capfd.readouterr().out
+    run_python(shapes, page)
+    assert "torch.Size([1, 4]) torch.Size([1, 6, 200])" in capfd.readouterr().out
     options = re.search(r"`(--freeze_encoder false[^`]*)` after the recipe", page.read_text()).group(1)
     run([*train, *options.split(), *short, "--test_fold", "1"], monkeypatch)
     assert {"model.safetensors", "scores.json"} <= set(os.listdir("runs/mine"))
@@ -189,7 +191,7 @@ def test_the_front_page_labels(place, monkeypatch, capfd):
         if words[0] in ("scripts/predict.py", "scripts/export_onnx.py") and "runs/demo" in words:
             run(words, monkeypatch)
             done.append(words[0])
-    assert done == ["scripts/export_onnx.py", "scripts/predict.py", "scripts/predict.py"]
+    assert done == ["scripts/predict.py", "scripts/predict.py", "scripts/export_onnx.py"]
     assert len(Path("labels.csv").read_text().splitlines()) == 1 + 48
     assert {"S01F_angry_01_timeline.png", "S01F_angry_01_attention.png"} <= set(os.listdir())
     assert Path("runs/demo.onnx").exists()
@@ -197,10 +199,9 @@ def test_the_front_page_labels(place, monkeypatch, capfd):
     capfd.readouterr()
     for block in blocks(page, "python"):
         run_python(block, page)
-    alone, together, shapes = capfd.readouterr().out.splitlines()
+    alone, together = capfd.readouterr().out.splitlines()
     by_pipeline = {one["label"]: one["score"] for one in eval(alone)}
     assert eval(together)[0] == pytest.approx(by_pipeline, abs=1e-4)
-    assert shapes == "torch.Size([1, 4]) torch.Size([1, 6, 200])"
 
 
 def test_the_front_page_trains(own_place, monkeypatch):
@@ -225,11 +226,13 @@ def test_the_front_page_trains(own_place, monkeypatch):
     assert scores["ravdess"]["folds"] == "emobox" and scores["emodb1"]["test_fold"] == 1
 
 
-def test_the_space_on_the_front_page(place, monkeypatch, capfd):
+def test_the_demo_page_and_its_space(place, monkeypatch, capfd):
     pytest.importorskip("gradio", reason="the demo page needs Gradio: pip install 'whisper-emotion[demo]'")
-    lines = commands(REPOSITORY / "README.md")
+    lines = commands(PAGES / "deploying.md")
     served, written = (words for words in lines if words[0] == "scripts/demo.py")
     assert served == written[: len(served)]  # tests/demo serves one
+    front = [words for words in commands(REPOSITORY / "README.md") if words[0] == "scripts/demo.py"]
+    assert front == [[*served[:2], "runs/demo"]]
     run(written, monkeypatch)
     (pushed,) = (words for words in lines if "--space" in words and words[0] == "scripts/push_to_hub.py")
     capfd.readouterr()

@@ -119,6 +119,18 @@ def test_bad_files_are_named_at_the_end_and_the_rest_is_done(predict):
     assert all(line.startswith("predict.py: ") for line in err)
 
 
+def test_where_nothing_is_labelled_there_is_no_heading(predict):
+    assert predict("gone.wav")[:2] == (1, [])
+
+
+def test_an_encoder_that_nobody_trained_on_is_one_line(tiny_encoder, recordings):
+    """transformers would report all weights that are missing before it."""
+    done = run_script("predict.py", "--model", tiny_encoder, recordings / "a.wav")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is no trained emotion classifier" in line
+
+
 def test_options_may_stand_between_the_files_and_in_a_recipe(predict, model_dir):
     status, out, _ = predict("recordings/a.wav", "--silence_dbfs", "0", "recordings/inner/b.flac")
     assert status == 0 and [line.split()[2] for line in out[1:]] == ["(silence)"] * 2

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers.utils import logging
+
 
 class UserError(ValueError):
     """Something that the user can mend: a wrong path, option, file or value.
@@ -41,3 +43,14 @@ def one_line(error: Exception) -> str:
 def printable(text: str) -> str:
     """A file's name, or a message with one in it, as one line for a terminal: what is not printable is escaped."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
+@contextmanager
+def judged_here() -> Iterator[None]:
+    """Keep transformers' report of what a checkpoint lacks from users: the caller judges it, in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -30,12 +30,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
-from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import round_up
-from whisper_emotion.errors import UserError, one_line, reading
+from whisper_emotion.errors import UserError, judged_here, one_line, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -263,15 +262,10 @@ def _renew_head(model: WhisperForEmotionClassification, seed: int) -> None:
 
 def _load_encoder(encoder: str, config: WhisperEmotionConfig) -> WhisperForEmotionClassification:
     """A model with all the weights of a checkpoint's encoder, and with some head."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the report of what is missing is judged here, and not a user's to read
-    try:
-        with reading(f"--encoder {encoder}", CHECKPOINT):
-            loaded, report = WhisperForEmotionClassification.from_pretrained(
-                encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-            )
-    finally:
-        logging.set_verbosity(verbosity)
+    with reading(f"--encoder {encoder}", CHECKPOINT), judged_here():
+        loaded, report = WhisperForEmotionClassification.from_pretrained(
+            encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
     lacking += sorted(name for name, *_ in report["mismatched_keys"] if name.startswith("encoder."))
     if lacking:

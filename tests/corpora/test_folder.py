@@ -43,8 +43,8 @@ def test_the_pattern_finds_the_speaker(folder):
         ("([a-z", "is no regular expression"),
         (5, "5 is no regular expression"),
         ("[a-z]+", "has no group"),
-        ("^(anna)_", r"bert_01\.FLAC: speaker_pattern .* finds no speaker in its name 'bert_01'"),
-        ("^(anna)?", r"bert_01\.FLAC: speaker_pattern .* finds no speaker"),
+        ("^(anna)_", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker in its name 'bert_01', expected such as"),
+        ("^(anna)?", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker"),
         (r"(\.wav)$", "finds no speaker in its name 'anna_01'"),
     ],
 )

@@ -72,6 +72,8 @@ def look(page, path):
 def test_an_upload_is_labelled_and_explained(page, model_dir, synthetic_dir, tmp_path):
     file = next(synthetic_dir.rglob("*.wav"))
     look(page, tmp_path / "empty.png")
+    page.get_by_role("button", name="Name the emotion").click()
+    page.get_by_role("status").get_by_text("There is no recording yet: record or upload one.").wait_for()
     upload(page, file)
     page.get_by_text("labelled whole.").wait_for()
     (expected,) = EmotionClassifier(model_dir)(file)

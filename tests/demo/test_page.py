@@ -52,8 +52,9 @@ def test_a_bad_file_and_silence_are_answered_in_words(client, tmp_path):
     assert "Silence: the loudest moment of these 1 s" in said and set(shown) == {None}
 
 
-def test_nothing_is_answered_with_nothing(client):
-    assert values(client.predict(None, api_name="/label")) == ("", [None] * 5)
+def test_who_sends_nothing_is_told_what_to_do(client):
+    said, shown = values(client.predict(None, api_name="/label"))
+    assert "There is no recording yet: record or upload one." in said and shown == [None] * 5
 
 
 def test_a_defect_is_said_without_its_details(client, tmp_path, monkeypatch):

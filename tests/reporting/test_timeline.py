@@ -125,6 +125,12 @@ def test_weights_are_drawn_head_by_head_and_averaged(tmp_path, figure_of):
     assert "head" not in texts(figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1)))
 
 
+def test_weights_that_are_nearly_alike_are_not_said_to_stand_out(tmp_path):
+    flat = explanation(6)._replace(weights=np.full((6, 50), 0.02) + np.eye(50)[[10] * 6] * 0.002)
+    title = plot_explanation(tmp_path / "a.png", "a.wav", flat)
+    assert title.endswith("All frames weigh nearly the same, at most 1.10 times the mean: no moment stands out.")
+
+
 def test_a_picture_for_a_page_is_narrower_and_its_title_is_the_pages(tmp_path, figure_of):
     moments = list(average_windows(windows([(0.9, 0.1), None])))
     soundfile.write(tmp_path / "a.wav", np.zeros(6 * 16_000), 16_000)

@@ -105,7 +105,7 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
     def label(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         """The page's contents for a recording, or for none; Gradio shows progress where a function asks for one so."""
         if file is None:
-            return _contents()
+            return _contents("There is no recording yet: record or upload one.")
         try:
             account = listen(classifiers[model], file, 60 * most_minutes, progress)
         except UserError as error:

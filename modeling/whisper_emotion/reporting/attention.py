@@ -17,6 +17,7 @@ from whisper_emotion.reporting.timeline import WIDTH, draw_waveform, set_time_ax
 
 CURVE, AGAINST = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 TICKS_HERTZ = (250, 1000, 4000)
+FLAT = 1.25  # times the mean: what no eye tells from a line in the picture
 
 
 def plot_explanation(
@@ -107,10 +108,11 @@ def _describe_weights(curve: np.ndarray, middles: np.ndarray, behind: float) -> 
     sorted_shares = np.sort(curve)[::-1].cumsum() / curve.sum()
     half = (np.searchsorted(sorted_shares, 0.5) + 1) / len(curve)
     silence = f" {behind:.0%} of all weight lies on the silence behind the clip." if behind > 0.005 else ""
-    return (
-        f"Orange: the pooling's weights, averaged over heads. Half of the weight lies on {half:.0%} of the frames, "
-        f"the largest at {middles[curve.argmax()]:.2f} s.{silence}"
-    )
+    looked = f"Half of the weight lies on {half:.0%} of the frames, the largest at {middles[curve.argmax()]:.2f} s."
+    if curve.max() < FLAT * curve.mean():  # the largest of them would be taken for a moment that decided
+        most = curve.max() / curve.mean()
+        looked = f"All frames weigh nearly the same, at most {most:.2f} times the mean: no moment stands out."
+    return f"Orange: the pooling's weights, averaged over heads. {looked}{silence}"
 
 
 def _describe_evidence(explanation: Explanation) -> str:
