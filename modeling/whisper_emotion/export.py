@@ -85,7 +85,8 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"--output {output}: ONNX needs {error.name}, pip install 'whisper-emotion[onnx]'") from error
     output, graph, window = Path(output), _Graph(model).eval(), 2 * model.config.max_source_positions
-    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=3, max=window)
+    batch = torch.export.Dim("batch", max=2**31)  # torch 2.7 exports none without a bound
+    frames = torch.export.Dim("frames", min=3, max=window)
     with warnings.catch_warnings(), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
