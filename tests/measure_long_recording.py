@@ -21,7 +21,7 @@ import soundfile
 import torch
 
 from whisper_emotion import WhisperEmotionConfig, WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
-from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
+from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.inference import EmotionClassifier
 
@@ -83,7 +83,8 @@ def main() -> int:
     classifier, difference = EmotionClassifier(model), 0.0
     alone = folder / "window.wav"
     for window in random.Random(0).sample(loud, min(CHECKED, len(loud))):
-        samples = read_stretch(recording, window["start"], window["end"])
+        start, end = (round(window[name] * SAMPLING_RATE) for name in ("start", "end"))
+        samples, _ = soundfile.read(recording, start=start, stop=end, dtype="float32")
         soundfile.write(alone, samples, SAMPLING_RATE, subtype="FLOAT")
         (expected,) = classifier([alone])
         difference = max(difference, *(abs(expected[name] - value) for name, value in window["probabilities"].items()))

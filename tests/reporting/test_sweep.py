@@ -93,6 +93,16 @@ def test_the_layer_is_chosen_fold_by_fold_and_said(sweep):
     assert cells(table, ENCODER, "logistic regression", "3 (1 fold), 4 (1)")[4] == "–"
 
 
+def test_a_layer_that_is_chosen_on_every_fold_is_not_compared_with_itself(tmp_path):
+    always = write_sweep(tmp_path / "one", usual, layers=(2, 3))  # layer 3 has the better selection value on both
+    results = pd.read_csv(always.output_dir / "results.csv")
+    results["selection_value"] = results["encoder_layer"]
+    results.to_csv(always.output_dir / "results.csv", index=False)
+    table = section(report(SweepResults(always.output_dir, LABELS, "dev")), "Which differences hold")
+    assert f"| {ENCODER}, QKV, layer 3 | {ENCODER}, mean, layer 3 |" in table
+    assert f"| {ENCODER}, mean, layer 3 | {ENCODER}, mean, layer 3 |" not in table
+
+
 def test_differences_that_hold_are_bold_and_others_are_not(sweep):
     table = section(report(sweep), "Which differences hold")
     layers = "layer 3 (1 fold), 4 (1)"

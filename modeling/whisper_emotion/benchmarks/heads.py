@@ -31,8 +31,8 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int,
         experiment: Encoder, layer, pooling, context and hyper-parameters; its frames are masked.
         folds: The corpus's folds.
         plain_folds: How many of them the plain way is timed on; its time for all follows by their numbers of clips.
-        workers: Processes of this package's way; an accelerator trains all heads side by side in their place. The plain
-            way has all the processor's threads.
+        workers: Processes of this package's way, in whose place an accelerator trains all heads side by side. The
+            plain way has all the processor's threads.
 
     Returns:
         `plain` and `ours`, each with `seconds` for all folds and the `unweighted_accuracy` on the folds that were
