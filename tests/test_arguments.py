@@ -74,6 +74,7 @@ def test_the_defaults_are_the_paper_s():
         ("- pooling", "must hold options by name"),
         ("pooling: {name: qkv}", "pooling: must be a value"),
         ("pooling: [", "is not YAML"),
+        (r'pooling: "\UFFFFFFFF"', "is not YAML"),
         ("", "must hold options by name"),
     ],
 )

@@ -8,6 +8,7 @@ from conftest import without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whisper_emotion import audio
 from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, read_header, read_stretch, stream_audio
 from whisper_emotion.errors import UserError
 
@@ -251,3 +252,9 @@ def test_a_name_that_is_no_valid_text_is_read(tmp_path):
         soundfile.write(file, tone(0.5, SAMPLING_RATE), SAMPLING_RATE, format="WAV")
     assert len(read_audio(path)) == len(np.concatenate(list(stream_audio(path)))) == 8000
     assert audio_seconds(path) == 0.5
+
+
+def test_bytes_whose_decoder_seeks_before_their_start_are_read_from_there():
+    """Where the header lies about an offset; an exception would end in a traceback that nothing can catch."""
+    _, file = audio._open({"bytes": b"RIFF"})
+    assert (file.seek(-1), file.read(2), file.seek(-1, 1), file.seek(-1, 2)) == (0, b"RI", 1, 3)

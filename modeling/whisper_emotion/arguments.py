@@ -192,7 +192,7 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
         raise UserError(f"--config {path}: cannot be read ({error.strerror}), expected a YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--config {path}: is no text, expected a YAML file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two for "\UFFFFFFFF": no character
         raise UserError(f"--config {path}: is not YAML: {one_line(error)}") from error
     if not isinstance(recipe, dict):
         raise UserError(f"--config {path}: must hold options by name, one `option: value` a line")

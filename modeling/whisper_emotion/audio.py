@@ -156,12 +156,19 @@ def audio_seconds(source: str | os.PathLike[str] | Mapping[str, Any]) -> float:
     return read_header(source).seconds
 
 
+class _Bytes(io.BytesIO):
+    """A recording in memory, of which a damaged header may send the decoder before the start: it stops there."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+
+
 def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, bytes | io.BytesIO]:
     """Name of a recording for messages, and what soundfile can read it from."""
     if isinstance(source, Mapping):
         data, path = source.get("bytes"), source.get("path")
         if data is not None:
-            return str(path or "audio bytes"), io.BytesIO(data)
+            return str(path or "audio bytes"), _Bytes(data)
         if path is None:
             raise UserError("audio: has neither a path nor bytes, expected one of them")
     else:

@@ -137,16 +137,13 @@ class QKVPooling(MeanPooling):
         if self.released:
             query, key, value = (self.dropout(one) for one in (query, self.key(frames), self.value(frames)))
             products = _split_heads(query, self.heads) @ _split_heads(key, self.heads).transpose(2, 3)
-            scores = torch.tanh(products.squeeze(2) / self.head_dim**0.5)
-        else:
-            # As q (H W)^T = (q W^T) H^T: a vector a head that all frames are multiplied with, and no key a frame
-            directions = _split_heads(query, self.heads) @ self.key.weight.unflatten(0, (self.heads, -1))
-            scores = self.dropout(directions.squeeze(2) @ frames.transpose(1, 2) / self.head_dim**0.5)
+            weights = _softmax_over_real_frames(torch.tanh(products.squeeze(2) / self.head_dim**0.5), mask)
+            return self.combine(_weighted_mean(weights, value), mean), weights
+        # As q (H W)^T = (q W^T) H^T: a vector a head that all frames are multiplied with, and no key a frame
+        directions = _split_heads(query, self.heads) @ self.key.weight.unflatten(0, (self.heads, -1))
+        scores = self.dropout(directions.squeeze(2) @ frames.transpose(1, 2) / self.head_dim**0.5)
         weights = _softmax_over_real_frames(scores, mask)
-        heads = (
-            _weighted_mean(weights, value) if self.released else _value_of_weighted_mean(weights, frames, self.value)
-        )
-        return self.combine(heads, mean), weights
+        return self.combine(_value_of_weighted_mean(weights, frames, self.value), mean), weights
 
 
 class _Combine(nn.Module):

@@ -196,7 +196,8 @@ class _Stack:
         self.weights = torch.stack(own).to(device).requires_grad_()  # (heads, trained parameters)
         config = models[0].config
         self._smoothing = config.label_smoothing
-        weights = [model.config.class_weights or [1.0] * config.num_labels for model in models]
+        alike = [1.0] * len(config.id2label)
+        weights = [model.config.class_weights or alike for model in models]
         self._class_weights = torch.tensor(weights, device=device)
 
     def train(self) -> None:
