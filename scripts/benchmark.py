@@ -30,11 +30,11 @@ from whisper_emotion.benchmarks import (
 )
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
-from whisper_emotion.heads import check_arguments
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import CONTEXT, read_contexts, write_frontier
 from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import write_whole
+from whisper_emotion.stacked_heads import check_heads
 from whisper_emotion.training import EmotionTrainingArguments
 
 MEASUREMENTS = ("encoder", "heads", "frontier")
@@ -77,7 +77,9 @@ class BenchmarkArguments:
     plain_folds: int | None = field(
         default=None, metadata={"help": "heads: folds that the usual way is timed on; all if none"}
     )
-    num_workers: int | None = field(default=None, metadata={"help": "heads: processes; one a core if none"})
+    num_workers: int | None = field(
+        default=None, metadata={"help": "heads: processes, without an accelerator; one a core if none"}
+    )
 
 
 def main() -> None:
@@ -93,10 +95,10 @@ def main() -> None:
     for name in ("plain_folds", "num_workers", "clips", "repetitions"):
         if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
             raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
-    check_arguments(training)
+    check_heads(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
-    record = {"machine": describe_machine()}
+    record = {"machine": describe_machine(training.device)}
     if "encoder" in measured:
         record["encoder"] = _measure_encoder(experiment, benchmark)
         print(describe_encoder(record["encoder"]))

@@ -7,7 +7,7 @@ from whisper_emotion.arguments import parse_arguments, run_script
 from whisper_emotion.export import CHECKED_CLIPS, OPSET, export_onnx
 from whisper_emotion.inference import EmotionClassifier
 
-FAR = 0.1  # of a probability: a figure that decisions rest on is another one
+FAR = 0.1  # of a probability: more than rounding, and enough to change a decision
 
 
 @dataclass
@@ -28,9 +28,9 @@ def main() -> None:
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch over {CHECKED_CLIPS} clips "
         f"of generated speech: {deviation:.1e}, the same label for {CHECKED_CLIPS - relabelled}"
     )
-    if deviation > FAR or relabelled:
+    if not deviation <= FAR or relabelled:  # NaN is far, too
         print(
-            f"export_onnx.py: warning: {arguments.output} is far from the model: a probability moves by up to "
+            f"export_onnx.py: warning: {arguments.output} differs from the model: a probability moves by up to "
             f"{deviation:.2f}, and {relabelled} of {CHECKED_CLIPS} labels change; compare the two on clips of your own"
             + (", or leave out --quantize" if arguments.quantize else ""),
             file=sys.stderr,

@@ -25,14 +25,13 @@ from whisper_emotion.arguments import (
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
 from whisper_emotion.features import StoredFrames
-from whisper_emotion.heads import check_arguments
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
-from whisper_emotion.stacked_heads import check_stackable
+from whisper_emotion.stacked_heads import check_heads
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.training import EmotionTrainingArguments
 
@@ -88,7 +87,7 @@ def main() -> None:
         "command": _command(),
         "training_seconds": round(seconds),
         "workers": workers,
-        "machine": describe_machine(),
+        "machine": describe_machine(training.device.type),
     }
     write_whole(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
     table = (output_dir / "table.md").read_text(encoding="utf-8")
@@ -112,7 +111,7 @@ def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: A
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
     if sweep.num_workers is not None and sweep.num_workers < 1:
         raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
-    check_arguments(training) if training.device.type == "cpu" else check_stackable(training)
+    check_heads(training)
 
 
 def _grid(corpus: CorpusArguments, protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> Grid:

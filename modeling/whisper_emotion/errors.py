@@ -46,7 +46,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def judged_here() -> Iterator[None]:
+def without_loading_report() -> Iterator[None]:
     """Keep transformers' report of what a checkpoint lacks from users: the caller judges it, in one line."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()

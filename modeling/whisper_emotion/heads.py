@@ -2,10 +2,11 @@
 
 `train_head` takes the optimiser, the schedule, the order of the utterances, the step seeds and the precision from an
 `EmotionTrainer`, and the loss from the model, so it ends at the weights that `training.train` ends at with the same
-arguments. What it leaves out: checkpoints, logs, callbacks, worker processes, and a copy of every batch in float32.
+arguments. What it leaves out: checkpoints, logs, callbacks, worker processes, and padding.
 """
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,9 @@ ARGUMENTS = {
     "auto_find_batch_size": (False,),
 }
 
-CONVERTED = 2**30  # bytes of frames that are converted to a training's precision once, and not in every epoch
+# Bytes of frames that are converted to a training's precision once, and not in every epoch: 4 GiB, if a process a
+# core trains
+CONVERTED = 2**32 // (os.cpu_count() or 1)
 
 
 def train_head(trainer: EmotionTrainer, watched: Utterances | None = None, epochs: int | None = None) -> list[float]:

@@ -272,11 +272,13 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
     return scores
 
 
-def describe_machine() -> str:
-    """The machine that figures were measured on."""
-    accelerator = f", {torch.get_device_module().get_device_name()}" if torch.accelerator.is_available() else ""
-    processor = platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores{accelerator}, torch {torch.__version__}"
+def describe_machine(device: str = "cpu") -> str:
+    """The machine that figures were measured on, with its accelerator where one of that type did the work."""
+    parts = [platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
+    if device != "cpu":
+        name = getattr(torch.get_device_module(device), "get_device_name", None)  # Apple's has none
+        parts.append(device if name is None else name())
+    return ", ".join([*parts, f"torch {torch.__version__}"])
 
 
 def public_name(encoder: str) -> str:

@@ -28,15 +28,16 @@ IGNORED = -100  # the label of a place in a batch that no utterance takes, for `
 OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
-def check_stackable(args: EmotionTrainingArguments) -> None:
-    """Refuse options that `train_heads` does not have.
+def check_heads(args: EmotionTrainingArguments) -> None:
+    """Refuse options that `train_head` does not have, or on an accelerator `train_heads`.
 
     Raises:
         UserError: There is one; the message names it and what it may be.
     """
     check_arguments(args)
-    if args.optim not in OPTIMIZERS:
-        raise UserError(f"--optim {args.optim.value}: heads on an accelerator take {OPTIMIZERS[0].value} only")
+    if args.device.type != "cpu" and args.optim not in OPTIMIZERS:
+        allowed = " or ".join(optimizer.value for optimizer in OPTIMIZERS)
+        raise UserError(f"--optim {args.optim.value}: heads on an accelerator take {allowed}")
 
 
 def train_heads(
@@ -60,10 +61,19 @@ def train_heads(
         By trainer, what `heads.train_head` returns.
 
     Raises:
-        UserError: As `check_stackable`.
+        UserError: The accelerator has not enough memory.
     """
+    try:
+        return _train_heads(trainers, frames, train_rows, watched_rows, epochs)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{len(trainers)} heads side by side do not fit into the accelerator's memory: give a smaller "
+            "--per_device_eval_batch_size, fewer --seeds at a time, or --use_cpu true"
+        ) from error
+
+
+def _train_heads(trainers, frames, train_rows, watched_rows, epochs) -> list[list[float]]:
     args = trainers[0].args
-    check_stackable(args)
     clips = _Clips(frames, args.device)
     stack = _Stack([trainer.model for trainer in trainers], trainers[0])
     plans = [_Plan(trainer, rows) for trainer, rows in zip(trainers, train_rows, strict=True)]
@@ -153,7 +163,7 @@ def _together(epochs: Sequence[list[tuple[np.ndarray, float]]], size: int) -> tu
 
 
 class _Head(nn.Module):
-    """From frames to logits: the model's `forward` on stored frames, without what it looks up in their values."""
+    """From frames to logits: the model's `forward` in training, without what looks at values and cannot be mapped."""
 
     def __init__(self, model: WhisperForEmotionClassification):
         super().__init__()

@@ -39,7 +39,7 @@ from whisper_emotion.protocol import Experiment
 from whisper_emotion.run_folder import CELLS, whole, write_whole
 from whisper_emotion.stacked_heads import train_heads
 from whisper_emotion.termination import termination
-from whisper_emotion.training import build_trainer, collate_frames
+from whisper_emotion.training import EmotionTrainer, build_trainer, collate_frames
 
 REFERENCE = "logistic_regression"  # in place of a pooling: on the mean of an utterance's own frames
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))  # scikit-learn's C, from the strongest penalty on
@@ -127,9 +127,10 @@ def run_grid(
         frames: By encoder and layer; only of encoders that have unfinished cells.
         output_dir: Every finished cell leaves a file in its folder `cells`; `results.csv`, the table of all of them,
             is there and whole at any time.
-        workers: Processes that train at the same time.
+        workers: Processes that train at the same time; side by side, that fit the regressions.
         side_by_side: Train all unfinished folds and seeds of a layer and a pooling together, in this process: for
-            accelerators. A stack of other cells (those that a kill has left) draws other dropout.
+            accelerators. Such a stack is kept when it is whole, and what the workers have finished meanwhile, too.
+            Dropout depends on which cells are in it: a sweep whose seeds are added later draws other numbers.
 
     Returns:
         The seconds that all cells took, those of earlier runs and of parallel ones added up.
@@ -146,7 +147,7 @@ def run_grid(
         stored = frames[cell.encoder][cell.encoder_layer]
         return grid.experiments[cell.encoder], stored, some, [folds[cell.fold] for cell in some]
 
-    together = [cell for cell in missing if side_by_side and cell.pooling != REFERENCE]
+    together = {cell: None for cell in missing if side_by_side and cell.pooling != REFERENCE}
     tasks = (task([cell]) for cell in missing if cell not in together)
     stacks = itertools.groupby(together, lambda cell: (cell.encoder, cell.encoder_layer, cell.pooling))
     trained = (run_cells(*task(list(stack)), train_heads) for _, stack in stacks)
@@ -223,8 +224,10 @@ class FinishedCell(NamedTuple):
     logits: np.ndarray
 
 
-def _train_each(trainers, frames, train_rows, watched_rows, epochs) -> list[list[float]]:
-    """`train_heads` one after the other: a trainer has its training rows already."""
+def _train_each(
+    trainers: Sequence[EmotionTrainer], frames: StoredFrames, _, watched_rows: Sequence[Sequence[int]] | None, epochs
+) -> list[list[float]]:
+    """`train_heads` one after the other; a trainer has its training rows already."""
     none = [None] * len(trainers)
     watched = none if watched_rows is None else [[frames[row] for row in own] for own in watched_rows]
     return [train_head(*one) for one in zip(trainers, watched, epochs or none, strict=True)]

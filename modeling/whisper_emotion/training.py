@@ -34,7 +34,7 @@ from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import round_up
-from whisper_emotion.errors import UserError, judged_here, one_line, reading
+from whisper_emotion.errors import UserError, one_line, reading, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -262,7 +262,7 @@ def _renew_head(model: WhisperForEmotionClassification, seed: int) -> None:
 
 def _load_encoder(encoder: str, config: WhisperEmotionConfig) -> WhisperForEmotionClassification:
     """A model with all the weights of a checkpoint's encoder, and with some head."""
-    with reading(f"--encoder {encoder}", CHECKPOINT), judged_here():
+    with reading(f"--encoder {encoder}", CHECKPOINT), without_loading_report():
         loaded, report = WhisperForEmotionClassification.from_pretrained(
             encoder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -459,7 +459,8 @@ def seed_step(seed: int, step: int) -> None:
     # torch.manual_seed notes the call, with a stack trace, for every kind of accelerator that is not in use
     torch.default_generator.manual_seed(number)
     if torch.accelerator.is_available():
-        torch.get_device_module().manual_seed_all(number)
+        module = torch.get_device_module()
+        getattr(module, "manual_seed_all", module.manual_seed)(number)  # Apple's has one device
 
 
 def _mix(*numbers: int) -> int:
