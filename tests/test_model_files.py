@@ -74,7 +74,18 @@ def test_what_reaches_out_is_found(source):
 LAYERS = [
     ("arguments", "benchmarks", "demo", "export", "publishing"),
     ("protocol", "results", "sweeps", "reporting", "explanation", "inference"),
-    ("heads", "training", "features", "run_folder", "corpora", "windows", "audio", "recordings", "metrics"),
+    (
+        "heads",
+        "stacked_heads",
+        "training",
+        "features",
+        "run_folder",
+        "corpora",
+        "windows",
+        "audio",
+        "recordings",
+        "metrics",
+    ),
     tuple(path.stem for path in MODEL_FILES),
     ("errors", "processes", "termination"),
 ]
