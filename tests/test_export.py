@@ -114,3 +114,15 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_the_earlier_file(tiny_encode
     ):
         export_onnx(classifier.model, classifier.extractor, output)
     assert [(path.name, path.read_text()) for path in output.parent.iterdir()] == [("model.onnx", "before")]
+
+
+def test_what_eight_bits_cost_is_measured_on_every_fold(tiny_encoder, synthetic_dir, tmp_path):
+    done = run_script(
+        "../tests/measure_eight_bits.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--folds",
+        "speakers:2", "--encoder", tiny_encoder, "--encoder_context", "utterance", "--num_train_epochs", 1,
+        "--store_dir", tmp_path / "store", "--output_dir", tmp_path / "run", "--seed", 0,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    torch_s, graph_s, less = (float(value) for value in re.findall(r": UA (\S+) \(", done.stdout))
+    assert less == pytest.approx(graph_s - torch_s, abs=0.11)
+    assert re.search(r"^\d+ of 48 clips have another label$", done.stdout, re.MULTILINE)
