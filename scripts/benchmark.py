@@ -98,7 +98,7 @@ def main() -> None:
     check_heads(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
-    record = {"machine": describe_machine(training.device)}
+    record = {"machine": describe_machine(training.device.type)}
     if "encoder" in measured:
         record["encoder"] = _measure_encoder(experiment, benchmark)
         print(describe_encoder(record["encoder"]))

@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,7 +219,10 @@ def test_an_interrupted_run_keeps_what_was_labelled(predict, monkeypatch):
 
 def test_who_closes_the_pipe_early_sees_no_traceback_and_that_windows_were_used(model_dir, recordings):
     script = REPOSITORY / "scripts" / "predict.py"
-    command = [sys.executable, str(script), "--model", str(model_dir), "recordings/a.wav", "long.flac"]
+    Path("many").mkdir()
+    for number in range(200):  # so that there is more to write, however late the pipe is closed
+        shutil.copy("recordings/a.wav", f"many/{number}.wav")
+    command = [sys.executable, str(script), "--model", str(model_dir), "recordings/a.wav", "long.flac", "many"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -16,6 +16,8 @@ from whisper_emotion.corpora import load_corpus
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 # What `accelerate launch` starts on accelerators; with --cpu it starts one process, whatever --num_processes says.
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+# Without AVX-512, MKL otherwise rounds by where in memory a tensor happens to lie, which two programs do not share.
+REPEATABLE = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def run(tiny_encoder, tmp_path_factory):
             [*launcher, str(SCRIPTS / script), "--corpus", "synthetic", "--corpus_dir", str(corpus_dir), "--folds",
              "speakers:2", "--encoder", str(tiny_encoder), "--encoder_layer", "1", "--encoder_context", "utterance",
              "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir", "model", "--store_dir", "store", *options],
-            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+            cwd=folder, env={**os.environ, **REPEATABLE}, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("pooled UA") == 1  # one of them speaks
