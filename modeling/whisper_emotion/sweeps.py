@@ -147,7 +147,7 @@ def run_grid(
         stored = frames[cell.encoder][cell.encoder_layer]
         return grid.experiments[cell.encoder], stored, some, [folds[cell.fold] for cell in some]
 
-    together = {cell: None for cell in missing if side_by_side and cell.pooling != REFERENCE}
+    together = dict.fromkeys(cell for cell in missing if side_by_side and cell.pooling != REFERENCE)
     tasks = (task([cell]) for cell in missing if cell not in together)
     stacks = itertools.groupby(together, lambda cell: (cell.encoder, cell.encoder_layer, cell.pooling))
     trained = (run_cells(*task(list(stack)), train_heads) for _, stack in stacks)
