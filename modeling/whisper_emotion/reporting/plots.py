@@ -85,7 +85,7 @@ class Curve(NamedTuple):
         values: A fraction a point.
         low: Lower ends of their intervals.
         high: Upper ends.
-        notes: What stands beside each point; nothing where not given.
+        notes: What stands at the end of each point's interval; nothing where not given.
     """
 
     name: str
@@ -144,8 +144,15 @@ def plot_curves(
                 capsize=2,
                 label=curve.name,
             )
-            for x, y, note in zip(across, values, curve.notes, strict=False):
-                axes.annotate(note, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+            # Upright at the intervals' ends, upper and lower by turns: beside their points, neighbours would overlap
+            ends, offset, side = (curve.high, 4, "bottom") if place % 2 else (curve.low, -4, "top")
+            for x, y, note in zip(across, ends, curve.notes, strict=False):
+                axes.annotate(
+                    note, (x, y), xytext=(0, offset), textcoords="offset points", fontsize=7, color=colour,
+                    rotation=90, ha="center", va=side,
+                )  # fmt: skip
+        if any(curve.notes for curve in curves):
+            axes.margins(y=0.2)
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel(axis)
         if layers:
@@ -173,7 +180,7 @@ def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: st
         UserError: The file cannot be written.
     """
     canvas = FigureCanvasAgg(figure)
-    wrapped = textwrap.wrap(title, int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
+    wrapped = textwrap.wrap(title.replace(" %", "\N{NO-BREAK SPACE}%"), int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
     figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
     # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
     for text in figure.findobj(Text):
