@@ -83,12 +83,13 @@ def main() -> None:
         low, high = (100 * bound for bound in alone["interval"]["unweighted_accuracy"])
         print(
             f"The same models without speaker adaptation: UA {100 * alone['pooled']['unweighted_accuracy']:.1f} %, "
-            f"{low:.1f} to {high:.1f}; calibration error {alone['ece']:.3f}"
+            f"{low:.1f} to {high:.1f}; calibration error {100 * alone['ece']:.1f} %"
         )
     for name, figures in differences.items():
         value, low, high = (100 * number for number in figures["unweighted_accuracy"])
         print(
-            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and seeds"
+            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and seeds: "
+            + ("these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds")
         )
     print(f"saved to {output_dir}")
 
@@ -96,7 +97,8 @@ def main() -> None:
 def _calibration(scores: dict) -> str:
     """The calibration error, and what the temperatures have to do with it."""
     unscaled = scores.get("ece_unscaled")
-    return f"{scores['ece']:.3f}" + (f" ({unscaled:.3f} without the temperatures)" if unscaled is not None else "")
+    without = "" if unscaled is None else f" ({100 * unscaled:.1f} % without the temperatures)"
+    return f"{100 * scores['ece']:.1f} %{without}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Label recordings of any number and length with a trained model."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -95,14 +96,14 @@ def main() -> int:
     if arguments.plot and arguments.window is None:
         arguments.window = WINDOW_SECONDS
     window_samples(arguments.window, arguments.hop)
-    pictures = Pictures(arguments)
+    files, failed = find_recordings(arguments.files)
+    pictures = Pictures(arguments, files)
     classifier = EmotionClassifier(arguments.model, getattr(torch, arguments.encoder_dtype))
     if arguments.speaker_files is not None:
         recordings, unusable = find_recordings([arguments.speaker_files])
         for error in unusable.values():
             raise error
         classifier.adapt(recordings)
-    files, failed = find_recordings(arguments.files)
     predictions = classifier.predict(
         files,
         arguments.window,
@@ -113,9 +114,13 @@ def main() -> int:
         progress=True,
     )
     with ExitStack() as stack:
-        row_sinks, segment_sinks = (
-            [] if path is None else [stack.enter_context(RowFile(path, classifier.labels, option)).write]
+        tables = {
+            option: stack.enter_context(RowFile(path, classifier.labels, option))
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
+            if path is not None
+        }
+        row_sinks, segment_sinks = (
+            [tables[option].write] if option in tables else [] for option in ("--output", "--segments")
         )
         if not row_sinks and not segment_sinks:
             segment_sinks = [_Table(classifier.labels)]
@@ -126,6 +131,8 @@ def main() -> int:
                 pass
             if file not in failed:
                 pictures.draw(file, classifier)
+    for table in tables.values():
+        _say(f"{table.path}: {table.rows} row{'' if table.rows == 1 else 's'}")
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -161,8 +168,9 @@ class _Table:
 class Pictures:
     """The pictures that were asked for, and what they need of the file that is being labelled."""
 
-    def __init__(self, arguments: PredictArguments):
+    def __init__(self, arguments: PredictArguments, files: Sequence[str]):
         self.arguments, self.taken = arguments, set()
+        self.stems = Counter(Path(file).stem for file in files)
         self.folder = Path(arguments.picture_dir or Path(arguments.output or ".").parent)
         if arguments.plot or arguments.explain:
             try:
@@ -217,7 +225,10 @@ class Pictures:
 
     def _stem(self, file: str) -> str:
         """A name for a file's pictures, of signs that any folder takes, and no other file's."""
-        kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in Path(file).stem)[:80]
+        name, folder = Path(file).stem, Path(file).parent.name
+        if self.stems[name] > 1 and folder:  # which of those it is
+            name = f"{folder}_{name}"
+        kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in name)[:80]
         stem, number = kept, 1
         while stem in self.taken:
             number += 1

@@ -96,7 +96,7 @@ def test_a_missing_recipe_is_named():
     ("argv", "said"),
     [
         (["--numbr", "2"], "--numbr: no such option; did you mean --number?"),
-        (["--number", "two"], "argument --number: invalid int value: 'two'"),
+        (["--number", "two"], "--number 'two': must be a whole number"),
     ],
 )
 def test_a_flag_that_does_not_fit_is_one_line_and_status_2(argv, said, capsys):
@@ -106,6 +106,12 @@ def test_a_flag_that_does_not_fit_is_one_line_and_status_2(argv, said, capsys):
     assert exit_.value.code == 2
     assert said in message
     assert message.count("\n") == 1
+
+
+def test_a_mistyped_flag_is_named_before_the_one_that_is_lacking_because_of_it(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(*ALL, argv=["--corpos", *NEEDED[1:]])
+    assert "--corpos: no such option; did you mean --corpus?" in capsys.readouterr().err
 
 
 def test_a_recipe_s_value_may_begin_with_a_dash(tmp_path):

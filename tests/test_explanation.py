@@ -41,7 +41,8 @@ def test_evidence_adds_up_to_what_decided(tiny_encoder, tmp_path, pooling, conte
     np.testing.assert_allclose(explanation.weights, 1 / 74, rtol=1e-4)
     first, second, _ = logits(classifier, NOISE).tolist()
     assert explanation.evidence.shape == (74,) and explanation.evidence.std() > 0
-    assert explanation.evidence.mean() + explanation.bias == pytest.approx(first - second, abs=1e-3)
+    assert explanation.margin == pytest.approx(first - second, abs=1e-4)
+    assert explanation.evidence.mean() + explanation.bias == pytest.approx(explanation.margin, abs=1e-3)
 
 
 def test_weight_on_the_silence_behind_is_told(tiny_encoder, tmp_path):

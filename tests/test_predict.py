@@ -61,7 +61,7 @@ def predict(model_dir, recordings, monkeypatch, capfd):
 
 def test_a_folder_in_a_process_of_its_own(model_dir, recordings):
     done = run_script("predict.py", "--model", model_dir, "recordings", "--output", "labels.csv", cwd=recordings)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.returncode, done.stdout) == (0, "labels.csv: 5 rows\n"), done.stderr
     with open("labels.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     files = ["a.wav", "inner/b.flac", "inner/c.mp3", "inner/d.ogg", ODD]
@@ -78,8 +78,9 @@ def test_windows_and_segments_of_a_long_recording(predict, ending):
     status, out, err = predict(
         "long.flac", "--window", 5, "--hop", "2.5", "--output", f"w.{ending}", "--segments", f"s.{ending}"
     )
-    assert (status, out, err) == (0, [], [])
     windows, segments = (read_rows(Path(f"{name}.{ending}")) for name in "ws")
+    assert (status, err) == (0, [])
+    assert out == [f"w.{ending}: {len(windows)} rows", f"s.{ending}: {len(segments)} rows"]
     assert [(row["start"], row["end"]) for row in windows] == [(2.5 * k, 2.5 * k + 5) for k in range(13)]
     assert [row["label"] for row in windows if row["silence"]] == [None] * 3  # of 10 to 15, 12.5 to 17.5, 15 to 20
     assert segments[0]["start"] == 0 and segments[-1]["end"] == 35
@@ -114,7 +115,7 @@ def test_bad_files_are_named_at_the_end_and_the_rest_is_done(predict):
     Path("new\nline.wav").write_text("no sound")
     names = ["gone.wav", "recordings/a.wav", "text.wav", "new\nline.wav", "no*.wav", "recordings/inner/b.flac"]
     status, out, err = predict(*names, "--output", "o.json")
-    assert status == 1 and out == []
+    assert status == 1 and out == ["o.json: 2 rows"]
     assert [row["file"] for row in json.loads(Path("o.json").read_text())] == names[1::4]
     assert sorted(line.split(": ")[1] for line in err) == ["gone.wav", "new\\nline.wav", "no*.wav", "text.wav"]
     assert all(line.startswith("predict.py: ") for line in err)
@@ -138,7 +139,7 @@ def test_options_may_stand_between_the_files_and_in_a_recipe(predict, model_dir)
     _, out, _ = predict("long.flac", "--silence_dbfs=-inf")
     assert "(silence)" not in "".join(out)
     Path("recipe.yaml").write_text("files: [recordings/a.wav, long.flac]\nwindow: 10\nplot: false\noutput: o.jsonl\n")
-    assert predict("--config", "recipe.yaml")[:2] == (0, [])
+    assert predict("--config", "recipe.yaml")[:2] == (0, ["o.jsonl: 7 rows"])
     rows = read_rows(Path("o.jsonl"))
     assert [row["file"] for row in rows] == ["recordings/a.wav", *["long.flac"] * 6]
     assert predict("--config", "recipe.yaml", "recordings/a.wav")[0] == 0  # what the command names wins
@@ -171,7 +172,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(predict):
     assert not list(Path("p").iterdir())
 
 
-def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):
+def test_pictures_of_files_of_one_name_are_told_apart_by_their_folders_and_silence_has_none(predict):
     for folder in ("x", "y"):
         Path(folder).mkdir()
         soundfile.write(f"{folder}/a.wav", np.zeros(16_000), 16_000)
@@ -179,7 +180,7 @@ def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):
     status, out, _ = predict("x", "y", "recordings/a.wav", "--explain", "--output", "x/o.json")
     assert status == 0
     assert "x/a.wav: is silent, there is nothing to explain" in out
-    assert {path.name for path in Path("x").glob("*.png")} == {"a_2_attention.png", "a_3_attention.png"}
+    assert {path.name for path in Path("x").glob("*.png")} == {"y_a_attention.png", "recordings_a_attention.png"}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_pictures_of_files_of_one_name_have_two_and_silence_has_none(predict):
         (["long.flac", "--output", "no/where/o.csv"], "--output no/where/o.csv: cannot be written"),
         (["long.flac", "--output", "o.csv", "--segments", "o.csv"], "--segments o.csv: is --output, too"),
         (["long.flac", "--plot", "--picture_dir", "long.flac"], "--picture_dir long.flac: cannot be made"),
-        (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: is no folder here, and was not"),
+        (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: is no folder here; expected a folder"),
         (["long.flac", "--windows", "3"], "--windows: no such option; did you mean --window?"),
         (["long.flac", "--encoder_dtype", "int8"], "--encoder_dtype"),
     ],

@@ -4,11 +4,13 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -134,6 +136,10 @@ class _Parser(HfArgumentParser):
             super()._parse_dataclass_field(parser, field)
 
     def error(self, message: str) -> NoReturn:
+        number = re.fullmatch(r"argument (--\w+)\S*: invalid (int|float) value: (.*)", message, re.DOTALL)
+        if number:
+            name, kind, value = number.groups()
+            message = f"{name} {value}: must be a {'whole ' if kind == 'int' else ''}number"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
@@ -165,10 +171,11 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     recipe = finder.parse_known_args(argv)[0].config
     if recipe is not None:
         argv = _recipe_flags(Path(recipe), known) + argv
+    # A mistyped flag is named before one that is lacking because of it
+    flags = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", argv) if " " not in word]
+    _refuse([flag for flag in flags if flag[:2] == "--" and flag not in parser._option_string_actions], parser, known)
     namespace, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]  # without its value, which may be a token
-        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known, '--')}")
+    _refuse(unknown, parser, known)
     for name, action in known.items():
         if not action.option_strings and not getattr(namespace, name):
             parser.error(f"{action.metavar}: none given")
@@ -214,6 +221,13 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
                 # --name=value, for a value may begin with a dash
                 flags += [f"--{name}", *values] if known[name].nargs == "+" else [f"--{name}={','.join(values)}"]
     return flags
+
+
+def _refuse(unknown: Sequence[str], parser: argparse.ArgumentParser, known: Iterable[str]) -> None:
+    """Name the first word that is no option."""
+    if unknown:
+        flag = unknown[0].partition("=")[0]  # without its value, which may be a token
+        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known, '--')}")
 
 
 def _unknown(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -1,8 +1,11 @@
 """The one exception that stands for a user's mistake, and the one line that it says."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 
@@ -47,10 +50,37 @@ def printable(text: str) -> str:
 
 @contextmanager
 def without_loading_report() -> Iterator[None]:
-    """Keep transformers' report of what a checkpoint lacks from users: the caller judges it, in one line."""
-    verbosity = logging.get_verbosity()
+    """Keep what loading reports from users, for whom the caller puts it into one line.
+
+    That is, what a checkpoint lacks, and each of the attempts to reach the Hub.
+    """
+    verbosity, of_hub = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_hub)
+
+
+def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
+    """Why a model could not be loaded, from what transformers raised: the end of a `UserError`'s message.
+
+    Args:
+        name: A folder, or what may be a name on the Hub.
+        error: What `from_pretrained` raised.
+    """
+    said = one_line(error).removeprefix("Error ").rstrip(".")
+    if not isinstance(error, OSError):
+        said = f"{error.__class__.__name__}: {said}"
+    if os.path.isdir(name):
+        return f"holds no model to load: {said}"
+    cause = error.__cause__
+    if isinstance(cause, HFValidationError):
+        return "is no folder here"
+    if isinstance(cause, LocalEntryNotFoundError):
+        return "is no folder here, and the Hub could not be reached"
+    if type(cause) is RepositoryNotFoundError:  # and not one of those who may be read by some
+        return "is no folder here, and was not found on the Hub (HF_TOKEN opens what is private)"
+    return f"is no folder here, and could not be loaded from the Hub: {said}"

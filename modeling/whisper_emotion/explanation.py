@@ -30,6 +30,7 @@ class Explanation(NamedTuple):
         evidence: `(frames,)`, where the pooling weighs all frames alike: what each adds to the difference between the
             logits of the two most probable labels. The difference is their weighted sum and the `bias`. None for the
             other poolings, which are not a sum over frames.
+        margin: The difference between these logits.
         bias: The difference of the two labels' biases.
     """
 
@@ -40,6 +41,7 @@ class Explanation(NamedTuple):
     weights: np.ndarray
     behind: float
     evidence: np.ndarray | None
+    margin: float
     bias: float
 
 
@@ -82,6 +84,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         weights=weights[:, :own],
         behind=max(0.0, 1 - float(weights[:, :own].sum(axis=1).mean())),
         evidence=evidence,
+        margin=float(output.logits[0, best] - output.logits[0, second]),
         bias=float(model.classifier.bias[best] - model.classifier.bias[second]) / temperature,
     )
 

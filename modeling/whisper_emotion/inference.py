@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, stream_audio
 from whisper_emotion.encoder_whisper_emotion import PACKED_ROWS, encoder_frames
-from whisper_emotion.errors import UserError, printable, reading, without_loading_report
+from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, cut_windows, loudness, window_samples
@@ -72,11 +72,16 @@ class EmotionClassifier:
     """
 
     def __init__(self, model: str | os.PathLike[str], encoder_dtype: torch.dtype = torch.float32):
-        what = "holds no model to load" if os.path.isdir(model) else "is no folder here, and was not found on the Hub"
-        with reading(f"{model}: {what}", "a folder that train.py wrote, or a Hub name"):
+        try:
             with without_loading_report():
                 loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
-            self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
+                self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
+        except UserError:
+            raise
+        except Exception as error:  # of whatever class a model makes that others have written
+            raise UserError(
+                f"{model}: {not_loaded(model, error)}; expected a folder that train.py wrote, or a Hub name"
+            ) from error
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])
             raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")

@@ -202,7 +202,7 @@ def fit(
     fitting = _Fitting(experiment, utterances, collator, fit_rows, seed)
     selection_set = None if selection_rows is None else fitting.select(selection_rows, adapted)
     trainer = fitting.train(selection_set, work_dir / "select")
-    if experiment.speaker_adaptation == "dev":
+    if experiment.speaker_adaptation == "dev" and speakers_known(experiment.corpus):
         adapted = _value(trainer, fitting.select(selection_rows, adapted=True)) > _value(trainer, selection_set)
         _say(f"dev chose {'to adapt' if adapted else 'not to adapt'} to speakers")
     temperatures: dict[str, float] = {}

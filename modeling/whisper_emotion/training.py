@@ -34,7 +34,7 @@ from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import round_up
-from whisper_emotion.errors import UserError, one_line, reading, without_loading_report
+from whisper_emotion.errors import UserError, not_loaded, one_line, reading, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -222,11 +222,10 @@ def build_model(
         **overrides,
     }
     try:
-        config = WhisperEmotionConfig.from_pretrained(encoder, **fields)
+        with without_loading_report():
+            config = WhisperEmotionConfig.from_pretrained(encoder, **fields)
     except OSError as error:
-        found = Path(encoder).is_dir()
-        where = "holds no configuration" if found else "is no folder here, and was not found on the Hub"
-        raise UserError(f"--encoder {encoder}: {where}: {one_line(error)}") from error
+        raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}") from error
     except Exception as error:  # of whatever class a configuration makes that others have written
         message = one_line(error)
         field = re.match(r"\w+", message)  # our own checks begin with its name

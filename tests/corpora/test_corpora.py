@@ -95,7 +95,7 @@ def test_a_folder_that_is_missing_empty_or_a_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="gone: does not exist, expected a folder of the corpus"):
         load_corpus(name, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=f"empty: holds no {name} recordings, expected "):
+    with pytest.raises(UserError, match=f"empty: holds no recordings as --corpus {name} has them, expected "):
         load_corpus(name, tmp_path / "empty")
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="file: is a file, expected a folder of the corpus"):

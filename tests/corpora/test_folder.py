@@ -69,7 +69,7 @@ def test_colliding_stems_are_named_by_their_paths(tmp_path):
         (["angry/a.wav", "sad/a.txt"], r"sad: holds no sound file, expected some of \.wav \.flac \.mp3"),
         (["a.wav", "angry/a.wav"], r"a\.wav: lies in no class folder"),
         (["angry/a.wav", "angry/a.flac", "sad/b.wav"], r"a\.wav: the same recording as a\.flac beside it"),
-        (["notes.txt"], "holds no folder recordings, expected one sub-folder a class"),
+        (["notes.txt"], "holds no recordings as --corpus folder has them, expected one sub-folder a class"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(tmp_path, files, message):

@@ -91,7 +91,7 @@ def test_a_label_file_that_does_not_parse_is_named(small_dir, text, message):
 
 
 def test_missing_parts_are_named(small_dir, tmp_path):
-    with pytest.raises(UserError, match=r"holds no iemocap recordings, expected Session1/dialog"):
+    with pytest.raises(UserError, match=r"holds no recordings as --corpus iemocap has them, expected Session1/dialog"):
         load_corpus("iemocap", small_dir / "Session1")
     (small_dir / "Session2/dialog").rename(tmp_path / "dialog")
     with pytest.raises(UserError, match=r"Session2.dialog.EmoEvaluation: does not exist"):

@@ -32,7 +32,7 @@ def space(trained_dir, tmp_path_factory):
     done = run_script("demo.py", "--model", trained_dir, "me/mood", "--space", folder, "--max_minutes", 2)
     # me/mood is not to be had here; what does not load is said, and nothing is written
     assert done.returncode == 2 and not folder.exists()
-    assert "me/mood: is no folder here, and was not found on the Hub" in done.stderr
+    assert "me/mood: is no folder here, and the Hub could not be reached" in done.stderr
     done = run_script("demo.py", "--model", trained_dir, "--space", folder, "--max_minutes", 2)
     assert (done.returncode, done.stderr) == (0, "")
     return folder

@@ -111,7 +111,7 @@ def explanation(heads, evidence=False, behind=0.0):
     weights = rng.dirichlet(np.ones(50), heads) * (1 - behind)
     return Explanation(
         {"angry": 0.7, "calm": 0.2, "sad": 0.1}, np.zeros(16_000, np.float32), np.zeros((80, 100), np.float32),
-        np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, 0.125,
+        np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, 1.25, 0.125,
     )  # fmt: skip
 
 
@@ -150,5 +150,5 @@ def test_uniform_weights_are_said_to_be_and_evidence_is_drawn(tmp_path, figure_o
     figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1, evidence=True, behind=0.25))
     (title,) = (text.replace("\n", " ") for text in texts(figure) if text.startswith("a.wav. "))
     assert "weighs all frames alike, 25% of them on silence behind the clip" in title
-    assert "the logit of angry less that of calm" in title and "a bias of +0.12" in title
+    assert "the logit of angry less that of calm" in title and "mean of +1.12 and a bias of +0.12" in title
     assert "evidence\n(logits)" in texts(figure)

@@ -69,7 +69,7 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **o
     _check_options(name, list(inspect.signature(corpus.read).parameters)[1:], options)
     utterances = corpus.read(Path(corpus_dir), **options)
     if not utterances:
-        raise UserError(f"{corpus_dir}: holds no {name} recordings, expected {corpus.LAYOUT}")
+        raise UserError(f"{corpus_dir}: holds no recordings as --corpus {name} has them, expected {corpus.LAYOUT}")
     _check_unique(utterances)
     if corpus.PUBLISHED is not None and not options and len(utterances) != corpus.PUBLISHED:
         logger.warning("%s: %d of the %d published utterances", corpus_dir, len(utterances), corpus.PUBLISHED)

@@ -88,17 +88,23 @@ def plot_explanation(
 
 
 def _draw_curve(axes: Axes, edges: np.ndarray, curve: np.ndarray, unit: str, outline: float, level: float) -> None:
-    """The curve as steps of a frame each, filled in one colour above zero and another below."""
+    """The curve as steps of a frame each, in one colour above zero and another below, filled where not outlined."""
     steps = np.append(curve, curve[-1])
-    if not outline:
-        for part, colour in ((np.maximum(steps, 0), CURVE), (np.minimum(steps, 0), AGAINST)):
-            axes.fill_between(edges, 0, part, step="post", color=colour, alpha=0.35, linewidth=0)
     effects = [withStroke(linewidth=outline + 1.0, foreground="white")] if outline else []
-    axes.step(edges, steps, where="post", color=CURVE, linewidth=1.2, path_effects=effects)
+    for part, colour in ((np.maximum(steps, 0), CURVE), (np.minimum(steps, 0), AGAINST)):
+        if not part.any():
+            continue
+        if not outline:
+            axes.fill_between(edges, 0, part, step="post", color=colour, alpha=0.35, linewidth=0)
+        drawn = np.ma.masked_equal(part, 0)
+        axes.step(edges, drawn, where="post", color=colour, linewidth=1.2, path_effects=effects)
     axes.axhline(level, color="0.2", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_ylabel(unit)
     if level:
         axes.set_ylim(0, max(1.05 * float(curve.max()), 2 * level))
+    else:  # zero is where the waveform's is
+        furthest = 1.05 * max(1e-3, float(np.abs(curve).max()))
+        axes.set_ylim(-furthest, furthest)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
@@ -123,5 +129,6 @@ def _describe_evidence(explanation: Explanation) -> str:
         silence = f", {explanation.behind:.0%} of them on silence behind the clip, which is not shown"
     return (
         f"This pooling weighs all frames alike{silence}. Orange: what a frame adds to the logit of {best} less that "
-        f"of {second}; blue: what it takes away. Their mean and a bias of {explanation.bias:+.2f} decided."
+        f"of {second}; blue: what it takes away. Their mean of {explanation.margin - explanation.bias:+.2f} and a bias of {explanation.bias:+.2f} "
+        "decided. A pause speaks, too: the encoder's frames know of what lies around them."
     )

@@ -180,7 +180,9 @@ def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: st
         UserError: The file cannot be written.
     """
     canvas = FigureCanvasAgg(figure)
-    wrapped = textwrap.wrap(title.replace(" %", "\N{NO-BREAK SPACE}%"), int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH))
+    wrapped = textwrap.wrap(
+        title.replace(" %", "\N{NO-BREAK SPACE}%"), int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH)
+    )
     figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
     # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
     for text in figure.findobj(Text):

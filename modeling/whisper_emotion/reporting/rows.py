@@ -23,7 +23,7 @@ class RowFile:
     JSONL and CSV hold every row as soon as it is written. JSON, one list, appears whole when all is done, or not at
     all. Each row has `file`, `start`, `end` (seconds), `label`, `silence` (true where the label is null because the
     stretch is silent), `dbfs` and the probabilities: by name under `probabilities`, in CSV a column `p_LABEL` each. An
-    earlier file of this name is replaced.
+    earlier file of this name is replaced. `rows` counts what was written.
 
     Args:
         path: The file; its ending says which kind.
@@ -40,7 +40,7 @@ class RowFile:
         if self.kind not in ENDINGS:
             raise UserError(f"{option} {path}: must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
         self._target = self.path.with_name(self.path.name + ".part") if self.kind == ".json" else self.path
-        self._rows = self._size = 0
+        self.rows = self._size = 0
 
     def __enter__(self) -> "RowFile":
         try:
@@ -67,10 +67,10 @@ class RowFile:
             elif self.kind == ".jsonl":
                 self._write(json.dumps(row) + "\n")
             else:
-                self._write((",\n" if self._rows else "[\n") + json.dumps(row))
+                self._write((",\n" if self.rows else "[\n") + json.dumps(row))
         except OSError as error:
             raise self._refused(error) from error
-        self._rows += 1
+        self.rows += 1
 
     def _write(self, text: str) -> None:
         """Add text, all of it or, where the disk has no room for it, nothing."""
@@ -90,7 +90,7 @@ class RowFile:
     ) -> None:
         try:
             if self.kind == ".json" and kind is None:
-                self._write("\n]\n" if self._rows else "[]\n")
+                self._write("\n]\n" if self.rows else "[]\n")
             self._file.close()
             if self.kind == ".json" and kind is None:
                 os.replace(self._target, self.path)
