@@ -87,9 +87,10 @@ def main() -> None:
         )
     for name, figures in differences.items():
         value, low, high = (100 * number for number in figures["unweighted_accuracy"])
+        holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"
         print(
-            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and seeds: "
-            + ("these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds")
+            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and "
+            f"seeds: {holds}"
         )
     print(f"saved to {output_dir}")
 

@@ -127,8 +127,9 @@ def _describe_evidence(explanation: Explanation) -> str:
     silence = ""
     if explanation.behind > 0.005:
         silence = f", {explanation.behind:.0%} of them on silence behind the clip, which is not shown"
+    mean = explanation.margin - explanation.bias
     return (
         f"This pooling weighs all frames alike{silence}. Orange: what a frame adds to the logit of {best} less that "
-        f"of {second}; blue: what it takes away. Their mean of {explanation.margin - explanation.bias:+.2f} and a bias of {explanation.bias:+.2f} "
+        f"of {second}; blue: what it takes away. Their mean of {mean:+.2f} and a bias of {explanation.bias:+.2f} "
         "decided. A pause speaks, too: the encoder's frames know of what lies around them."
     )
