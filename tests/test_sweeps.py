@@ -254,10 +254,12 @@ def test_a_terminated_sweep_does_not_wait_for_its_workers_and_says_how_to_go_on(
     command = [sys.executable, script, *command, "--num_workers", "2", "--num_train_epochs", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     workers = []
-    while process.poll() is None and len(workers) < 2:
-        with suppress(FileNotFoundError, ProcessLookupError):  # a child that has ended since it was listed
-            workers = [child for child in children(process.pid) if "spawn_main" in child.read_text()]
-    process.terminate()  # hours before the first cells are done
+    try:
+        while process.poll() is None and len(workers) < 2:
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child that has ended since it was listed
+                workers = [child for child in children(process.pid) if "spawn_main" in child.read_text()]
+    finally:
+        process.terminate()  # hours before the first cells are done
     assert process.wait() == 143
     assert process.stderr.read().splitlines()[-1] == (
         "sweep.py: terminated; what was done so far is kept, and the same command goes on from there"
