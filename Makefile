@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 demo: install
 	$(RUN)/python scripts/train.py --config scripts/recipes/demo.yaml
 	$(RUN)/python scripts/try_pipeline.py --model runs/demo data/synthetic/S01F/S01F_angry_01.wav
-	@echo "These are the probabilities for one file. Next: 'Your own recordings' in README.md."
+	@echo "These are the probabilities for one file. Next: 'A label for a recording' in README.md."
 
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest

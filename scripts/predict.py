@@ -201,7 +201,7 @@ class Pictures:
 
     def draw(self, file: str, classifier: EmotionClassifier) -> None:
         """Draw what was asked for."""
-        name, model = printable(Path(file).name), Path(self.arguments.model).name
+        name, model = printable(Path(file).name), f"model {Path(self.arguments.model).name}"
         stem = self._stem(file)
         if self.arguments.plot:
             path = self.folder / f"{stem}_timeline.png"

@@ -90,6 +90,16 @@ def test_a_file_of_more_than_30_s_is_labelled_in_windows_and_that_is_said(classi
     assert "30.1.wav lasts 30.1 s: files of more than 30 s are labelled in windows of 4 s, one every 2 s" in said
 
 
+def test_called_on_a_longer_file_it_takes_the_first_30_s_and_names_the_file(classifier, tmp_path, caplog):
+    samples = babble(31)
+    long, cut = write(tmp_path / "long.wav", samples), write(tmp_path / "cut.wav", samples[: 30 * SAMPLING_RATE])
+    with caplog.at_level(logging.WARNING):
+        labelled, expected = classifier([long, cut])
+    assert labelled == pytest.approx(expected, abs=1e-6)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{long} lasts 31.0 s: only its first 30 s are used; `predict` labels all of it, in windows"
+
+
 def test_silence_is_not_labelled_and_the_threshold_can_be_moved(classifier, tmp_path):
     samples = np.concatenate([babble(4), np.zeros(6 * SAMPLING_RATE), babble(2), 1e-4 * babble(8)]).astype(np.float32)
     file = write(tmp_path / "pauses.wav", samples)

@@ -113,7 +113,7 @@ class EmotionClassifier:
             files = [files]
         results: list[dict[str, float]] = []
         for start in range(0, len(files), batch_size):
-            batch = self._classify([read_audio(file) for file in files[start : start + batch_size]])
+            batch = self._classify([_beginning(file) for file in files[start : start + batch_size]])
             results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in batch]
         return results
 
@@ -133,7 +133,7 @@ class EmotionClassifier:
             return
         if not self.model.population_mean.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        means = [self.model.mean_frames(**self._extract([read_audio(file)])) for file in files]
+        means = [self.model.mean_frames(**self._extract([_beginning(file)])) for file in files]
         self.speaker_mean = torch.cat(means).mean(dim=0, keepdim=True)
 
     def predict(
@@ -235,6 +235,17 @@ class EmotionClassifier:
             rows += own
         if batch:
             yield batch
+
+
+def _beginning(file: str | os.PathLike[str]) -> np.ndarray:
+    """A file's samples, as many as the encoder takes at once."""
+    samples = read_audio(file)
+    if len(samples) > LONGEST_SECONDS * SAMPLING_RATE:
+        logger.warning(
+            "%s lasts %.1f s: only its first %d s are used; `predict` labels all of it, in windows",
+            *(printable(os.fspath(file)), len(samples) / SAMPLING_RATE, LONGEST_SECONDS),
+        )
+    return samples[: LONGEST_SECONDS * SAMPLING_RATE]
 
 
 def _read(
