@@ -148,7 +148,7 @@ def plot_curves(
             ends, offset, side = (curve.high, 4, "bottom") if place % 2 else (curve.low, -4, "top")
             for x, y, note in zip(across, ends, curve.notes, strict=False):
                 axes.annotate(
-                    note, (x, y), xytext=(0, offset), textcoords="offset points", fontsize=7, color=colour,
+                    note, (x, y), xytext=(0, offset), textcoords="offset points", fontsize=6, color=colour,
                     rotation=90, ha="center", va=side,
                 )  # fmt: skip
         if any(curve.notes for curve in curves):
