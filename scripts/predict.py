@@ -29,6 +29,8 @@ from whisper_emotion.windows import (
     window_samples,
 )
 
+LONGEST_STEM = 80  # of a picture's name
+
 
 @dataclass
 class PredictArguments:
@@ -132,7 +134,7 @@ def main() -> int:
             if file not in failed:
                 pictures.draw(file, classifier)
     for table in tables.values():
-        _say(f"{table.path}: {table.rows} row{'' if table.rows == 1 else 's'}")
+        _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -210,7 +212,7 @@ class Pictures:
             )
             title = f"{name}: emotion over time by {model}, windows of {size:g} s every {step:g} s, overlaps averaged"
             plot_timeline(path, title, file, classifier.labels, self.moments, self.segments)
-            _say(f"{path}: emotion over time")
+            _say(f"{printable(str(path))}: emotion over time")
         if self.arguments.explain:
             certain = self.certain
             if certain is None or certain.probabilities is None:
@@ -221,14 +223,15 @@ class Pictures:
             heard = f"{certain.label} ({certain.certainty:.0%}) by {model}"
             title = f"{name}, {certain.start:.2f} to {certain.end:.2f} s: {heard}"
             plot_explanation(path, title, explanation, certain.start)
-            _say(f"{path}: which moment decided")
+            _say(f"{printable(str(path))}: which moment decided")
 
     def _stem(self, file: str) -> str:
         """A name for a file's pictures, of signs that any folder takes, and no other file's."""
-        name, folder = Path(file).stem, Path(file).parent.name
-        if self.stems[name] > 1 and folder:  # which of those it is
-            name = f"{folder}_{name}"
-        kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in name)[:80]
+        name = Path(file).stem
+        if self.stems[name] > 1:
+            folder = Path(file).absolute().parent.name.lstrip(".")
+            name = f"{folder[: max(0, LONGEST_STEM - 1 - len(name))]}_{name}"
+        kept = "".join(sign if sign.isalnum() or sign in "-_. " else "_" for sign in name)[:LONGEST_STEM]
         stem, number = kept, 1
         while stem in self.taken:
             number += 1

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -135,7 +134,13 @@ class _Parser(HfArgumentParser):
         else:
             super()._parse_dataclass_field(parser, field)
 
+    words: Sequence[str] = ()  # the command line
+
     def error(self, message: str) -> NoReturn:
+        flags = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+        mistyped = next((flag for flag in flags if " " not in flag and flag not in self._option_string_actions), None)
+        if mistyped and message.startswith("the following arguments are required"):  # because of it, probably
+            message = f"{mistyped}: {_unknown(mistyped, self._option_string_actions)}"
         number = re.fullmatch(r"argument (--\w+)\S*: invalid (int|float) value: (.*)", message, re.DOTALL)
         if number:
             name, kind, value = number.groups()
@@ -171,11 +176,11 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     recipe = finder.parse_known_args(argv)[0].config
     if recipe is not None:
         argv = _recipe_flags(Path(recipe), known) + argv
-    # A mistyped flag is named before one that is lacking because of it
-    flags = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", argv) if " " not in word]
-    _refuse([flag for flag in flags if flag[:2] == "--" and flag not in parser._option_string_actions], parser, known)
+    parser.words = argv
     namespace, unknown = parser.parse_known_intermixed_args(argv)
-    _refuse(unknown, parser, known)
+    if unknown:
+        flag = unknown[0].partition("=")[0]  # without its value, which may be a token
+        parser.error(f"{flag}: {_unknown(flag, parser._option_string_actions)}")
     for name, action in known.items():
         if not action.option_strings and not getattr(namespace, name):
             parser.error(f"{action.metavar}: none given")
@@ -223,16 +228,9 @@ def _recipe_flags(path: Path, known: dict[str, argparse.Action]) -> list[str]:
     return flags
 
 
-def _refuse(unknown: Sequence[str], parser: argparse.ArgumentParser, known: Iterable[str]) -> None:
-    """Name the first word that is no option."""
-    if unknown:
-        flag = unknown[0].partition("=")[0]  # without its value, which may be a token
-        parser.error(f"{flag}: {_unknown(flag.lstrip('-').replace('-', '_'), known, '--')}")
-
-
-def _unknown(name: str, known: Iterable[str], prefix: str = "") -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return "no such option" + (f"; did you mean {prefix}{close[0]}?" if close else ", see --help")
+    return "no such option" + (f"; did you mean {close[0]}?" if close else ", see --help")
 
 
 def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model: Any, training: Any) -> Experiment:

@@ -54,14 +54,14 @@ def without_loading_report() -> Iterator[None]:
 
     That is, what a checkpoint lacks, and each of the attempts to reach the Hub.
     """
-    verbosity, of_hub = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    before = {library: library.get_verbosity() for library in (logging, hub_logging)}
+    for library in before:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(of_hub)
+        for library, verbosity in before.items():
+            library.set_verbosity(verbosity)
 
 
 def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
@@ -71,7 +71,9 @@ def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
         name: A folder, or what may be a name on the Hub.
         error: What `from_pretrained` raised.
     """
-    said = one_line(error).removeprefix("Error ").rstrip(".")
+    if os.path.isfile(name):
+        return "is a file and no folder"
+    said = one_line(error).removeprefix("Error ").removesuffix(".")
     if not isinstance(error, OSError):
         said = f"{error.__class__.__name__}: {said}"
     if os.path.isdir(name):

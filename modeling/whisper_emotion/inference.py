@@ -30,6 +30,7 @@ BATCH_SIZE = 16
 # What is read ahead, to put clips of like length together: batches or seconds, and, silent ones among them, pieces
 POOL_BATCHES, POOL_SECONDS, POOL_PIECES = 8, 240, 1024
 TIMED_CLIPS = 16
+WHOLE = "; `predict` labels all of it, in windows"
 
 
 @dataclass
@@ -113,7 +114,7 @@ class EmotionClassifier:
             files = [files]
         results: list[dict[str, float]] = []
         for start in range(0, len(files), batch_size):
-            batch = self._classify([_beginning(file) for file in files[start : start + batch_size]])
+            batch = self._classify([_beginning(file, WHOLE) for file in files[start : start + batch_size]])
             results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in batch]
         return results
 
@@ -237,13 +238,13 @@ class EmotionClassifier:
             yield batch
 
 
-def _beginning(file: str | os.PathLike[str]) -> np.ndarray:
-    """A file's samples, as many as the encoder takes at once."""
+def _beginning(file: str | os.PathLike[str], instead: str = "") -> np.ndarray:
+    """A file's samples, as many as the encoder takes at once; what is dropped is said, and what would hear it."""
     samples = read_audio(file)
     if len(samples) > LONGEST_SECONDS * SAMPLING_RATE:
         logger.warning(
-            "%s lasts %.1f s: only its first %d s are used; `predict` labels all of it, in windows",
-            *(printable(os.fspath(file)), len(samples) / SAMPLING_RATE, LONGEST_SECONDS),
+            "%s lasts %.1f s: only its first %d s are used%s",
+            *(printable(os.fspath(file)), len(samples) / SAMPLING_RATE, LONGEST_SECONDS, instead),
         )
     return samples[: LONGEST_SECONDS * SAMPLING_RATE]
 

@@ -225,7 +225,8 @@ def build_model(
         with without_loading_report():
             config = WhisperEmotionConfig.from_pretrained(encoder, **fields)
     except OSError as error:
-        raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}") from error
+        expected = "a folder with a Whisper checkpoint, or its name on the Hub"
+        raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}; expected {expected}") from error
     except Exception as error:  # of whatever class a configuration makes that others have written
         message = one_line(error)
         field = re.match(r"\w+", message)  # our own checks begin with its name

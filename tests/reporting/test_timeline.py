@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from whisper_emotion.explanation import Explanation
 from whisper_emotion.reporting import plot_explanation, plot_timeline
+from whisper_emotion.reporting.attention import AGAINST, CURVE
 from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform
 from whisper_emotion.windows import Prediction, average_windows, join_moments
 
@@ -150,5 +151,12 @@ def test_uniform_weights_are_said_to_be_and_evidence_is_drawn(tmp_path, figure_o
     figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1, evidence=True, behind=0.25))
     (title,) = (text.replace("\n", " ") for text in texts(figure) if text.startswith("a.wav. "))
     assert "weighs all frames alike, 25% of them on silence behind the clip" in title
+    # Zero is where the waveform's is, and evidence for and against have colours of their own
+    evidence = [axes for axes in figure.axes if axes.get_ylabel().startswith("evidence")]
+    assert len(evidence) == 2
+    for axes in evidence:
+        low, high = axes.get_ylim()
+        assert low == -high
+        assert {CURVE, AGAINST} <= {line.get_color() for line in axes.get_lines()}
     assert "the logit of angry less that of calm" in title and "mean of +1.12 and a bias of +0.12" in title
     assert "evidence\n(logits)" in texts(figure)

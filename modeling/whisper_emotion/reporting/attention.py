@@ -91,13 +91,12 @@ def _draw_curve(axes: Axes, edges: np.ndarray, curve: np.ndarray, unit: str, out
     """The curve as steps of a frame each, in one colour above zero and another below, filled where not outlined."""
     steps = np.append(curve, curve[-1])
     effects = [withStroke(linewidth=outline + 1.0, foreground="white")] if outline else []
+    axes.step(edges, steps, where="post", color=CURVE if level else "0.4", linewidth=1.2, path_effects=effects)
     for part, colour in ((np.maximum(steps, 0), CURVE), (np.minimum(steps, 0), AGAINST)):
-        if not part.any():
-            continue
         if not outline:
             axes.fill_between(edges, 0, part, step="post", color=colour, alpha=0.35, linewidth=0)
-        drawn = np.ma.masked_equal(part, 0)
-        axes.step(edges, drawn, where="post", color=colour, linewidth=1.2, path_effects=effects)
+        if not level:
+            axes.step(edges, np.ma.masked_equal(part, 0), where="post", color=colour, linewidth=1.2)
     axes.axhline(level, color="0.2", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_ylabel(unit)
     if level:

@@ -152,7 +152,7 @@ def plot_curves(
                     rotation=90, ha="center", va=side,
                 )  # fmt: skip
         if any(curve.notes for curve in curves):
-            axes.margins(y=0.2)
+            axes.margins(y=0.25)
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel(axis)
         if layers:
