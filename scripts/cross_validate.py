@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,25 +75,29 @@ def main() -> None:
         picture = made / "confusion_matrix.png"
         plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
     print(caption)
-    low, high = (100 * bound for bound in scores["interval"]["unweighted_accuracy"])
     print(
-        f"UA's 95 % interval over clips and seeds: {low:.1f} to {high:.1f}; calibration error {_calibration(scores)}"
+        f"UA's 95 % interval over clips and seeds: {_interval(scores['interval']['unweighted_accuracy'])}; "
+        f"calibration error {_calibration(scores)}"
     )
     if "unadapted" in scores:
         alone = scores["unadapted"]
-        low, high = (100 * bound for bound in alone["interval"]["unweighted_accuracy"])
         print(
             f"The same models without speaker adaptation: UA {100 * alone['pooled']['unweighted_accuracy']:.1f} %, "
-            f"{low:.1f} to {high:.1f}; calibration error {100 * alone['ece']:.1f} %"
+            f"{_interval(alone['interval']['unweighted_accuracy'])}; calibration error {100 * alone['ece']:.1f} %"
         )
     for name, figures in differences.items():
-        value, low, high = (100 * number for number in figures["unweighted_accuracy"])
+        value, low, high = figures["unweighted_accuracy"]
         holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"
         print(
-            f"UA less that of {name}: {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips and "
-            f"seeds: {holds}"
+            f"UA less that of {name}: {100 * value:+.1f} points, 95 % interval {_interval((low, high))} over clips "
+            f"and seeds: {holds}"
         )
     print(f"saved to {output_dir}")
+
+
+def _interval(bounds: Iterable[float]) -> str:
+    """Two fractions as percent."""
+    return " to ".join(f"{100 * bound:.1f}" for bound in bounds)
 
 
 def _calibration(scores: dict) -> str:

@@ -24,7 +24,7 @@ from whisper_emotion.corpora.splits import make_folds, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
-from whisper_emotion.protocol import Experiment, fit, predict
+from whisper_emotion.protocol import Experiment, Fitted, fit, predict
 from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
 from whisper_emotion.results import (
     describe_machine,
@@ -35,6 +35,11 @@ from whisper_emotion.results import (
 )
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
+
+# What a card says of how its model was made, out of scores.json, before the hyper-parameters
+CARD_FACTS = (
+    "corpus", "test_fold", "encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit",
+)  # fmt: skip
 
 
 @dataclass
@@ -111,17 +116,11 @@ def main() -> None:
             print(caption)
         if tested is not None:
             shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
-        names = ("encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit")
-        facts = {"corpus": corpus.corpus, "test_fold": holdout.test_fold} | {name: record[name] for name in names}
-        if not speakers_known(experiment.corpus):
-            facts["speakers"] = "not known: training and held-out clips may share them"
-        if experiment.speaker_adaptation != "never":
-            facts["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
         write_model_card(
             made,
             tested if predictions is None else record,
             fitted.trainer.model.config,
-            facts | hyper_parameters(training),
+            {name: record[name] for name in CARD_FACTS} | _speakers(experiment, fitted) | hyper_parameters(training),
             _speed(made, experiment),
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
@@ -129,6 +128,16 @@ def main() -> None:
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
     if predictions is None and tested is None:
         print("no test was held out: cross_validate.py with the same options says how good such a model is")
+
+
+def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:
+    """What a card says of the speakers, where they are not known or could be adapted to."""
+    said = {}
+    if not speakers_known(experiment.corpus):
+        said["speakers"] = "not known: training and held-out clips may share them"
+    if experiment.speaker_adaptation != "never":
+        said["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
+    return said
 
 
 def _speed(folder: Path, experiment: Experiment) -> str:

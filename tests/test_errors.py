@@ -1,5 +1,7 @@
 """What is said of a model that cannot be loaded."""
 
+from threading import Event, Thread
+
 import pytest
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
@@ -50,3 +52,22 @@ def test_libraries_are_quiet_for_as_long_as_something_is_loaded():
         assert logging.get_verbosity() == logging.ERROR and hub_logging.get_verbosity() == hub_logging.ERROR
         raise KeyError
     assert (logging.get_verbosity(), hub_logging.get_verbosity()) == before
+
+
+def test_threads_that_load_at_once_leave_the_verbosity_as_it_was():
+    before, first_is_in, second_is_in, first_is_out = logging.get_verbosity(), Event(), Event(), Event()
+
+    def load(mine, to_await):
+        with without_loading_report():
+            mine.set()
+            to_await.wait(timeout=0.2)  # the second is let in after the first: then this one waits in vain
+
+    first = Thread(target=load, args=(first_is_in, second_is_in))
+    second = Thread(target=load, args=(second_is_in, first_is_out))
+    first.start()
+    first_is_in.wait()
+    second.start()
+    first.join()
+    first_is_out.set()
+    second.join()
+    assert logging.get_verbosity() == before

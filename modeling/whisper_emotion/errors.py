@@ -1,12 +1,15 @@
 """The one exception that stands for a user's mistake, and the one line that it says."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
+
+_loading = threading.RLock()
 
 
 class UserError(ValueError):
@@ -52,16 +55,18 @@ def printable(text: str) -> str:
 def without_loading_report() -> Iterator[None]:
     """Keep what loading reports from users, for whom the caller puts it into one line.
 
-    That is, what a checkpoint lacks, and each of the attempts to reach the Hub.
+    That is, what a checkpoint lacks, and each of the attempts to reach the Hub. Threads load one behind another: how
+    much the libraries say is the whole process's, and two at once would leave them silent.
     """
-    before = {library: library.get_verbosity() for library in (logging, hub_logging)}
-    for library in before:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, verbosity in before.items():
-            library.set_verbosity(verbosity)
+    with _loading:
+        before = {library: library.get_verbosity() for library in (logging, hub_logging)}
+        for library in before:
+            library.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for library, verbosity in before.items():
+                library.set_verbosity(verbosity)
 
 
 def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:

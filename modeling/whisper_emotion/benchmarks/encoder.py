@@ -24,6 +24,7 @@ from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import encoder_frames
 from whisper_emotion.export import INPUTS, export_onnx, open_session
+from whisper_emotion.reporting import markdown_table
 from whisper_emotion.training import build_extractor, build_model
 
 BATCH_SIZE = 16
@@ -214,16 +215,13 @@ def describe_encoder(figures: dict[str, Any]) -> str:
     ]
     for kind, column, unit in (("batches", "batch_size", "batch of {}"), ("lengths", "clip_seconds", "{} s")):
         columns = sorted({row[column] for row in figures[kind]})
-        cells = {(row["way"], row[column]): row for row in figures[kind]}
-        lines += [f"| | {' | '.join(unit.format(one) for one in columns)} |", "| --- |" + " --- |" * len(columns)]
-        for way in dict.fromkeys(row["way"] for row in figures[kind]):
-            texts = []
-            for one in columns:
-                row = cells[way, one]
-                low, high = (1000 * quartile for quartile in row["quartiles"])
-                texts.append(f"{row['ratio']:.1f} ({1000 * row['seconds']:.1f}, {low:.1f} to {high:.1f})")
-            lines.append(f"| {way} | {' | '.join(texts)} |")
-        lines.append("")
+        cells: dict[str, dict[float, str]] = {}
+        for row in figures[kind]:
+            low, high = (1000 * quartile for quartile in row["quartiles"])
+            text = f"{row['ratio']:.1f} ({1000 * row['seconds']:.1f}, {low:.1f} to {high:.1f})"
+            cells.setdefault(row["way"], {})[row[column]] = text
+        rows = [[way, *(texts[one] for one in columns)] for way, texts in cells.items()]
+        lines += [*markdown_table(["", *map(unit.format, columns)], rows), ""]
     for dtype, one in figures["products"].items():
         lines.append(
             f"- {dtype}: the encoder alone does {one['encoder_gflops']:.0f} of the {one['machine_gflops']:.0f} "

@@ -5,7 +5,7 @@ from .card import describe_scores, write_model_card
 from .frontier import CONTEXT, read_contexts, write_frontier
 from .plots import plot_confusion_matrix
 from .rows import RowFile, table_heading, table_line
-from .sweep import SweepResults, check_same_clips, write_sweep_report
+from .sweep import SweepResults, check_same_clips, markdown_table, write_sweep_report
 from .timeline import plot_timeline
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "SweepResults",
     "check_same_clips",
     "describe_scores",
+    "markdown_table",
     "plot_confusion_matrix",
     "plot_explanation",
     "plot_timeline",
