@@ -18,7 +18,7 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import cross_validate
-from whisper_emotion.reporting import describe_scores, plot_confusion_matrix
+from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix
 from whisper_emotion.results import compare, read_compared, summarise, write_scores
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.sweeps import list_clips
@@ -80,11 +80,7 @@ def main() -> None:
         f"calibration error {_calibration(scores)}"
     )
     if "unadapted" in scores:
-        alone = scores["unadapted"]
-        print(
-            f"The same models without speaker adaptation: UA {100 * alone['pooled']['unweighted_accuracy']:.1f} %, "
-            f"{_interval(alone['interval']['unweighted_accuracy'])}; calibration error {100 * alone['ece']:.1f} %"
-        )
+        print(describe_unadapted(scores))
     for name, figures in differences.items():
         value, low, high = figures["unweighted_accuracy"]
         holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"

@@ -38,6 +38,7 @@ def main() -> None:
     if upload.left_out:
         print(f"left out: {', '.join(upload.left_out)}")
     if arguments.dry_run:
+        print("nothing was uploaded")
         return
     print(f"uploaded: {push_upload(upload, arguments.private, arguments.revision)}")
 

@@ -25,7 +25,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, Fitted, fit, predict
-from whisper_emotion.reporting import describe_scores, plot_confusion_matrix, write_model_card
+from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
 from whisper_emotion.results import (
     describe_machine,
     describe_recipe,
@@ -80,6 +80,9 @@ def main() -> None:
         config = experiment.model(train_rows, training.seed, head_only=True).config
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
+    experiment.check_speakers(train_rows, training.seed)
+    if (output_dir / "config.json").exists() and PartialState().is_main_process:
+        print(f"{output_dir}: the model that is there will be replaced when this one is finished")
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
 
     utterances, collator = experiment.utterances()
@@ -114,6 +117,8 @@ def main() -> None:
                 record["confusion_matrix"], experiment.labels, made / "confusion_matrix.png", caption
             )
             print(caption)
+            if "unadapted" in record:
+                print(describe_unadapted(record))
         if tested is not None:
             shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
         write_model_card(
@@ -127,7 +132,10 @@ def main() -> None:
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
     if predictions is None and tested is None:
-        print("no test was held out: cross_validate.py with the same options says how good such a model is")
+        print(
+            "no test was held out, and what is said above of held-out clips chose the epoch: cross_validate.py with "
+            "the same options says how good such a model is"
+        )
 
 
 def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import run_script
+from conftest import run_script, write_files
 
 from whisper_emotion.arguments import (
     CorpusArguments,
@@ -131,8 +131,13 @@ def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):
 
 
 def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, synthetic_dir, tmp_path):
+    write_files(tmp_path, {"config.json": b"{}", "scores.json": b"{}"})  # an earlier model's
     done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), "--select_on", "last")
     assert done.returncode == 0, done.stderr
+    read, replaced, *_ = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ utterances \(angry \d+, .*\), \d+ speakers", read)
+    assert replaced == f"{tmp_path}: the model that is there will be replaced when this one is finished"
+    assert "no test was held out" in done.stdout.splitlines()[-1]
     assert (tmp_path / "model.safetensors").exists()
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["test_fold"] is None
@@ -204,6 +209,22 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
     assert said in lines[-1]
     assert len(lines) == 1, lines
     assert not (tmp_path / "o" / "model.safetensors").exists()
+
+
+def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
+    tiny_encoder, synthetic_dir, tmp_path, monkeypatch, capfd
+):
+    sound = next(synthetic_dir.rglob("*.wav")).read_bytes()
+    write_files(tmp_path, {f"mine/{label}/anna_{number}.wav": sound for label in "ab" for number in range(3)})
+    script, changes = REPOSITORY / "scripts" / "train.py", ["--corpus", "folder", "--speaker_pattern", "^([a-z]+)_"]
+    command = [script, *options(tiny_encoder, tmp_path / "mine", tmp_path / "o"), *changes]
+    monkeypatch.setattr("sys.argv", [str(part) for part in command])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    for part in ("found 1", "--select_on last", "--temperature_scaling false", "--speaker_adaptation never"):
+        assert part in line
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from datasets import Dataset
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
+from whisper_emotion.corpora.splits import speakers_known
 from whisper_emotion.errors import UserError, one_line, printable
 from whisper_emotion.protocol import ADAPTATIONS, ENCODER_DTYPES, PROJECTORS, SELECTIONS, Experiment
 from whisper_emotion.termination import Terminated, termination
@@ -39,6 +42,8 @@ WITHOUT_INFLUENCE = (
 class CorpusArguments:
     """Which recordings, with which labels, in which folds."""
 
+    _argument_group_name = "recordings"
+
     corpus: str = field(metadata={"help": "emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAMESPACE/NAME"})
     corpus_dir: str | None = field(default=None, metadata={"help": "folder of the recordings; none with hub:"})
     classes: str | None = field(
@@ -54,6 +59,8 @@ class CorpusArguments:
 @dataclass
 class ProtocolArguments:
     """Which encoder, and what chooses the epoch."""
+
+    _argument_group_name = "encoder and protocol"
 
     encoder: str = field(metadata={"help": "Whisper checkpoint: a folder or a Hub name"})
     from_scratch: bool = field(
@@ -116,6 +123,7 @@ ModelArguments = dataclasses.make_dataclass(
         for option in dataclasses.fields(WhisperEmotionConfig)
         if "help" in option.metadata
     ],
+    namespace={"_argument_group_name": "model, where it is to differ from the checkpoint"},
 )
 
 
@@ -161,8 +169,11 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     Raises:
         UserError: The recipe cannot be read, names an option that there is not, or a value is not allowed.
     """
-    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser = _Parser(dataclass_types, allow_abbrev=False, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--config", metavar="FILE.yaml", help="recipe: options by name, which flags override")
+    for action in parser._actions:
+        if action.dest.startswith(("hub_", "push_to_hub")) or f"--no_{action.dest}" in action.option_strings:
+            action.help = argparse.SUPPRESS  # refused, or said by --name false
     known = {
         action.dest: action
         for action in parser._actions
@@ -240,8 +251,11 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         UserError: The corpus cannot be read, or an option is not allowed.
     """
     options = {name: getattr(corpus, name) for name in ("classes", "improvised_only", "speaker_pattern")}
+    loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **options)
+    if os.environ.get("RANK", "0") == "0":
+        print(_describe_corpus(loaded))
     return Experiment(
-        corpus=load_corpus(corpus.corpus, corpus.corpus_dir, **options),
+        corpus=loaded,
         encoder=protocol.encoder,
         overrides=_overrides(model),
         args=training,
@@ -254,6 +268,14 @@ def load_experiment(corpus: CorpusArguments, protocol: ProtocolArguments, model:
         temperature_scaling=protocol.temperature_scaling,
         store_dir=protocol.store_dir,
     )
+
+
+def _describe_corpus(corpus: Dataset) -> str:
+    """What was read, so that a wrong folder or pattern is seen before hours of training."""
+    clips = Counter(corpus["label"][:])
+    classes = ", ".join(f"{name} {clips[index]}" for index, name in enumerate(corpus.features["label"].names))
+    speakers = f"{len(set(corpus['speaker'][:]))} speakers" if speakers_known(corpus) else "speakers not known"
+    return f"{len(corpus)} utterances ({classes}), {speakers}"
 
 
 def settings(*arguments: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class EmotionClassifier:
             raise
         except Exception as error:  # of whatever class a model makes that others have written
             raise UserError(
-                f"{model}: {not_loaded(model, error)}; expected a folder that train.py wrote, or a Hub name"
+                f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
             ) from error
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])

@@ -53,6 +53,8 @@ Utterances = Dataset | Sequence[dict[str, Any]]
 class EmotionTrainingArguments(TrainingArguments):
     """`TrainingArguments` whose defaults are the hyper-parameters of arXiv 2602.06000, section 4."""
 
+    _argument_group_name = "training, by transformers' Trainer"
+
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
     warmup_steps: float = field(default=0.1, metadata={"help": "warm-up steps, or their share where below 1"})

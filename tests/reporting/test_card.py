@@ -78,6 +78,13 @@ def test_the_whole_card_is_as_recorded(tmp_path):
     assert text == EXPECTED.read_text(encoding="utf-8"), "read the new card, then record it"
 
 
+def test_where_speakers_are_not_known_none_is_said_to_have_been_held_out(tmp_path):
+    facts = TRAINING | {"speakers": "not known", "speaker_adaptation": "dev: no"}
+    text = write(tmp_path, training=facts)
+    assert "the epoch was chosen on clips held out of the training folds" in text
+    assert "did not help on held-out training clips" in text and "held-out training speakers" not in text
+
+
 def test_metadata_survives_the_hubs_own_classes(tmp_path):
     write(tmp_path)
     data = ModelCard.load(tmp_path / "my-model" / "README.md").data

@@ -120,7 +120,8 @@ def hold_out_speakers(
     labels = np.asarray(dataset["label"][:], dtype=np.int64)[chosen]
     if len(names) < 2:
         raise UserError(
-            f"select_on: dev needs two or more training speakers, found {len(names)}: use --select_on last"
+            f"select_on: dev needs two or more training speakers, found {len(names)}: use --select_on last, and where "
+            "a recipe has them --temperature_scaling false and --speaker_adaptation never"
         )
     # One row a speaker, one column a class.
     clips = np.zeros((len(names), int(labels.max()) + 1))

@@ -1,7 +1,7 @@
 """Results for readers: pictures, tables and the model card."""
 
 from .attention import plot_explanation
-from .card import describe_scores, write_model_card
+from .card import describe_scores, describe_unadapted, write_model_card
 from .frontier import CONTEXT, read_contexts, write_frontier
 from .plots import plot_confusion_matrix
 from .rows import RowFile, table_heading, table_line
@@ -14,6 +14,7 @@ __all__ = [
     "SweepResults",
     "check_same_clips",
     "describe_scores",
+    "describe_unadapted",
     "markdown_table",
     "plot_confusion_matrix",
     "plot_explanation",

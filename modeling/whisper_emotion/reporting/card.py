@@ -84,6 +84,7 @@ def write_model_card(
         encoder=_public(run["encoder"]),
         config=config,
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
+        held_out="clips" if "speakers" in rows else "speakers",
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
         speed=_cell(speed),
@@ -199,6 +200,19 @@ def _alone(scores: Mapping[str, Any]) -> dict[str, str]:
         "unweighted_accuracy": f"{_percent(value)} ({_percent(low)} to {_percent(high)})",
         "ece": _percent(figures["ece"]),
     }
+
+
+def describe_unadapted(scores: Mapping[str, Any]) -> str:
+    """Says in a line how well the same models do on each clip by itself, where they could be adapted to speakers.
+
+    Args:
+        scores: what `scores.json` holds.
+    """
+    alone = _alone(scores)
+    return (
+        f"The same models without speaker adaptation, each clip by itself: UA {alone['unweighted_accuracy']} %; "
+        f"calibration error {alone['ece']} %"
+    )
 
 
 def _count_runs(scores: Mapping[str, Any]) -> int:
