@@ -86,11 +86,12 @@ for token, options in commands:
     os.environ["HF_TOKEN"] = token
     sys.argv = [script, *options]
     err = io.StringIO()
-    with contextlib.redirect_stderr(err):
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(None):
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as exit_:
-            print(json.dumps([exit_.code, err.getvalue()]))
+            code = exit_.code
+    print(json.dumps([code, err.getvalue()]))
 """
 MISTAKES = [
     ("", ["--corpus", "hub:me/voices"], "hub:me/voices: cannot be loaded from the Hub: "),  # private, and no token

@@ -185,12 +185,12 @@ def test_private_and_on_a_branch(hub, pushes):
 
 
 def test_a_dry_run_lists_files_with_sizes_and_asks_nobody(hub, pushes, trained_dir):
-    *listed, total, left_out = (line.split() for line in pushes["dry run"].out.splitlines())
+    *listed, total, left_out, end = (line.split() for line in pushes["dry run"].out.splitlines())
     sizes = {name: int(size.replace(",", "")) for size, name in listed}
     shorter = len(f"<namespace>/{trained_dir.name}") - len("me/dry")
     assert sizes == {name: (trained_dir / name).stat().st_size - shorter * (name == "README.md") for name in PUBLISHED}
     assert int(total[0].replace(",", "")) == sum(sizes.values())
-    assert left_out == ["left", "out:", "predictions.csv"]
+    assert left_out == ["left", "out:", "predictions.csv"] and end == ["nothing", "was", "uploaded"]
     assert not [request for request in hub.requests if "me/dry" in request]
 
 
