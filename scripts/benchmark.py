@@ -117,12 +117,16 @@ def main() -> None:
 
 
 def _measure_encoder(experiment: Experiment, benchmark: BenchmarkArguments) -> dict[str, Any]:
+    device = torch.device(experiment.args.device)
     ways = WAYS
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
-        ways = [way for way in WAYS if not way.runtime.startswith("onnx")]
+        ways = [way for way in ways if not way.runtime.startswith("onnx")]
         print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        ways = [way for way in ways if way.dtype != "bfloat16"]
+        print("bfloat16 is left out: this processor has no instructions for it, and takes many times as long")
     layer = experiment.model([0], 0, head_only=True).config.encoder_layer
-    clips, device = _draw_clips(experiment, benchmark), torch.device(experiment.args.device)
+    clips = _draw_clips(experiment, benchmark)
     return benchmark_encoder(experiment.encoder, clips, layer, benchmark.repetitions, device, ways)
 
 

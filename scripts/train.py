@@ -80,7 +80,7 @@ def main() -> None:
         config = experiment.model(train_rows, training.seed, head_only=True).config
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
-    experiment.check_speakers(train_rows, training.seed)
+    experiment.check_speakers(train_rows)
     if (output_dir / "config.json").exists() and PartialState().is_main_process:
         print(f"{output_dir}: the model that is there will be replaced when this one is finished")
     work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
@@ -132,10 +132,8 @@ def main() -> None:
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
     if predictions is None and tested is None:
-        print(
-            "no test was held out, and what is said above of held-out clips chose the epoch: cross_validate.py with "
-            "the same options says how good such a model is"
-        )
+        chose = ", and what is said above of held-out clips chose the epoch" if protocol.select_on == "dev" else ""
+        print(f"no test was held out{chose}: cross_validate.py with the same options says how good such a model is")
 
 
 def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:

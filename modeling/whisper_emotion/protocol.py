@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer
 
 from whisper_emotion.corpora import utterance_names
-from whisper_emotion.corpora.splits import Fold, hold_out_speakers, speakers_known
+from whisper_emotion.corpora.splits import Fold, check_held_out, hold_out_speakers, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -143,14 +143,14 @@ class Experiment:
             fit_pca_projector(model, [utterances[row] for row in rows])
         return model
 
-    def check_speakers(self, rows: Sequence[int], seed: int) -> None:
+    def check_speakers(self, rows: Sequence[int]) -> None:
         """Raise for training rows of which none can be held out, before the encoder has run over the corpus.
 
         Raises:
             UserError: There are not enough speakers to hold out.
         """
         if self.select_on == "dev":
-            hold_out_speakers(self.corpus, rows, seed)
+            check_held_out(self.corpus, rows)
 
     def utterances(self) -> tuple[Utterances, Any]:
         """What is trained on, and its collator: stored frames where the encoder is frozen, else the audio."""
@@ -361,8 +361,8 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
     cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
     missing = {path: cell for path, cell in cells.items() if not path.exists()}
     if missing:
-        for seed, fold in missing.values():
-            experiment.check_speakers(fold.train, seed)
+        for _, fold in missing.values():
+            experiment.check_speakers(fold.train)
         utterances, collator = experiment.utterances()
         if collator is collate_frames and not leave_group():
             return None

@@ -8,7 +8,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def benchmark_encoder(
         for dtype, one in products.items():
             for name, task in one.tasks().items():
                 tasks["products", dtype, name], sizes["products", dtype, name] = task, 1
-        for name, label in _pipelines(encoder, layer, device).items():
+        for name, label in _pipelines(encoder, layer, device, dtypes).items():
             clip = clips.cut(LATENCY_SECONDS, 1).audio
             measure(("latency", name, 1), lambda batch, label=label: label(*batch), [clip])
         seconds = _take_turns(tasks, repetitions, device)
@@ -284,12 +284,14 @@ def _ours(way: Way, encoder: str, layer: int, device: torch.device):
     return model
 
 
-def _pipelines(encoder: str, layer: int, device: torch.device) -> dict[str, Callable[[np.ndarray], Any]]:
+def _pipelines(
+    encoder: str, layer: int, device: torch.device, dtypes: Iterable[str]
+) -> dict[str, Callable[[np.ndarray], Any]]:
     """A function that labels one clip through `pipeline`, by the name of its way."""
     model, extractor = _stock(encoder, device)
     pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
     own = build_extractor(encoder)
-    for way in (Way(context=SPARSE, dtype=dtype) for dtype in ("float32", "bfloat16")):
+    for way in (Way(context=SPARSE, dtype=dtype) for dtype in dtypes):
         model = _ours(way, encoder, layer, device)
         pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
     return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}

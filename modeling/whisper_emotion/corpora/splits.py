@@ -115,14 +115,10 @@ def hold_out_speakers(
     Raises:
         UserError: The rows have fewer than two speakers.
     """
+    check_held_out(dataset, rows)
     chosen = list(rows)
     names, speakers = np.unique(np.asarray(dataset["speaker"][:])[chosen], return_inverse=True)
     labels = np.asarray(dataset["label"][:], dtype=np.int64)[chosen]
-    if len(names) < 2:
-        raise UserError(
-            f"select_on: dev needs two or more training speakers, found {len(names)}: use --select_on last, and where "
-            "a recipe has them --temperature_scaling false and --speaker_adaptation never"
-        )
     # One row a speaker, one column a class.
     clips = np.zeros((len(names), int(labels.max()) + 1))
     np.add.at(clips, (speakers, labels), 1)
@@ -130,6 +126,20 @@ def hold_out_speakers(
     train = [row for row, held in zip(chosen, held_out, strict=True) if not held]
     dev = [row for row, held in zip(chosen, held_out, strict=True) if held]
     return sorted(train), sorted(dev)
+
+
+def check_held_out(dataset: Dataset, rows: Sequence[int]) -> None:
+    """Raise where `hold_out_speakers` would, without drawing any.
+
+    Raises:
+        UserError: The rows have fewer than two speakers.
+    """
+    found = len(set(np.asarray(dataset["speaker"][:])[list(rows)]))
+    if found < 2:
+        raise UserError(
+            f"select_on: dev needs two or more training speakers, found {found}: use --select_on last, and where "
+            "a recipe has them --temperature_scaling false and --speaker_adaptation never"
+        )
 
 
 def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
