@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
@@ -58,15 +59,21 @@ def without_loading_report() -> Iterator[None]:
     That is, what a checkpoint lacks, and each of the attempts to reach the Hub. Threads load one behind another: how
     much the libraries say is the whole process's, and two at once would leave them silent.
     """
-    with _loading:
-        before = {library: library.get_verbosity() for library in (logging, hub_logging)}
-        for library in before:
-            library.set_verbosity_error()
-        try:
-            yield
-        finally:
-            for library, verbosity in before.items():
-                library.set_verbosity(verbosity)
+    with _loading, errors_only(logging, hub_logging):
+        yield
+
+
+@contextmanager
+def errors_only(*libraries: Any) -> Iterator[None]:
+    """Let libraries log nothing but errors, as their `get_verbosity` and `set_verbosity_error` have it."""
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
 
 
 def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:

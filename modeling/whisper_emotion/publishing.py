@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging, validate_repo_id
 
-from whisper_emotion.errors import UserError, one_line, reading
+from whisper_emotion.errors import UserError, errors_only, one_line, reading
 from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
@@ -174,16 +174,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 @contextmanager
 def _one_line_errors(repo_id: str, token: str) -> Iterator[None]:
     """Turn what the Hub's client raises into a `UserError` without the token, and keep its log of retries quiet."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        yield
+        with errors_only(logging):
+            yield
     except UserError:
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise UserError(_explain(error, repo_id).replace(token, "…")) from error
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _explain(error: BaseException, repo_id: str) -> str:
