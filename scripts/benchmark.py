@@ -20,12 +20,12 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.audio import read_audio
 from whisper_emotion.benchmarks import (
-    WAYS,
     Clips,
     Way,
     benchmark_encoder,
     benchmark_heads,
     describe_encoder,
+    list_ways,
     time_contexts,
 )
 from whisper_emotion.corpora.splits import make_folds
@@ -118,16 +118,16 @@ def main() -> None:
 
 def _measure_encoder(experiment: Experiment, benchmark: BenchmarkArguments) -> dict[str, Any]:
     device = torch.device(experiment.args.device)
-    ways = WAYS
+    config = experiment.model([0], 0, head_only=True).config
+    ways = list_ways(tuple(config.context.items()))
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         ways = [way for way in ways if not way.runtime.startswith("onnx")]
         print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
     if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         ways = [way for way in ways if way.dtype != "bfloat16"]
         print("bfloat16 is left out: this processor has no instructions for it, and takes many times as long")
-    layer = experiment.model([0], 0, head_only=True).config.encoder_layer
     clips = _draw_clips(experiment, benchmark)
-    return benchmark_encoder(experiment.encoder, clips, layer, benchmark.repetitions, device, ways)
+    return benchmark_encoder(experiment.encoder, clips, config.encoder_layer, benchmark.repetitions, device, ways)
 
 
 def _measure_frontier(experiment: Experiment, benchmark: BenchmarkArguments) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from conftest import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
 from whisper_emotion.benchmarks import Clips, benchmark_encoder, describe_encoder
-from whisper_emotion.benchmarks.encoder import SPARSE, STOCK, Way, encoder_flops
+from whisper_emotion.benchmarks.encoder import STOCK, Way, encoder_flops, list_ways
 from whisper_emotion.training import build_model
+
+SPARSE = (("encoder_context", "sparse_window"), ("silence_stride", 32))
 
 
 def noise(*seconds):
@@ -38,6 +40,14 @@ def test_the_operations_are_those_that_torch_counts_without_padding(tiny_encoder
     assert rows == 2 * frames.shape[1]
     # torch's convolutions also see the silence behind the clip: 8 mel frames of 408
     assert flops / 2 == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_the_context_that_is_asked_for_is_measured_in_every_form_and_no_way_twice():
+    wider = (("encoder_context", "sparse_window"), ("silence_stride", 128))
+    names = [way.name for way in list_ways(wider)]
+    assert [name.partition(", ")[0] for name in names if "128" in name] == ["torch", "torch", "onnx", "onnx int8"]
+    window = list_ways((("encoder_context", "window"),))
+    assert len(window) == len(set(window)) == len(names) - 2
 
 
 def test_every_way_is_measured_beside_the_stock_class(tiny_encoder):

@@ -29,6 +29,7 @@ from whisper_emotion.training import build_extractor, build_model
 
 BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
+DTYPES = ("float32", "bfloat16")
 LABELS = tuple("abcdefg")  # as many as EMO-DB has; their names play no part
 LATENCY_SECONDS = 3
 PEAK = Path("/proc/self/clear_refs")  # Linux alone says what a process took at most, from a moment on
@@ -56,18 +57,13 @@ class Way:
 
 
 STOCK = Way("stock")
-SPARSE = (("encoder_context", "sparse_window"), ("silence_stride", 32))
-WAYS = (
-    STOCK,
-    Way(context=(("encoder_context", "window"),)),
-    Way(context=(("encoder_context", "window"),), dtype="bfloat16"),
-    Way(context=(("encoder_context", "utterance"), ("context_margin", 1.0))),
-    Way(context=(("encoder_context", "utterance"), ("context_margin", 1.0)), dtype="bfloat16"),
-    Way(context=SPARSE),
-    Way(context=SPARSE, dtype="bfloat16"),
-    Way("onnx", SPARSE),
-    Way("onnx int8", SPARSE),
-)
+
+
+def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
+    """The stock class, ours with the whole window, with a second of silence, and, exported too, with `context`."""
+    window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
+    torch_ways = [Way(context=one, dtype=dtype) for one in (window, utterance, context) for dtype in DTYPES]
+    return list(dict.fromkeys([STOCK, *torch_ways, Way("onnx", context), Way("onnx int8", context)]))
 
 
 class Clips:
@@ -108,7 +104,7 @@ class Clips:
 
 
 def benchmark_encoder(
-    encoder: str, clips: Clips, layer: int, repetitions: int, device: torch.device, ways: Sequence[Way] = WAYS
+    encoder: str, clips: Clips, layer: int, repetitions: int, device: torch.device, ways: Sequence[Way]
 ) -> dict[str, Any]:
     """Measure all ways on the clips.
 
@@ -118,7 +114,8 @@ def benchmark_encoder(
         layer: Encoder layer that ours pools; the stock class always runs all of them.
         repetitions: Times that each is measured; once more before, which does not count.
         device: Where torch runs. ONNX graphs are measured on processors only.
-        ways: What is measured; the first is what the others are compared with.
+        ways: What is measured; the first is what the others are compared with, and the context of the last is that of
+            `products` and `latency`, too.
 
     Returns:
         `clips`, `encoder_layer`; `batches`, a row a way and batch size, and `lengths`, a row a way and clip length:
@@ -143,12 +140,12 @@ def benchmark_encoder(
             measure(("batches", way, 1), label, [[clip] for clip in few])
             for seconds in LENGTHS:
                 measure(("lengths", way, seconds), label, [clips.cut(seconds, 4).audio])
-        dtypes = dict.fromkeys(way.dtype for way in ways)
-        products = {dtype: _Products(encoder, layer, clips, dtype, device) for dtype in dtypes}
+        own = {way.dtype: Way(context=ways[-1].context, dtype=way.dtype) for way in ways}
+        products = {dtype: _Products(way, encoder, layer, clips, device) for dtype, way in own.items()}
         for dtype, one in products.items():
             for name, task in one.tasks().items():
                 tasks["products", dtype, name], sizes["products", dtype, name] = task, 1
-        for name, label in _pipelines(encoder, layer, device, dtypes).items():
+        for name, label in _pipelines(encoder, layer, device, own.values()).items():
             clip = clips.cut(LATENCY_SECONDS, 1).audio
             measure(("latency", name, 1), lambda batch, label=label: label(*batch), [clip])
         seconds = _take_turns(tasks, repetitions, device)
@@ -285,13 +282,13 @@ def _ours(way: Way, encoder: str, layer: int, device: torch.device):
 
 
 def _pipelines(
-    encoder: str, layer: int, device: torch.device, dtypes: Iterable[str]
+    encoder: str, layer: int, device: torch.device, ways: Iterable[Way]
 ) -> dict[str, Callable[[np.ndarray], Any]]:
-    """A function that labels one clip through `pipeline`, by the name of its way."""
+    """A function that labels one clip through `pipeline`, by the name of its way: the stock one, and these of ours."""
     model, extractor = _stock(encoder, device)
     pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
     own = build_extractor(encoder)
-    for way in (Way(context=SPARSE, dtype=dtype) for dtype in dtypes):
+    for way in ways:
         model = _ours(way, encoder, layer, device)
         pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
     return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}
@@ -315,9 +312,9 @@ def _take_turns(tasks: dict[tuple, Callable], repetitions: int, device: torch.de
 class _Products:
     """The encoder alone on a batch, and what the machine reaches in products of matrices of its shapes."""
 
-    def __init__(self, encoder: str, layer: int, clips: Clips, dtype: str, device: torch.device):
+    def __init__(self, way: Way, encoder: str, layer: int, clips: Clips, device: torch.device):
         self.extractor = build_extractor(encoder)
-        self.model = _ours(Way(context=SPARSE, dtype=dtype), encoder, layer, device)
+        self.model = _ours(way, encoder, layer, device)
         middle = max(0, (len(clips.audio) - BATCH_SIZE) // 2)
         self.batch = clips.audio[middle : middle + BATCH_SIZE]
         inputs = self.extractor(self.batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
@@ -326,7 +323,7 @@ class _Products:
         self.flops, rows = encoder_flops(self.model.config, lengths.tolist())
         width, inner = self.model.config.d_model, self.model.config.encoder_ffn_dim
         shapes = {(2048, 2048, 2048), (rows, width, width), (rows, width, inner), (rows, inner, width)}
-        numbers = {"dtype": getattr(torch, dtype), "device": device}
+        numbers = {"dtype": getattr(torch, way.dtype), "device": device}
         self.pairs = {
             shape: (torch.randn(shape[0], shape[1], **numbers), torch.randn(shape[2], shape[1], **numbers))
             for shape in shapes
