@@ -48,6 +48,7 @@ def test_the_context_that_is_asked_for_is_measured_in_every_form_and_no_way_twic
     assert [name.partition(", ")[0] for name in names if "128" in name] == ["torch", "torch", "onnx", "onnx int8"]
     window = list_ways((("encoder_context", "window"),))
     assert len(window) == len(set(window)) == len(names) - 2
+    assert {way.context for way in window[-4:]} == {(("encoder_context", "window"),)}  # its products are measured, too
 
 
 def test_every_way_is_measured_beside_the_stock_class(tiny_encoder):

@@ -62,8 +62,9 @@ STOCK = Way("stock")
 def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
     """The stock class, ours with the whole window, with a second of silence, and, exported too, with `context`."""
     window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
-    torch_ways = [Way(context=one, dtype=dtype) for one in (window, utterance, context) for dtype in DTYPES]
-    return list(dict.fromkeys([STOCK, *torch_ways, Way("onnx", context), Way("onnx int8", context)]))
+    contexts = [*(one for one in (window, utterance) if one != context), context]
+    torch_ways = [Way(context=one, dtype=dtype) for one in contexts for dtype in DTYPES]
+    return [STOCK, *torch_ways, Way("onnx", context), Way("onnx int8", context)]
 
 
 class Clips:
