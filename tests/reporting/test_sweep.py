@@ -10,8 +10,10 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.reporting.plots import STYLES, Curve, plot_curves
+from whisper_emotion.reporting.sweep import DRAWN
 from whisper_emotion.sweeps import REFERENCE, Cell
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
@@ -213,6 +215,16 @@ def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_pa
     bars = [bar for axes in figures[0].axes for bar in axes.containers]
     assert len(bars) == 6 and all(bar.has_yerr for bar in bars)
     assert imread(tmp_path / "layers.png").shape[1] > 1000
+
+
+def test_a_pooling_looks_the_same_whichever_others_are_there(sweep, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("whisper_emotion.reporting.sweep.plot_curves", lambda panels, *_: drawn.update(panels))
+    report(sweep)
+    assert drawn
+    for curves in drawn.values():
+        assert {curve.name: curve.style for curve in curves} == {"mean": 0, "QKV": 2, "logistic regression": 3}
+    assert set(DRAWN) == {*POOLING_CLASSES, REFERENCE} and len(DRAWN) <= len(STYLES)
 
 
 def test_lines_differ_in_colour_marker_and_stroke():

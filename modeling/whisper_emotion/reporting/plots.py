@@ -86,6 +86,7 @@ class Curve(NamedTuple):
         low: Lower ends of their intervals.
         high: Upper ends.
         notes: What stands at the end of each point's interval; nothing where not given.
+        style: Its number among `STYLES`, where pictures are to agree; its place in its panel where not given.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Curve(NamedTuple):
     low: Sequence[float]
     high: Sequence[float]
     notes: Sequence[str] = ()
+    style: int | None = None
 
 
 # Okabe and Ito's colours, told apart by all kinds of colour vision; markers and strokes tell the lines apart in grey
@@ -125,7 +127,8 @@ def plot_curves(
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     names: dict[str, Any] = {}
     for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
-        for place, (curve, (colour, marker, stroke)) in enumerate(zip(curves, STYLES, strict=False)):
+        for place, curve in enumerate(curves):
+            colour, marker, stroke = STYLES[place if curve.style is None else curve.style]
             # Side by side where they share a layer, or the bars would hide one another
             across = np.asarray(curve.places, dtype=float)
             if layers:

@@ -28,6 +28,8 @@ PAPER_CLASSES = {
 REFERENCE_CHOICE = "strength chosen on speakers held out of the training folds"
 HEARD = ("encoder_context", "context_margin", "silence_stride", "mask_padding")  # what a figure says of its frames
 NAMES = {REFERENCE: "logistic regression", "qkv": "QKV"}
+# Each pooling looks the same in all pictures, whichever others are there
+DRAWN = ("mean", "attentive", "qkv", REFERENCE, "statistics", "attentive_statistics")
 LAYER_CHOICE = {
     "dev": "fold by fold, on speakers held out of its training (mean over seeds)",
     "last": "the highest; nothing was chosen",
@@ -315,7 +317,8 @@ def _draw_layers(path: Path, sweep: SweepResults, title: str) -> None:
             for pooling in dict.fromkeys(system.pooling for system in own):
                 systems = [system for system in own if system.pooling == pooling]
                 values, low, high = zip(*(sweep.pooled(system, figure) for system in systems), strict=True)
-                curves.append(Curve(_name(pooling), [system.layer for system in systems], values, low, high))
+                layers, style = [system.layer for system in systems], DRAWN.index(pooling)
+                curves.append(Curve(_name(pooling), layers, values, low, high, style=style))
             panels[f"{heading}, {encoder}"] = curves
     plot_curves(panels, path, title)
 
