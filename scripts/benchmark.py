@@ -123,11 +123,16 @@ def _measure_encoder(experiment: Experiment, benchmark: BenchmarkArguments) -> d
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         ways = [way for way in ways if not way.runtime.startswith("onnx")]
         print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
-    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type == "cpu" and not _has_bfloat16():
         ways = [way for way in ways if way.dtype != "bfloat16"]
         print("bfloat16 is left out: this processor has no instructions for it, and takes many times as long")
     clips = _draw_clips(experiment, benchmark)
     return benchmark_encoder(experiment.encoder, clips, config.encoder_layer, benchmark.repetitions, device, ways)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16, as oneDNN sees it; not every build of torch has that."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _measure_frontier(experiment: Experiment, benchmark: BenchmarkArguments) -> list[dict[str, Any]]:

@@ -200,12 +200,17 @@ def curves(count):
             for index in range(count)]  # fmt: skip
 
 
-def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_path, monkeypatch):
-    figures = []
-    draw = FigureCanvasAgg.print_figure
+@pytest.fixture
+def figures(monkeypatch):
+    """All figures that are written, as matplotlib has them."""
+    written, draw = [], FigureCanvasAgg.print_figure
     monkeypatch.setattr(
-        FigureCanvasAgg, "print_figure", lambda self, *a, **k: (figures.append(self.figure), draw(self, *a, **k))[1]
+        FigureCanvasAgg, "print_figure", lambda self, *a, **k: (written.append(self.figure), draw(self, *a, **k))[1]
     )
+    return written
+
+
+def test_layers_are_drawn_with_bars_a_legend_and_a_title_without_formulas(tmp_path, figures):
     plot_curves({"WA, tiny": curves(3), "UA, tiny": curves(3)}, tmp_path / "layers.png", "of $mine$ " * 20)
     texts = [text.get_text() for text in figures[0].findobj(Text)]
     assert {"WA, tiny", "UA, tiny", "encoder layer"} <= set(texts)
@@ -225,6 +230,11 @@ def test_a_pooling_looks_the_same_whichever_others_are_there(sweep, monkeypatch)
     for curves in drawn.values():
         assert {curve.name: curve.style for curve in curves} == {"mean": 0, "QKV": 2, "logistic regression": 3}
     assert set(DRAWN) == {*POOLING_CLASSES, REFERENCE} and len(DRAWN) <= len(STYLES)
+
+
+def test_lines_beyond_the_styles_are_drawn_too(tmp_path, figures):
+    plot_curves({"UA, tiny": curves(len(STYLES) + 1)}, tmp_path / "layers.png", "many")
+    assert len(figures[0].axes[0].containers) == len(STYLES) + 1
 
 
 def test_lines_differ_in_colour_marker_and_stroke():

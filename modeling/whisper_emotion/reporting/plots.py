@@ -115,7 +115,7 @@ def plot_curves(
     """Draws figures against encoder layers, or something else, a panel each, with their intervals as error bars.
 
     Args:
-        panels: by the panel's heading, its lines; the same names in all panels, six at most.
+        panels: by the panel's heading, its lines; the same names in all panels. More than six begin to look alike.
         path: the PNG file to write.
         title: what is shown, of any length: it is wrapped to the picture's width.
         axis: what the horizontal axis shows. Anything but layers is on a logarithmic one.
@@ -128,7 +128,7 @@ def plot_curves(
     names: dict[str, Any] = {}
     for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
         for place, curve in enumerate(curves):
-            colour, marker, stroke = STYLES[place if curve.style is None else curve.style]
+            colour, marker, stroke = STYLES[(place if curve.style is None else curve.style) % len(STYLES)]
             # Side by side where they share a layer, or the bars would hide one another
             across = np.asarray(curve.places, dtype=float)
             if layers:
