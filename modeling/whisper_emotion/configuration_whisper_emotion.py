@@ -3,19 +3,24 @@
 This file travels with every checkpoint: it imports torch, transformers, numpy and its siblings, nothing else.
 """
 
+import inspect
 import math
-from dataclasses import field, fields
-from typing import Any
 
-from transformers import WhisperConfig
+from transformers import PretrainedConfig
 
 from .pooling_whisper_emotion import POOLING_CLASSES
 
-POOLINGS = tuple(POOLING_CLASSES)
 POOLING_SCORES = ("paper", "released")
 ENCODER_CONTEXTS = ("window", "utterance", "sparse_window")
+MAX_LAYERS = 1024  # Whisper has 32 at most; a damaged file may claim millions, and building them would never end
 
-MOST_LAYERS = 1024  # Whisper has 32 at most; building what a damaged file may claim would not end
+# Fields that a stock Whisper checkpoint and this model share.
+WHISPER_FIELDS = (
+    "num_mel_bins", "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "activation_function",
+    "dropout", "attention_dropout", "activation_dropout", "init_std", "max_source_positions",
+)  # fmt: skip
+LABEL_FIELDS = ("num_labels", "id2label", "label2id")
+TEMPERATURES = ("logit_temperature", "adapted_logit_temperature")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_whisper_emotion.WhisperEmotionConfig",
@@ -24,23 +29,81 @@ AUTO_MAP = {
 }
 
 
-def _help(text: str, default: Any) -> Any:
-    """Give a dataclass field its default and the one line that `--help` prints for it."""
-    return field(default=default, metadata={"help": text})
+def _whole(low: int, high: float = math.inf):
+    return lambda value: type(value) is int and low <= value <= high
 
 
-class WhisperEmotionConfig(WhisperConfig):
+def _number(low: float, high: float = math.inf, exclusive: bool = False):
+    def holds(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return number and (low < value if exclusive else low <= value) and value < high
+
+    return holds
+
+
+def _one_of(names):
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _ascending_layers(value):
+    layers = isinstance(value, (list, tuple)) and len(value) > 0 and all(_whole(0)(layer) for layer in value)
+    return value is None or (layers and list(value) == sorted(set(value)))
+
+
+# What each field may be: a test, and its description for the error message.
+ALLOWED = {
+    "num_mel_bins": (_whole(1, 1024), "a whole number from 1 to 1024"),
+    "d_model": (_whole(1, 65_536), "a whole number from 1 to 65536"),
+    "encoder_layers": (_whole(0, MAX_LAYERS), f"a whole number from 0 to {MAX_LAYERS}"),
+    "encoder_attention_heads": (_whole(1, 1024), "a whole number from 1 to 1024"),
+    "encoder_ffn_dim": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
+    "max_source_positions": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
+    "encoder_layer": (lambda value: type(value) is int, "a whole number"),
+    "concatenated_layers": (_ascending_layers, "None or ascending layers, such as [2, 3, 4]"),
+    "use_weighted_layer_sum": (lambda value: isinstance(value, bool), "true or false"),
+    "classifier_proj_size": (lambda value: value is None or _whole(1)(value), "None or a whole number, 1 or more"),
+    "pooling": (_one_of(POOLING_CLASSES), f"one of {', '.join(POOLING_CLASSES)}"),
+    "pooling_heads": (_whole(1), "a whole number, 1 or more"),
+    "pooling_head_dim": (_whole(1), "a whole number, 1 or more"),
+    "pooling_dropout": (_number(0, 1), "a number in [0, 1)"),
+    "pooling_scores": (_one_of(POOLING_SCORES), f"one of {', '.join(POOLING_SCORES)}"),
+    "mask_padding": (lambda value: isinstance(value, bool), "true or false"),
+    "encoder_context": (_one_of(ENCODER_CONTEXTS), f"one of {', '.join(ENCODER_CONTEXTS)}"),
+    "context_margin": (_number(0), "a number of seconds, 0 or more"),
+    "silence_stride": (_whole(1), "a whole number, 1 or more"),
+    "logit_temperature": (_number(0, exclusive=True), "a number above 0"),
+    "adapted_logit_temperature": (
+        lambda value: value is None or _number(0, exclusive=True)(value),
+        "None or a number above 0",
+    ),
+}
+
+
+class WhisperEmotionConfig(PretrainedConfig):
     r"""Configuration of a Whisper encoder with a pooling over its frames and a linear classifier.
 
-    All fields of `WhisperConfig` keep their meaning; `encoder_layers` stays the checkpoint's own number of layers.
+    The first eleven fields describe the encoder and have the names and meanings of `WhisperConfig`; a stock Whisper
+    checkpoint's configuration fills them. `PretrainedConfig` adds `id2label`, `problem_type` and its other fields.
 
     Args:
+        num_mel_bins: Mel bands of the features (80; 128 for large-v3).
+        d_model: Width of an encoder frame.
+        encoder_layers: Transformer layers of the whole checkpoint, also of those that are not built.
+        encoder_attention_heads: Attention heads of a layer.
+        encoder_ffn_dim: Width of a layer's feed-forward network.
+        activation_function: Activation of the feed-forward networks, a name that transformers knows.
+        dropout: Dropout probability after the embedding, the attention and the feed-forward network.
+        attention_dropout: Dropout probability on the attention weights.
+        activation_dropout: Dropout probability inside the feed-forward network.
+        init_std: Standard deviation of newly initialised weights.
+        max_source_positions: Encoder frames of the window (1,500 for 30 s).
         encoder_layer: Hidden state that is pooled: 0 is the convolutions' output with positions, 1..`encoder_layers`
             the transformer layers; negative values count from the top (-1 is the last). Layers above are not built.
-        use_weighted_layer_sum: Pool a learned, softmax-weighted mix of the hidden states 0..`encoder_layer`.
-        concatenated_layers: Pool the frames of these layers, ascending, side by side: `len(concatenated_layers) *
+        concatenated_layers: Pool the frames of these layers side by side, ascending: `len(concatenated_layers) *
             d_model` wide. `encoder_layer` is then the last of them. None pools `encoder_layer` alone.
-        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256).
+        use_weighted_layer_sum: Pool a learned, softmax-weighted sum of the hidden states 0..`encoder_layer`.
+        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256). None leaves the
+            projector and its normalisation out: the pooling sees the encoder's frames.
         pooling: One of `mean`, `attentive`, `qkv`, `statistics`, `attentive_statistics`.
         pooling_heads: Attention heads of the attentive poolings.
         pooling_head_dim: Width of one head (`d_hidden`, `d_k`).
@@ -48,174 +111,175 @@ class WhisperEmotionConfig(WhisperConfig):
         pooling_scores: `paper` follows the equations of arXiv 2602.06000, `released` the authors' code, where the two
             differ (see `pooling_whisper_emotion.py`).
         mask_padding: Pool the real frames only. False pools every encoded frame, silence too, as the paper does.
-        encoder_context: What the encoder sees: `window` is the whole 30 s window, silence included, as Whisper was
-            trained; `utterance` is the audio and `context_margin` seconds of silence after it; `sparse_window` is the
-            audio, two silent frames, and every `silence_stride`-th silent position of the window behind them, which
-            counts for all that it stands for: an approximation of the window at nearly the audio's cost, and no worse
-            (`model_cards/README.md`).
+        encoder_context: What the encoder sees. `window` is the whole 30 s window, silence included, as Whisper was
+            trained. `utterance` is the audio and `context_margin` seconds of silence. `sparse_window` is the audio and
+            every `silence_stride`-th silent position behind it, weighted by the number of positions it replaces: it
+            approximates the window at nearly the cost of the audio.
         context_margin: Seconds of silence after the audio in `utterance` context.
-        silence_stride: Silent positions that one stands for in `sparse_window` context.
-        freeze_encoder: Train the head only. Holds after loading, too.
-        class_weights: One positive weight a class for the cross-entropy, or None. As in PyTorch, a weighted loss is
-            divided by the weights of its own batch, so it depends on how a batch is divided for accumulation.
-        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
-        temperature: What the logits are divided by, so that probabilities are as often right as they say.
-        adapted_temperature: The same of clips that are adapted to their speakers, which it is easier to be sure of;
-            None: no other.
+        silence_stride: Silent positions that one position replaces in `sparse_window` context.
+        logit_temperature: Divisor of the logits that calibrates the probabilities (arXiv 1706.04599, section 4.2).
+        adapted_logit_temperature: Divisor used together with `speaker_mean`; None uses `logit_temperature`.
+        **kwargs: Fields of `PretrainedConfig`. `label2id` always follows from `id2label`.
 
     Raises:
-        ValueError: A field's value is not allowed; the message lists what is.
+        ValueError: A field has a value that is not allowed; the message lists the allowed ones.
     """
 
     model_type = "whisper_emotion"
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
     # Trainer would otherwise gather these for the whole evaluation set.
     keys_to_ignore_at_inference = ["embedding", "pooling_weights", "hidden_states", "attentions"]
 
-    is_encoder_decoder: bool = False
-    encoder_layer: int = _help("encoder layer that is pooled: 0 = convolutions, -1 = last", -1)
-    use_weighted_layer_sum: bool = _help("pool a learned mix of the layers 0..encoder_layer", False)
-    concatenated_layers: list | None = _help("encoder layers, such as 2,3,4, that are pooled side by side", None)
-    classifier_proj_size: int = _help("width of the projector", 256)
-    pooling: str = _help(f"one of {', '.join(POOLINGS)}", "mean")
-    pooling_heads: int = _help("heads of the attentive poolings", 6)
-    pooling_head_dim: int = _help("width of one head", 4)
-    pooling_dropout: float = _help("dropout inside the attentive poolings", 0.3)
-    pooling_scores: str = _help("paper (its equations) or released (its authors' code)", "paper")
-    mask_padding: bool = _help("pool real frames only; false pools the silence too, as the paper does", True)
-    encoder_context: str = _help(
-        "window (30 s), utterance (the audio and context_margin seconds) or sparse_window", "sparse_window"
-    )
-    context_margin: float = _help("seconds of silence encoded after the audio in utterance context", 1.0)
-    silence_stride: int = _help("silent positions that one stands for in sparse_window context", 32)
-    freeze_encoder: bool = _help("train the head only", True)
-    class_weights: list | None = _help("one positive weight a class, for the loss", None)
-    label_smoothing: float = _help("label smoothing of the loss, in [0, 1)", 0.0)
-    temperature: float = _help("what the logits are divided by", 1.0)
-    adapted_temperature: float | None = _help("the same of clips adapted to their speakers", None)
-
-    def __post_init__(self, **kwargs):
-        """Resolve a negative `encoder_layer` and check all fields."""
-        super().__post_init__(**kwargs)
-        # A checkpoint from the Hub arrives with "namespace/name--module.Class" here; saved again, it must name the
-        # files that are saved beside it.
+    def __init__(
+        self,
+        num_mel_bins=80,
+        d_model=384,
+        encoder_layers=4,
+        encoder_attention_heads=6,
+        encoder_ffn_dim=1536,
+        activation_function="gelu",
+        dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        init_std=0.02,
+        max_source_positions=1500,
+        encoder_layer=-1,
+        concatenated_layers=None,
+        use_weighted_layer_sum=False,
+        classifier_proj_size=256,
+        pooling="mean",
+        pooling_heads=6,
+        pooling_head_dim=4,
+        pooling_dropout=0.3,
+        pooling_scores="paper",
+        mask_padding=True,
+        encoder_context="sparse_window",
+        context_margin=1.0,
+        silence_stride=32,
+        logit_temperature=1.0,
+        adapted_logit_temperature=None,
+        **kwargs,
+    ):
+        for name, value in list(locals().items()):
+            if name in FIELDS:
+                setattr(self, name, value)
+        kwargs.pop("label2id", None)
+        kwargs.pop("auto_map", None)
+        if kwargs.get("id2label") is not None:
+            kwargs["id2label"] = _checked_labels(kwargs["id2label"])
+        super().__init__(**kwargs)
+        # A checkpoint from the Hub arrives with "namespace/name--module.Class" here; a copy of it must name its own
+        # files.
         self.auto_map = dict(AUTO_MAP)
         self.resolve()
 
     def resolve(self) -> None:
         """Make `encoder_layer` non-negative and check every field of this class.
 
-        The model calls this again, for what was set on the configuration since.
+        The model calls this again, since fields may have been set after construction.
         """
-        known = type(self.encoder_layers) is int and 0 <= self.encoder_layers <= MOST_LAYERS
-        self._require("encoder_layers", known, f"a whole number from 0 to {MOST_LAYERS}")
-        for name in ("encoder_layer", "classifier_proj_size", "pooling_heads", "pooling_head_dim", "silence_stride"):
-            self._require(name, type(getattr(self, name)) is int, "a whole number")
-        for name in ("use_weighted_layer_sum", "mask_padding", "freeze_encoder"):
-            self._require(name, isinstance(getattr(self, name), bool), "true or false")
-        numbers = ["pooling_dropout", "context_margin", "label_smoothing", "temperature"]
-        if self.adapted_temperature is not None:
-            numbers.append("adapted_temperature")
-        for name in numbers:
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            self._require(name, number, "a number")
-
-        if self.concatenated_layers is not None:
-            several = self.concatenated_layers
-            valid = (
-                isinstance(several, (list, tuple))
-                and len(several) > 0
-                and all(type(layer) is int and layer >= 0 for layer in several)
-                and list(several) == sorted(set(several))
+        for name, (holds, allowed) in ALLOWED.items():
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {allowed}")
+        self.id2label = _checked_labels(self.id2label)
+        self.label2id = {label: index for index, label in self.id2label.items()}
+        if self.d_model % self.encoder_attention_heads:
+            raise ValueError(
+                f"encoder_attention_heads={self.encoder_attention_heads} is not allowed: it must divide "
+                f"d_model={self.d_model}"
             )
-            self._require("concatenated_layers", valid, "None or ascending layers, such as [2, 3, 4]")
+        if self.concatenated_layers is not None:
             if self.use_weighted_layer_sum:
                 raise ValueError("concatenated_layers excludes use_weighted_layer_sum=True: leave one of them out")
-            self.encoder_layer = several[-1]
-
+            self.encoder_layer = self.concatenated_layers[-1]
         layers = self.encoder_layers
         if not -(layers + 1) <= self.encoder_layer <= layers:
             raise ValueError(
-                f"encoder_layer={self.encoder_layer} is not allowed: this encoder has {layers} layers, so 0 "
-                f"(convolutions) to {layers} and -1 (last) to -{layers + 1} are"
+                f"encoder_layer={self.encoder_layer} is not allowed: this encoder has {layers} layers, so it must be "
+                f"0 (convolutions) to {layers}, or -1 (last) to -{layers + 1}"
             )
         if self.encoder_layer < 0:
             self.encoder_layer += layers + 1
-
-        for name in ("classifier_proj_size", "pooling_heads", "pooling_head_dim", "silence_stride"):
-            self._require(name, getattr(self, name) >= 1, "1 or more")
-        self._require("pooling", self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
-        self._require("pooling_scores", self.pooling_scores in POOLING_SCORES, f"one of {', '.join(POOLING_SCORES)}")
-        self._require(
-            "encoder_context", self.encoder_context in ENCODER_CONTEXTS, f"one of {', '.join(ENCODER_CONTEXTS)}"
-        )
         if self.encoder_context == "sparse_window" and not self.mask_padding:
             raise ValueError(
                 "mask_padding=False is not allowed with encoder_context='sparse_window', which leaves most of the "
                 "silence out: pool the real frames, or use window"
             )
-        self._require("pooling_dropout", 0 <= self.pooling_dropout < 1, "in [0, 1)")
-        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
-        self._require("temperature", self.temperature > 0, "more than 0")
-        adapted = self.adapted_temperature
-        self._require("adapted_temperature", adapted is None or adapted > 0, "None or more than 0")
-        self._require("context_margin", self.context_margin >= 0, "0 seconds or more")
-        if self.class_weights is not None:
-            weights = self.class_weights
-            valid = (
-                isinstance(weights, (list, tuple))
-                and len(weights) == self.num_labels
-                and all(isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights)
-            )
-            self._require("class_weights", valid, f"None or {self.num_labels} positive numbers, one a class")
 
     def temperature_of(self, adapted: bool) -> float:
-        """What the logits are divided by, of clips that are adapted to their speakers or of others."""
-        adapts = adapted and self.adapted_temperature is not None
-        return self.adapted_temperature if adapts else self.temperature
+        """Return the divisor of the logits, for clips that are adapted to their speakers or for others."""
+        adapts = adapted and self.adapted_logit_temperature is not None
+        return self.adapted_logit_temperature if adapts else self.logit_temperature
 
     @property
     def frame_layers(self) -> list[int]:
-        """The layers whose frames the head takes."""
+        """The layers whose frames the head takes, ascending."""
         if self.use_weighted_layer_sum:
             return list(range(self.encoder_layer + 1))
         return [self.encoder_layer] if self.concatenated_layers is None else list(self.concatenated_layers)
 
     @property
     def frame_size(self) -> int:
-        """Width of a frame as the projector takes it."""
-        return self.d_model * (1 if self.concatenated_layers is None else len(self.concatenated_layers))
+        """Width of a frame once its layers are merged."""
+        return self.d_model * (1 if self.use_weighted_layer_sum else len(self.frame_layers))
 
     @property
-    def context(self) -> dict[str, Any]:
-        """What the encoder sees: `encoder_context` and the field that belongs to it, by name."""
+    def context(self) -> dict:
+        """The encoder's context: `encoder_context` and the field that belongs to it, by name."""
         own = {"utterance": "context_margin", "sparse_window": "silence_stride"}.get(self.encoder_context)
         return {"encoder_context": self.encoder_context, **({own: getattr(self, own)} if own else {})}
 
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be {allowed}")
-
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """Read a configuration file; a stock Whisper checkpoint's is taken over as an encoder's."""
+        """Read a configuration file; of a stock Whisper checkpoint's, keep the fields of the encoder."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if config_dict.get("model_type") == WhisperConfig.model_type:
-            # What a speech recogniser says of its task does not hold for the classifier: its type and class, two
-            # placeholder labels, the weights' storage type, and the projector that WhisperConfig declares by default.
-            for name in (
-                "model_type", "architectures", "is_encoder_decoder", "id2label", "label2id", "dtype", "torch_dtype",
-                "classifier_proj_size", "use_weighted_layer_sum",
-            ):  # fmt: skip
-                config_dict.pop(name, None)
+        if config_dict.get("model_type") == "whisper":
+            config_dict = {name: config_dict[name] for name in WHISPER_FIELDS if name in config_dict}
         return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Build a configuration; keyword arguments replace the fields before they are checked, not after."""
-        own = {field.name for field in fields(cls) if "help" in field.metadata} & kwargs.keys()
-        return super().from_dict({**config_dict, **{name: kwargs.pop(name) for name in own}}, **kwargs)
+        """Build a configuration; keyword arguments replace fields before the check, not after.
 
+        Another number of labels means a new classifier: names and temperatures of the old one are dropped.
+        """
+        given = {name: kwargs.pop(name) for name in (*FIELDS, *LABEL_FIELDS, "problem_type") if name in kwargs}
+        config_dict = dict(config_dict)
+        if given.get("num_labels") is not None and given.get("id2label") is not None:
+            if given["num_labels"] != len(given["id2label"]):
+                raise ValueError(
+                    f"num_labels={given['num_labels']} does not fit id2label, which has {len(given['id2label'])} "
+                    "labels: leave one of them out"
+                )
+            del given["num_labels"]
+        stored = len(config_dict.get("id2label") or range(config_dict.get("num_labels") or 2))
+        named = len(given.get("id2label") or range(given.get("num_labels") or stored))
+        if named != stored:
+            for name in (*LABEL_FIELDS, *TEMPERATURES):
+                config_dict.pop(name, None)
+        elif "num_labels" in given and config_dict.get("id2label"):
+            del given["num_labels"]
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+
+def _checked_labels(id2label) -> dict[int, str]:
+    """Return `id2label` with whole numbers as keys, in order; raise unless every id from 0 has a name of its own."""
+    try:
+        if isinstance(id2label, dict) and all(isinstance(name, str) and name.strip() for name in id2label.values()):
+            named = {int(key): name for key, name in id2label.items()}
+            if sorted(named) == list(range(len(named))) and len(set(named.values())) == len(named) > 0:
+                return dict(sorted(named.items()))
+    except (TypeError, ValueError):
+        pass  # a key that is no number
+    raise ValueError(
+        f"id2label={id2label!r} is not allowed: it must map each id from 0 on to a name of its own, such as "
+        "{0: 'angry', 1: 'sad'}"
+    )
+
+
+FIELDS = tuple(
+    name for name in inspect.signature(WhisperEmotionConfig.__init__).parameters if name not in ("self", "kwargs")
+)
 
 WhisperEmotionConfig.register_for_auto_class()
 
