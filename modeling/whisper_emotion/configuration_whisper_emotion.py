@@ -61,7 +61,7 @@ ALLOWED = {
     "encoder_layer": (lambda value: type(value) is int, "a whole number"),
     "concatenated_layers": (_ascending_layers, "None or ascending layers, such as [2, 3, 4]"),
     "use_weighted_layer_sum": (lambda value: isinstance(value, bool), "true or false"),
-    "classifier_proj_size": (lambda value: value is None or _whole(1)(value), "None or a whole number, 1 or more"),
+    "classifier_proj_size": (_whole(0), "a whole number, 0 (no projector) or more"),
     "pooling": (_one_of(POOLING_CLASSES), f"one of {', '.join(POOLING_CLASSES)}"),
     "pooling_heads": (_whole(1), "a whole number, 1 or more"),
     "pooling_head_dim": (_whole(1), "a whole number, 1 or more"),
@@ -102,7 +102,7 @@ class WhisperEmotionConfig(PretrainedConfig):
         concatenated_layers: Pool the frames of these layers side by side, ascending: `len(concatenated_layers) *
             d_model` wide. `encoder_layer` is then the last of them. None pools `encoder_layer` alone.
         use_weighted_layer_sum: Pool a learned, softmax-weighted sum of the hidden states 0..`encoder_layer`.
-        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256). None leaves the
+        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256). 0 leaves the
             projector and its normalisation out: the pooling sees the encoder's frames.
         pooling: One of `mean`, `attentive`, `qkv`, `statistics`, `attentive_statistics`.
         pooling_heads: Attention heads of the attentive poolings.

@@ -86,7 +86,7 @@ class EmotionHead(nn.Module):
         self.merge = LayerMerge(config)
         self.adaptation = SpeakerAdaptation(config.frame_size)
         width = config.classifier_proj_size
-        if width is None:
+        if width == 0:
             self.projector, self.projector_norm, width = nn.Identity(), nn.Identity(), config.frame_size
         else:
             self.projector, self.projector_norm = nn.Linear(config.frame_size, width), nn.LayerNorm(width)
@@ -220,11 +220,14 @@ class WhisperForEmotionClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def mean_frames(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Average the frames of each clip, `(batch, frame_size)`; `speaker_mean` is the average over a speaker's clips.
+        """Average the frames of each clip; the average over a speaker's clips is that speaker's `speaker_mean`.
 
         Args:
             input_features: As of `forward`.
             attention_mask: As of `forward`.
+
+        Returns:
+            `(batch, frame_size)`, float32.
         """
         encoded = self.encoder(input_features, attention_mask)
         return self.head.mean_frames(self._to_head(encoded.frames), encoded.mask)
