@@ -6,6 +6,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 WINDOW = 2**16  # bytes that are searched at a time
@@ -15,7 +16,7 @@ MEDIA_MAGIC = {
     b"0&\xb2u\x8ef\xcf\x11": "asf",
     b"#!AMR": "amr",
 }
-"""First bytes of the containers that libsndfile lacks, and FFmpeg's names for them; MP4 and ADTS are in `media_format`."""
+"""First bytes of containers that libsndfile lacks, and FFmpeg's names for them; `media_format` knows MP4 and ADTS."""
 
 # The index in the header of an MPEG frame to kbit/s of layer III: MPEG 1, and MPEG 2 and 2.5 (ISO 11172-3, 13818-3).
 _KILOBITS = {
@@ -42,20 +43,24 @@ class Span(io.RawIOBase):
         self.place = 0
 
     def readable(self) -> bool:
+        """Spans can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Spans can be read from any place."""
         return True
 
     def tell(self) -> int:
+        """Where the next read begins."""
         return self.place
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, but never before the start: a damaged header may ask for it, and a decoder cannot catch an exception."""
+        """Move, never before the start: a damaged header may ask for that, and no decoder catches an exception."""
         self.place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence])
         return self.place
 
     def readinto(self, buffer) -> int:
+        """Fill a buffer as far as the span goes."""
         data = self.peek_at(self.place, len(buffer))
         buffer[: len(data)] = data
         self.place += len(data)
@@ -137,7 +142,7 @@ def _wav(span: Span) -> Audio:
 
 
 def _chunks(span: Span, place: int) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a RIFF file from a place on: their names, where their contents begin, and their announced sizes."""
+    """The chunks of a RIFF file from a place on: names, where their contents begin, and announced sizes."""
     while len(header := span.peek_at(place, 8)) == 8:
         size = int.from_bytes(header[4:], "little")
         yield header[:4], place + 8, size
@@ -195,12 +200,11 @@ def _find(span: Span, wanted: bytes, place: int) -> int:
 
 
 class _Frame(NamedTuple):
-    """The header of an MPEG frame of layer III: its bytes, size, samples a second, samples, and where a table stands."""
+    """The header of an MPEG frame of layer III: its bytes, the frame's size and rate, and a table's place in it."""
 
     header: bytes
     size: int
     rate: int
-    samples: int
     table: int
 
     @classmethod
@@ -215,7 +219,17 @@ class _Frame(NamedTuple):
         rate = _RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
         size = (144 if first else 72) * _KILOBITS[first][code] * 1000 // rate + (header[2] >> 1 & 1)
         table = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
-        return cls(header, size, rate, 1152 if first else 576, table)
+        return cls(header, size, rate, table)
+
+
+@dataclass
+class _Link:
+    """A part of an MP3: where it begins, its first frame, the frames that its table announces, and those counted."""
+
+    start: int
+    frame: _Frame
+    announced: int
+    frames: int = 0
 
 
 def _mp3(span: Span) -> Audio:
@@ -228,20 +242,20 @@ def _mp3(span: Span) -> Audio:
     frame = _Frame.parse(span.peek_at(place, 4))
     if frame is None or _Frame.parse(span.peek_at(place + frame.size, 4)) is None:
         return Audio([span])
-    links: list[tuple[int, _Frame, int, int]] = []  # where it begins, its first frame, frames by its table, and counted
+    links: list[_Link] = []
     while frame is not None:
         table = _frames_by_table(span.peek_at(place, frame.table + 12)[frame.table :])
         behind = _next_frame(span, place + frame.size)
         following = _Frame.parse(span.peek_at(behind, 4))
-        changes = not links or (links[-1][1].rate != frame.rate and following and following.rate == frame.rate)
+        changes = not links or (links[-1].frame.rate != frame.rate and following and following.rate == frame.rate)
         if table or changes:
-            links.append((place, frame, table, 0))
-        links[-1] = (*links[-1][:3], links[-1][3] + 1)
+            links.append(_Link(place, frame, table))
+        links[-1].frames += 1
         place, frame = behind, following
-    stops = [start for start, *_ in links[1:]] + [span.size]
+    stops = [link.start for link in links[1:]] + [span.size]
     return Audio([
-        Span(span.file, start, stop, head=b"" if table >= frames - 3 else _table(first, frames))
-        for (start, first, table, frames), stop in zip(links, stops, strict=True)
+        Span(span.file, link.start, stop, head=b"" if link.announced >= link.frames - 3 else _table(link))
+        for link, stop in zip(links, stops, strict=True)
     ])  # fmt: skip
 
 
@@ -251,10 +265,11 @@ def _frames_by_table(table: bytes) -> int:
     return int.from_bytes(table[8:], "big") if counted else 0
 
 
-def _table(frame: _Frame, frames: int) -> bytes:
+def _table(link: _Link) -> bytes:
     """A frame without sound that holds a Xing table with the number of frames behind it."""
-    header = bytes((*frame.header[:2], frame.header[2] & 0x0D | 0x80, frame.header[3]))  # a bit rate with enough room
-    start = header + bytes(frame.table - 4) + b"Xing" + struct.pack(">II", 1, frames)
+    first, second, third, fourth = link.frame.header
+    header = bytes((first, second, third & 0x0D | 0x80, fourth))  # a bit rate with enough room
+    start = header + bytes(link.frame.table - 4) + b"Xing" + struct.pack(">II", 1, link.frames)
     return start.ljust(_Frame.parse(header).size, b"\0")
 
 

@@ -146,15 +146,18 @@ class _Array:
             raise UserError(f"{name}: is no array ({one_line(error)}), expected (samples,) or two axes") from error
         if samples.ndim not in (1, 2):
             raise UserError(f"{name}: has the shape {samples.shape}, expected (samples,) or (channels, samples)")
-        samples = samples[:, None] if samples.ndim == 1 else samples
-        self.samples = samples.T if samples.shape[0] < samples.shape[1] else samples
+        if samples.ndim == 1:
+            samples = samples[:, None]
+        elif samples.shape[0] < samples.shape[1]:
+            samples = samples.T
+        self.samples = samples
         if samples.dtype.kind != "f" and samples.dtype.str[1:] not in FULL_SCALE:
             raise UserError(
                 f"{name}: holds {samples.dtype} samples, expected floats within -1 to 1, int16 or int32. Convert them"
             )
 
     def header(self) -> Header:
-        _require_header(self.name, len(self.samples), self.rate)
+        _require_header(self.name, self.samples.size, self.rate)
         return Header(len(self.samples) / self.rate, self.rate, self.samples.shape[1])
 
     def blocks(self) -> Iterator[Block]:

@@ -26,9 +26,10 @@ WINDOW_SECONDS = 4.0
 average, RAVDESS's 3.7 s), half of it for the hop."""
 
 SILENCE_DBFS = -60.0
-"""RMS of the loudest 25 ms around their mean in decibels of full scale (1.0), below which a window is silent. An absolute level, since a
-recording that arrives in a stream has no loudest moment yet, and since a window is then silent whatever stands around
-it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15."""
+"""RMS of the loudest 25 ms around their mean in decibels of full scale (1.0), below which a window is silent. An
+absolute level, since a recording that arrives in a stream has no loudest moment yet, and since a window is then silent
+whatever stands around it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15.
+"""
 
 DIGITAL_SILENCE_DBFS = -200.0  # of samples that are all zero
 
