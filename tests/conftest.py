@@ -1,6 +1,7 @@
 """Fixtures that several test files share, and an environment without network or windows on the screen."""
 
 import csv
+import io
 import os
 import re
 import shlex
@@ -21,6 +22,8 @@ os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where uploads lie
 
+import av
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -36,6 +39,20 @@ def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int
     head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, sampling_rate,
                        sampling_rate * 2 * channels, 2 * channels, 16, b"data", size)  # fmt: skip
     return head + bytes(size)
+
+
+def media_file(form: str, codec: str, samples: np.ndarray, sampling_rate: int) -> bytes:
+    """`(samples, channels)` in a container that FFmpeg writes."""
+    file, layout = io.BytesIO(), {1: "mono", 2: "stereo"}[samples.shape[1]]
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=sampling_rate, layout=layout)
+        whole = np.ascontiguousarray(samples.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(whole, format="fltp", layout=layout)
+        frame.sample_rate = sampling_rate
+        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=sampling_rate)
+        for part in [*resampler.resample(frame), None]:
+            container.mux(stream.encode(part))
+    return file.getvalue()
 
 
 def write_files(root: Path, contents: dict[str, bytes | str]) -> Path:

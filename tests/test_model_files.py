@@ -83,6 +83,8 @@ LAYERS = [
         "corpora",
         "windows",
         "audio",
+        "decoders",
+        "containers",
         "recordings",
         "metrics",
     ),

@@ -137,8 +137,11 @@ def _exits(call: Callable[[], object]) -> None:
 # --- sound files -----------------------------------------------------------------------------------------------------
 
 
+SHAPES = ((3200,), (2, 3200), (3200, 2), (0,), (1, 0), (), (2, 2, 800), (300,))
+
+
 def audio(place: Workplace, draw: Draw, folder: Path) -> Attempt:
-    """One file, or its bytes as a dataset has them, read whole, in blocks, in part, or measured."""
+    """One file, its bytes or an array as a dataset has them, read whole, in blocks, in part, or measured."""
     path = folder / f"{mutations.file_name(draw)[:60]}.wav"
     content = mutations.sound(draw)
     read = draw(
@@ -151,7 +154,12 @@ def audio(place: Workplace, draw: Draw, folder: Path) -> Attempt:
             )
         )
     )
-    if draw(st.integers(0, 5)) == 0:
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        source = {"path": str(path), "array": mutations.array(draw, draw(st.sampled_from(SHAPES)))}
+        source["sampling_rate"] = draw(st.sampled_from((16_000, 44_100.0)) | mutations.scalars)
+        return Attempt(lambda: read(source), (path,))
+    if kind == 1:
         return Attempt(lambda: _finite(read_audio({"path": str(path), "bytes": content})), (path,))
     unreadable = mutations.put(draw, path, content)
     return Attempt(lambda: read(path), (path,), unprivileged=unreadable)
