@@ -26,14 +26,9 @@ from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, Fitted, fit, predict
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
-from whisper_emotion.results import (
-    describe_machine,
-    describe_recipe,
-    read_cross_validation,
-    summarise,
-    write_scores,
-)
 from whisper_emotion.run_folder import claim, results_of, write_whole
+from whisper_emotion.run_record import describe_machine, describe_recipe, read_cross_validation, write_scores
+from whisper_emotion.scoring import summarise
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
 
 # What a card says of how its model was made, out of scores.json, before the hyper-parameters

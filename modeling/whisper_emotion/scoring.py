@@ -1,90 +1,70 @@
-"""What is made of predictions: scores, their intervals, differences between systems, and `scores.json`."""
+"""Score predictions: figures a fold and pooled, their bootstrap intervals, paired differences between systems."""
 
-import json
-import os
-import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from scipy import sparse
 
-from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.protocol import UNADAPTED, Experiment, probability_columns, read_predictions
-from whisper_emotion.run_folder import write_whole
 
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
-SUMMARY = (*FIGURES, "pooled", "interval", "confusion_matrix", "ece", "speakers_shared")  # what a card needs
+CALIBRATION = ("ece", "mean_confidence")
 RESAMPLES = 2000
+RESAMPLED_VALUES = 2**22  # counts in memory at a time: 32 MiB
 
 
 def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
     """Score predictions fold by fold and pooled.
 
+    Args:
+        predictions: The table that `protocol.predict` returns, of all folds and seeds.
+        experiment: The experiment that made them.
+        folds: Its test folds.
+
     Returns:
-        The part of `scores.json` that follows from the predictions: each of `weighted_accuracy`,
-        `unweighted_accuracy` and `macro_f1` as `{mean, std, folds}` (fractions; mean and population deviation over
-        folds, then their means over seeds; `folds` has a list a seed), `pooled` (all folds' clips together, mean over
-        seeds), `interval` (95 % percentile bootstrap of the pooled figures, see `bootstrap`), `confusion_matrix`
-        (rows are references; summed over folds and seeds), `ece` (pooled, mean over seeds) and `speakers_shared`
-        (a fold). Where dev chose them, `temperature` and `adapted` (whether to the speaker) as a list a seed, and
-        `ece_unscaled`, which the probabilities would have without the temperature. Where speakers could be adapted to,
-        `unadapted`: `pooled`, `interval` and `ece` of the same models without it.
+        The part of `scores.json` that follows from predictions:
+
+        - `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`: each `{mean, std, folds}`, fractions. `mean` and
+          population deviation are taken over folds, then averaged over seeds; `folds` has one list a seed.
+        - `pooled`: the same three of all folds' clips together, mean over seeds.
+        - `interval`: 95 % percentile bootstrap of the pooled figures, `[low, high]` each (see `bootstrap`).
+        - `confusion_matrix`: counts, rows are references, summed over folds and seeds.
+        - `ece`, `mean_confidence`: calibration error and mean of the largest probability, pooled, mean over seeds.
+        - `speakers_shared`: for each fold, the number of its test speakers that are also in its training rows.
+        - `temperature`, `adapted`: the choices of dev, one list a seed. Only where dev had to choose.
+        - `ece_unscaled`: `ece` without the temperature. Only with one.
+        - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
     """
     seeds = list(dict.fromkeys(predictions["seed"]))
-    by_fold = [
-        [_score(predictions[(predictions["seed"] == seed) & (predictions["fold"] == fold.number)], experiment.labels)
-         for fold in folds]
-        for seed in seeds
-    ]  # fmt: skip
-    scores: dict[str, Any] = {}
-    for figure in FIGURES:
-        values = np.array([[cell[figure] for cell in row] for row in by_fold])
-        scores[figure] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(axis=1).mean()),
-            "folds": values.tolist(),
-        }
-    scores |= _pool(predictions, experiment.labels)
+    numbers = [fold.number for fold in folds]
+    scores = _score_table(predictions, experiment.labels, numbers)
     if "temperature" in predictions:
-        unscaled = _unscale(predictions, experiment.labels)
-        scores["ece_unscaled"] = float(np.mean([score["ece"] for score in _score_seeds(unscaled, experiment.labels)]))
+        unscaled = _score_seeds(_unscale(predictions, experiment.labels), experiment.labels)
+        scores["ece_unscaled"] = _mean(unscaled, "ece")
     if UNADAPTED + "predicted" in predictions:
-        alone = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
-        pooled = _pool(
-            predictions.assign(**alone.rename(columns=lambda name: name.removeprefix(UNADAPTED))), experiment.labels
-        )
-        scores["unadapted"] = {name: pooled[name] for name in ("pooled", "interval", "ece")}
-    for choice in ("temperature", "adapted"):  # what dev chose, a seed and fold
+        unadapted = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
+        renamed = unadapted.rename(columns=lambda column: column.removeprefix(UNADAPTED))
+        scores["unadapted"] = _score_table(predictions.assign(**renamed), experiment.labels, numbers)
+    for choice in ("temperature", "adapted"):
         if choice in predictions:
             cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
-            scores[choice] = cells.loc[seeds, [fold.number for fold in folds]].to_numpy().tolist()
+            scores[choice] = cells.loc[seeds, numbers].to_numpy().tolist()
     scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
     return scores
 
 
-def _pool(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
-    """What `summarise` says of all folds' clips together."""
-    by_seed = _score_seeds(predictions, labels)
-    return {
-        "pooled": {figure: float(np.mean([score[figure] for score in by_seed])) for figure in FIGURES},
-        "interval": _intervals(predictions, labels),
-        "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
-        "ece": float(np.mean([score["ece"] for score in by_seed])),
-    }
-
-
 def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Pooled figures of several systems on the same test clips, and on clips and seeds drawn anew.
+    """Resample the pooled figures of several systems on the same test clips.
 
-    Clips are drawn with replacement, and so are the seeds where there are several, the same ones for all systems:
-    the difference of two is a paired one. Speakers are not drawn: the intervals say how far these clips and these
-    trainings matter, not how far these people do.
+    Clips are drawn with replacement, and so are seeds where there are several. All systems get the same draws, in
+    this call and in every other call with as many clips and seeds: the difference of two systems is a paired one.
+    Speakers are not drawn: intervals cover the choice of clips and the training's chance, not other speakers.
+    Memory does not grow with the number of draws.
 
     Args:
         predicted: Class ids `(systems, seeds, clips)`.
@@ -92,58 +72,68 @@ def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> di
         num_classes: Number of classes.
 
     Returns:
-        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over the seeds first, then one a draw.
+        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over seeds first, then one row a draw.
     """
-    systems, seeds, clips = predicted.shape
+    seeds, clips = predicted.shape[1:]
+    cells = _confusion_cells(predicted, labels, num_classes)
+    shape = (-1, *predicted.shape[:2], num_classes, num_classes)
     rng = np.random.default_rng(0)
-    counts = np.vstack([np.ones(clips), rng.multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)])
+    at_a_time = max(1, RESAMPLED_VALUES // max(cells.shape))
+    drawn = [_figures((np.ones((1, clips), np.int64) @ cells).reshape(shape))]
+    for start in range(0, RESAMPLES, at_a_time):
+        counts = rng.multinomial(clips, np.full(clips, 1 / clips), size=min(at_a_time, RESAMPLES - start))
+        drawn.append(_figures((counts @ cells).reshape(shape)))
     shares = np.vstack([np.ones(seeds), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)]) / seeds
-    figures = {name: np.zeros((1 + RESAMPLES, systems)) for name in FIGURES}
-    for system, seed in np.ndindex(systems, seeds):
-        # Which cell of the confusion matrix each clip is in; a draw's matrix is the sum of its clips' cells.
-        cells = np.eye(num_classes**2)[labels * num_classes + predicted[system, seed]]
-        confusion = (counts @ cells).reshape(-1, num_classes, num_classes)
-        for name, values in _figures(confusion).items():
-            figures[name][:, system] += shares[:, seed] * values
-    return figures
+    return {
+        name: np.einsum("dys,ds->dy", np.concatenate([figures[name] for figures in drawn]), shares) for name in FIGURES
+    }
+
+
+def _confusion_cells(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> sparse.csr_array:
+    """Indicators `(clips, systems * seeds * classes²)`: the cell of each confusion matrix that a clip falls into."""
+    systems, seeds, clips = predicted.shape
+    runs = systems * seeds
+    places = labels * num_classes + predicted.reshape(runs, clips) + num_classes**2 * np.arange(runs)[:, None]
+    data, starts = np.ones(places.size, np.int64), np.arange(clips + 1) * runs
+    return sparse.csr_array((data, places.T.ravel(), starts), shape=(clips, runs * num_classes**2))
 
 
 def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """`FIGURES` of confusion matrices `(draws, labels, labels)`, as `compute_scores` has them."""
-    hits, support, answers = confusion.diagonal(axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
+    """`FIGURES` of confusion matrices `(…, labels, labels)`, equal to `compute_scores`."""
+    hits, support, answers = confusion.diagonal(axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
     recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)  # a draw may miss a class
     f1 = np.where(support + answers > 0, 2 * hits / np.maximum(support + answers, 1), np.nan)
     return {
-        "weighted_accuracy": hits.sum(axis=1) / support.sum(axis=1),
-        "unweighted_accuracy": np.nanmean(recall, axis=1),
-        "macro_f1": np.nanmean(f1, axis=1),
+        "weighted_accuracy": hits.sum(axis=-1) / support.sum(axis=-1),
+        "unweighted_accuracy": np.nanmean(recall, axis=-1),
+        "macro_f1": np.nanmean(f1, axis=-1),
     }
 
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
-    """A figure `(1 + draws,)` and its 95 % percentile interval: `value, low, high`."""
+    """Return a figure `(1 + draws,)` and its 95 % percentile interval: `value, low, high`."""
     low, high = np.percentile(draws[1:], [2.5, 97.5])
     return float(draws[0]), float(low), float(high)
 
 
 def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: list[str]) -> pd.DataFrame:
-    """The predictions of another cross-validation, if it is one of these test clips with these seeds.
+    """Read the predictions of another cross-validation of the same test clips with the same seeds.
 
     Args:
-        folder: The other one's.
-        clips: `name, label` of the test clips.
-        seeds: The seeds.
+        folder: The other cross-validation's folder.
+        clips: `name, label` of this run's test clips.
+        seeds: This run's seeds.
         labels: Names of all classes.
 
     Raises:
-        UserError: The folder has no predictions, damaged ones, or those of other clips, labels or seeds.
+        UserError: The folder holds no predictions, damaged ones, or predictions of other clips, labels or seeds.
     """
     path = folder / "predictions.csv"
     if not path.exists():
         raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
     with reading(path, "what cross_validate.py wrote"):
         predictions = read_predictions(path)
-        predictions[["name", "label", "predicted", "seed"]]  # a KeyError names those that are not there
+        predictions[["name", "label", "predicted", "seed"]]  # a KeyError names the columns that are missing
     if set(predictions["seed"]) != set(seeds):
         raise UserError(f"--compare_with {folder}: has other seeds than this run")
     mine = clips[["name", "label"]].sort_values("name").to_numpy().tolist()
@@ -156,7 +146,7 @@ def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: l
 
 
 def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
-    """How much better predictions are than others of the same clips with the same seeds.
+    """Subtract the scores of other predictions of the same clips with the same seeds.
 
     Returns:
         For each of `FIGURES` the difference of the pooled figures and its paired 95 % interval, `[value, low, high]`.
@@ -168,9 +158,32 @@ def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -
     return {name: list(interval(draws[:, 0] - draws[:, 1])) for name, draws in figures.items()}
 
 
-def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
-    """Class names as ids."""
-    return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
+def _score_table(predictions: pd.DataFrame, labels: list[str], folds: list[int]) -> dict[str, Any]:
+    """Score a table of predictions: each fold by itself, and all folds' clips together."""
+    scores: dict[str, Any] = {}
+    by_fold = [
+        [_score(table[table["fold"] == fold], labels) for fold in folds]
+        for _, table in predictions.groupby("seed", sort=False)
+    ]
+    for name in FIGURES:
+        values = np.array([[cell[name] for cell in row] for row in by_fold])
+        scores[name] = {
+            "mean": float(values.mean()),
+            "std": float(values.std(axis=1).mean()),
+            "folds": values.tolist(),
+        }
+    by_seed = _score_seeds(predictions, labels)
+    return scores | {
+        "pooled": {name: _mean(by_seed, name) for name in FIGURES},
+        "interval": _intervals(predictions, labels),
+        "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
+        **{name: _mean(by_seed, name) for name in CALIBRATION},
+    }
+
+
+def _score_seeds(predictions: pd.DataFrame, labels: list[str]) -> list[dict[str, Any]]:
+    """Score all folds' clips together, for each seed."""
+    return [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
 
 
 def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
@@ -182,18 +195,8 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
     )
 
 
-def _score_seeds(predictions: pd.DataFrame, labels: list[str]) -> list[dict[str, Any]]:
-    """Scores of all folds' clips together, a seed."""
-    return [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
-
-
-def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
-    """Predictions with the probabilities that logits have before they are divided by the temperature."""
-    columns = probability_columns(labels)
-    powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
-    unscaled = predictions.copy()
-    unscaled[columns] = powers / powers.sum(axis=1, keepdims=True)
-    return unscaled
+def _mean(scores: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([score[name] for score in scores]))
 
 
 def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
@@ -204,83 +207,15 @@ def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[f
     return {name: list(interval(draws[:, 0])[1:]) for name, draws in figures.items()}
 
 
-def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **facts: Any) -> dict[str, Any]:
-    """Write `scores.json`: what was run, and what came of it.
-
-    Args:
-        path: The file.
-        scores: What `summarise` returned.
-        experiment: What was run.
-        **facts: What else the file says: `corpus`, `folds`, `seeds`, `seconds`; and `config`, the model's.
-
-    Returns:
-        What was written.
-    """
-    config = facts.pop("config")
-    record = {**facts, **describe_recipe(experiment, config), **scores}
-    write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    return record
+def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
+    """Class names as ids."""
+    return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
 
 
-def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dict[str, Any]:
-    """What `scores.json` says of how models were made, but for the corpus and the hyper-parameters."""
-    return {
-        "select_on": experiment.select_on,
-        "refit": experiment.select_on == "dev" and experiment.refit,
-        "encoder": public_name(experiment.encoder),
-        "from_scratch": experiment.from_scratch,
-        "freeze_encoder": config.freeze_encoder,
-        "encoder_layer": config.encoder_layer,
-        "concatenated_layers": config.concatenated_layers,
-        "encoder_dtype": experiment.encoder_dtype,
-        "speaker_adaptation": experiment.speaker_adaptation,
-        "temperature_scaling": experiment.temperature_scaling,
-        **config.context,
-        "mask_padding": config.mask_padding,
-        "projector": experiment.projector,
-        "pooling": config.pooling,
-        "labels": experiment.labels,
-    }
-
-
-def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What `cross_validate.py` found of a recipe.
-
-    Args:
-        folder: Its output.
-        corpus: The corpus's name.
-        recipe: What `describe_recipe` says of the models that it should be about.
-
-    Raises:
-        UserError: The folder has no scores, damaged ones, or those of another recipe; the message names what differs.
-    """
-    option, path = f"--cross_validation {folder}", folder / "scores.json"
-    for needed in (path, folder / "confusion_matrix.png"):  # the card shows both, hours from now
-        if not needed.exists():
-            raise UserError(f"{option}: holds no {needed.name}, expected a finished cross-validation")
-    with reading(path, "what cross_validate.py wrote"):
-        scores = dict(json.loads(path.read_text(encoding="utf-8")))
-        found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
-        adapted = any(map(any, scores.get("adapted", [])))
-        for name in ("folds", "seeds", *SUMMARY, *(["unadapted"] if adapted else [])):
-            scores[name]  # a KeyError names what another version did not write
-    if "test_fold" in scores:
-        raise UserError(f"{option}: is the folder of a model, expected a finished cross-validation")
-    for name, (theirs, ours) in found.items():
-        if theirs != ours:
-            raise UserError(f"{option}: was made with {name}={theirs}, not {ours}: its figures are of other models")
-    return scores
-
-
-def describe_machine(device: str = "cpu") -> str:
-    """The machine that figures were measured on, with its accelerator where one of that type did the work."""
-    parts = [platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
-    if device != "cpu":
-        name = getattr(torch.get_device_module(device), "get_device_name", None)  # Apple's has none
-        parts.append(device if name is None else name())
-    return ", ".join([*parts, f"torch {torch.__version__}"])
-
-
-def public_name(encoder: str) -> str:
-    """An encoder's name without the path that it has on this machine."""
-    return Path(encoder).resolve().name if Path(encoder).exists() else encoder
+def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
+    """Undo the temperature: probabilities of the logits before their division."""
+    columns = probability_columns(labels)
+    powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
+    unscaled = predictions.copy()
+    unscaled[columns] = powers / powers.sum(axis=1, keepdims=True)
+    return unscaled
