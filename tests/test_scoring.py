@@ -117,7 +117,7 @@ def test_bootstrap_of_many_clips_needs_little_memory(monkeypatch):
     assert drawn[1:, 0].std() == pytest.approx(np.sqrt(0.85 * 0.15 / 200_000), rel=0.3)
 
 
-# --- the scores of a cross-validation ----------------------------------------------------------------------------------
+# --- the scores of a cross-validation --------------------------------------------------------------------------------
 
 
 def predictions_of_two_folds():

@@ -116,7 +116,7 @@ def test_evaluate_module_is_loaded_once_and_survives_an_error():
     assert metric.compute(predictions=[0, 1], references=[0, 1])["weighted_accuracy"] == 1
 
 
-# --- concordance correlation -------------------------------------------------------------------------------------------
+# --- concordance correlation -----------------------------------------------------------------------------------------
 
 
 def test_concordance_correlation_gives_hand_computed_values():

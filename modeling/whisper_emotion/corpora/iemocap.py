@@ -34,7 +34,8 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
         improvised_only: Leave out the scripted dialogues (2,943 utterances remain).
 
     Returns:
-        The utterances, sorted by name, each with its `ratings`. A speaker is the session and the letter before the last number: who spoke
+        The utterances, sorted by name, each with its `ratings`.
+        A speaker is the session and the letter before the last number: who spoke
         `Ses01F_impro01_M003` is `Ses01M`, since the first letter only says who wore the motion-capture markers.
 
     Raises:
