@@ -87,6 +87,7 @@ LAYERS = [
         "metrics",
     ),
     tuple(path.stem for path in MODEL_FILES),
+    ("card_metadata",),
     ("errors", "processes", "termination"),
 ]
 
