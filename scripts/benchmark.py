@@ -32,8 +32,8 @@ from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import CONTEXT, read_contexts, write_frontier
-from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import write_whole
+from whisper_emotion.run_record import describe_machine, public_name
 from whisper_emotion.stacked_heads import check_heads
 from whisper_emotion.training import EmotionTrainingArguments
 

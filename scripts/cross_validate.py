@@ -19,8 +19,9 @@ from whisper_emotion.arguments import (
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import cross_validate
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix
-from whisper_emotion.results import compare, read_compared, summarise, write_scores
 from whisper_emotion.run_folder import claim, results_of, write_whole
+from whisper_emotion.run_record import write_scores
+from whisper_emotion.scoring import compare, read_compared, summarise
 from whisper_emotion.sweeps import list_clips
 from whisper_emotion.training import EmotionTrainingArguments
 

@@ -1,8 +1,9 @@
-"""Upload a trained folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+"""Upload a model folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
 from dataclasses import dataclass, field
 
 from whisper_emotion.arguments import parse_arguments, run_script
+from whisper_emotion.card_metadata import CardOptions
 from whisper_emotion.errors import UserError
 from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload
 
@@ -12,7 +13,9 @@ class PushArguments:
     """What is uploaded where."""
 
     repo_id: str = field(metadata={"help": "repository, NAMESPACE/NAME; made where it does not exist"})
-    model: str | None = field(default=None, metadata={"help": "trained folder"})
+    model: str | None = field(
+        default=None, metadata={"help": "folder that train.py, a Trainer or save_pretrained wrote"}
+    )
     space: str | None = field(default=None, metadata={"help": "in place of --model: what demo.py --space wrote"})
     private: bool = field(default=False, metadata={"help": "make the repository private"})
     revision: str | None = field(
@@ -27,9 +30,9 @@ class PushArguments:
 
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
-    (arguments,) = parse_arguments(PushArguments)
+    arguments, card = parse_arguments(PushArguments, CardOptions)
     if arguments.space is None:
-        upload = prepare_upload(arguments.model, arguments.repo_id)
+        upload = prepare_upload(arguments.model, arguments.repo_id, card)
     else:
         upload = prepare_space(arguments.space, arguments.repo_id)
     for name, size in upload.sizes().items():
@@ -37,6 +40,8 @@ def main() -> None:
     print(f"{sum(upload.sizes().values()):>14,}  bytes in {len(upload.files)} files for {arguments.repo_id}")
     if upload.left_out:
         print(f"left out: {', '.join(upload.left_out)}")
+    for remark in upload.remarks:
+        print(remark)
     if arguments.dry_run:
         print("nothing was uploaded")
         return

@@ -29,8 +29,8 @@ from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
-from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
+from whisper_emotion.run_record import describe_machine, public_name
 from whisper_emotion.stacked_heads import check_heads
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.training import EmotionTrainingArguments

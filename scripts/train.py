@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
 from accelerate import PartialState
 
 from whisper_emotion.arguments import (
@@ -19,26 +17,21 @@ from whisper_emotion.arguments import (
     run_script,
     settings,
 )
-from whisper_emotion.audio import read_audio
+from whisper_emotion.card_metadata import CardOptions, describe_missing
 from whisper_emotion.corpora.splits import make_folds, speakers_known
 from whisper_emotion.errors import UserError
-from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, Fitted, fit, predict
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
-from whisper_emotion.results import (
-    describe_machine,
-    describe_recipe,
-    read_cross_validation,
-    summarise,
-    write_scores,
-)
 from whisper_emotion.run_folder import claim, results_of, write_whole
+from whisper_emotion.run_record import describe_recipe, read_cross_validation, write_scores
+from whisper_emotion.scoring import summarise
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
 
 # What a card says of how its model was made, out of scores.json, before the hyper-parameters
 CARD_FACTS = (
-    "corpus", "test_fold", "encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit",
+    "corpus", "test_fold", "encoder", "from_scratch", "freeze_encoder", "encoder_dtype", "projector", "select_on",
+    "refit",
 )  # fmt: skip
 
 
@@ -60,9 +53,10 @@ class TrainArguments:
 
 def main() -> None:
     """Train, test where a fold is held out, and write the folder."""
-    corpus, protocol, holdout, model, training = arguments = parse_arguments(
-        CorpusArguments, ProtocolArguments, TrainArguments, ModelArguments, EmotionTrainingArguments
+    *arguments, card = parse_arguments(
+        CorpusArguments, ProtocolArguments, TrainArguments, ModelArguments, EmotionTrainingArguments, CardOptions
     )
+    corpus, protocol, holdout, model, training = arguments
     started = time.monotonic()
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, training)
@@ -121,16 +115,18 @@ def main() -> None:
                 print(describe_unadapted(record))
         if tested is not None:
             shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
-        write_model_card(
+        lacking = write_model_card(
             made,
             tested if predictions is None else record,
             fitted.trainer.model.config,
             {name: record[name] for name in CARD_FACTS} | _speakers(experiment, fitted) | hyper_parameters(training),
-            _speed(made, experiment),
+            card,
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
+    if lacking:
+        print(describe_missing(lacking))
     if predictions is None and tested is None:
         chose = ", and what is said above of held-out clips chose the epoch" if protocol.select_on == "dev" else ""
         print(f"no test was held out{chose}: cross_validate.py with the same options says how good such a model is")
@@ -142,19 +138,8 @@ def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:
     if not speakers_known(experiment.corpus):
         said["speakers"] = "not known: training and held-out clips may share them"
     if experiment.speaker_adaptation != "never":
-        said["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
+        said["adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
     return said
-
-
-def _speed(folder: Path, experiment: Experiment) -> str:
-    """What one clip takes on this machine, in words."""
-    rows = np.linspace(0, len(experiment.corpus) - 1, min(TIMED_CLIPS, len(experiment.corpus)), dtype=int)
-    classify = EmotionClassifier(folder)
-    duration, taken = classify.time_clips([read_audio(experiment.corpus[int(row)]["audio"]) for row in rows])
-    return (
-        f"a clip of {duration:.1f} s takes {1000 * taken:.0f} ms alone, from samples to probabilities (median of "
-        f"{len(rows)} clips; processor: {describe_machine()}, threads: {torch.get_num_threads()})"
-    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from whisper_emotion.arguments import (
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.protocol import fit
-from whisper_emotion.results import bootstrap, interval
+from whisper_emotion.scoring import bootstrap, interval
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor
 
 

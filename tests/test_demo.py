@@ -17,7 +17,7 @@ from whisper_emotion.arguments import (
 )
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.protocol import fit, predict
-from whisper_emotion.results import summarise
+from whisper_emotion.scoring import summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -33,8 +33,8 @@ from whisper_emotion.features import FeatureStore
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.publishing import prepare_upload
 from whisper_emotion.reporting import SweepResults, read_contexts
-from whisper_emotion.results import read_compared
 from whisper_emotion.run_folder import CELLS, claim
+from whisper_emotion.scoring import read_compared
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells
 from whisper_emotion.training import (
     EmotionTrainingArguments,

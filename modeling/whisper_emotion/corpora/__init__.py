@@ -48,7 +48,8 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **o
     Returns:
         `Dataset` sorted by file name, with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes),
         `label` (`ClassLabel`), `speaker`, `gender` (`female`, `male` or `None`), `session` (or `None`) and `seconds`
-        (float, from the files' headers). From the Hub it is in the dataset's order, and `audio` may hold bytes.
+        (float, from the files' headers); `iemocap` adds `arousal`, `valence` and `dominance` (floats).
+        From the Hub it is in the dataset's order, and `audio` may hold bytes.
 
     Raises:
         UserError: An unknown corpus, option or class; a missing or empty folder; a file whose name does not parse or

@@ -17,8 +17,8 @@ from whisper_emotion.reporting.sweep import (
     with_gain,
     with_interval,
 )
-from whisper_emotion.results import interval
 from whisper_emotion.run_folder import CELLS, write_whole
+from whisper_emotion.scoring import interval
 from whisper_emotion.sweeps import CLIPS, read_clips, read_record
 
 CONTEXT = ("encoder_context", "context_margin", "silence_stride", "mask_padding", "encoder_dtype")
