@@ -2,27 +2,29 @@
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import PartialState
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
+from whisper_emotion.audio import read_audio
+from whisper_emotion.cli import parse_arguments, run_script
+from whisper_emotion.corpora.splits import Fold, make_folds, speakers_known
+from whisper_emotion.errors import UserError
+from whisper_emotion.experiments import load_experiment
+from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
+from whisper_emotion.options import (
+    CorpusOptions,
+    ModelOptions,
+    ProtocolOptions,
     hyper_parameters,
-    load_experiment,
-    parse_arguments,
-    run_script,
+    option,
     settings,
 )
-from whisper_emotion.audio import read_audio
-from whisper_emotion.corpora.splits import make_folds, speakers_known
-from whisper_emotion.errors import UserError
-from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
 from whisper_emotion.processes import leave_group
 from whisper_emotion.protocol import Experiment, Fitted, fit, predict
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
@@ -36,36 +38,32 @@ from whisper_emotion.results import (
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
 
-# What a card says of how its model was made, out of scores.json, before the hyper-parameters
-CARD_FACTS = (
-    "corpus", "test_fold", "encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit",
-)  # fmt: skip
-
 
 @dataclass
-class TrainArguments:
+class TrainOptions:
     """What is held out."""
 
-    test_fold: int | None = field(
-        default=None, metadata={"help": "fold to test on, from 1; without it the model is trained on everything"}
-    )
-    cross_validation: str | None = field(
-        default=None,
-        metadata={
-            "help": "what cross_validate.py wrote with the same options: its figures go into the card of a model "
-            "that is trained on everything"
-        },
+    GROUP = "test"
+
+    test_fold: int | None = option(None, help="fold to test on, from 1; default: none, train on everything", card=True)
+    cross_validation: str | None = option(
+        None,
+        help="output of cross_validate.py with the same options: its scores go on the card of a model that is "
+        "trained on everything",
+        influences_results=False,
     )
 
 
 def main() -> None:
     """Train, test where a fold is held out, and write the folder."""
     corpus, protocol, holdout, model, training = arguments = parse_arguments(
-        CorpusArguments, ProtocolArguments, TrainArguments, ModelArguments, EmotionTrainingArguments
+        CorpusOptions, ProtocolOptions, TrainOptions, ModelOptions, EmotionTrainingArguments
     )
     started = time.monotonic()
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, training)
+    if protocol.select_on == "test" and holdout.test_fold is None:
+        raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
     fold, train_rows = None, list(range(len(experiment.corpus)))
     if holdout.test_fold is not None:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
@@ -74,26 +72,52 @@ def main() -> None:
         fold = folds[holdout.test_fold - 1]
         train_rows = fold.train
     tested = None
+    config = experiment.model(train_rows, training.seed, head_only=True).config
+    build_extractor(protocol.encoder)
     if holdout.cross_validation is not None:
         if fold is not None:
             raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
-        config = experiment.model(train_rows, training.seed, head_only=True).config
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
     experiment.check_speakers(train_rows)
-    if (output_dir / "config.json").exists() and PartialState().is_main_process:
-        print(f"{output_dir}: the model that is there will be replaced when this one is finished")
-    work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
+    with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
+        if (output_dir / "config.json").exists() and PartialState().is_main_process:
+            print(f"{output_dir}: the model that is there will be replaced when this one is finished")
+        utterances, collator = experiment.utterances()
+        if collator is collate_frames and not leave_group():
+            return
+        test_rows = None if fold is None else fold.test
+        fitted = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
+        predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
+        if PartialState().is_main_process:
+            seconds = time.monotonic() - started
+            _write_results(work_dir, experiment, fitted, fold, predictions, tested, arguments, seconds)
 
-    utterances, collator = experiment.utterances()
-    if collator is collate_frames and not leave_group():
-        return
-    test_rows = None if fold is None else fold.test
-    fitted = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
-    predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
-    if not PartialState().is_main_process:
-        return
 
+def _write_results(
+    work_dir: Path,
+    experiment: Experiment,
+    fitted: Fitted,
+    fold: Fold | None,
+    predictions: pd.DataFrame | None,
+    tested: dict[str, Any] | None,
+    arguments: tuple[Any, ...],
+    seconds: float,
+) -> None:
+    """Write the model with its scores and its card.
+
+    Args:
+        work_dir: The folder of the run's work.
+        experiment: What was trained.
+        fitted: The trained model.
+        fold: The fold that was held out, if any.
+        predictions: Those of its test rows.
+        tested: What cross-validation found of the recipe, if it is known.
+        arguments: The options, as `main` parses them.
+        seconds: How long it took.
+    """
+    corpus, protocol, holdout, _, training = arguments
+    output_dir = work_dir.parent
     with results_of(work_dir) as made:
         fitted.trainer.model.save_pretrained(made)
         build_extractor(protocol.encoder).save_pretrained(made)
@@ -108,7 +132,7 @@ def main() -> None:
             folds=None if fold is None else corpus.folds,
             test_fold=holdout.test_fold,
             seeds=[training.seed],
-            seconds=round(time.monotonic() - started, 1),
+            seconds=round(seconds, 1),
             config=fitted.trainer.model.config,
         )
         if predictions is not None:
@@ -125,7 +149,9 @@ def main() -> None:
             made,
             tested if predictions is None else record,
             fitted.trainer.model.config,
-            {name: record[name] for name in CARD_FACTS} | _speakers(experiment, fitted) | hyper_parameters(training),
+            _card_facts(record, corpus, holdout, protocol)
+            | _speakers(experiment, fitted)
+            | hyper_parameters(training),
             _speed(made, experiment),
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
@@ -134,6 +160,11 @@ def main() -> None:
     if predictions is None and tested is None:
         chose = ", and what is said above of held-out clips chose the epoch" if protocol.select_on == "dev" else ""
         print(f"no test was held out{chose}: cross_validate.py with the same options says how good such a model is")
+
+
+def _card_facts(record: dict[str, Any], *options: Any) -> dict[str, Any]:
+    """The options that a card shows, as `scores.json` records them where it does: without this machine's folders."""
+    return {name: record.get(name, value) for name, value in hyper_parameters(*options).items()}
 
 
 def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:

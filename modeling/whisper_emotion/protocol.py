@@ -38,10 +38,6 @@ from whisper_emotion.training import (
     train,
 )
 
-SELECTIONS = ("dev", "last", "test")
-PROJECTORS = ("learned", "pca")
-ENCODER_DTYPES = ("float32", "bfloat16")
-ADAPTATIONS = ("never", "always", "dev")
 TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
 UNADAPTED = "unadapted_"  # prefix of what is said of a clip whose speaker is not adapted to
