@@ -56,17 +56,14 @@ class BenchmarkOptions:
     output: str = option("benchmark.json", help="JSON file of the figures")
     measure: str = option(
         "encoder",
-        help="encoder (audio in, probabilities out, against transformers' class), heads (training them on stored "
-        "frames, against the usual loop), frontier (accuracy against speed of the sweeps of --sweeps), or several "
-        "with commas between them",
+        help="encoder (against transformers' class), heads (training them, against the usual loop), frontier (accuracy "
+        "against speed of --sweeps), or several",
     )
-    sweeps: str | None = option(
-        None, help="frontier: comma-separated folders of finished sweeps; the others are compared with the first"
-    )
-    clips: int = option(64, help="encoder: clips of the corpus, drawn at random")
-    repetitions: int = option(5, help="encoder: times that each way is measured")
-    plain_folds: int | None = option(None, help="heads: folds that the usual way is timed on; default: all")
-    num_workers: int | None = option(None, help="heads: processes, without an accelerator; default: one a core")
+    sweeps: str | None = option(None, help="frontier: folders of sweeps, the reference first")
+    clips: int = option(64, help="encoder: clips of the corpus")
+    repetitions: int = option(5, help="encoder: rounds")
+    plain_folds: int | None = option(None, help="heads: folds of the usual way; default: all")
+    num_workers: int | None = option(None, help="heads: processes; default: one a core")
 
 
 def main() -> None:

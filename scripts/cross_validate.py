@@ -24,10 +24,10 @@ class CrossValidationOptions:
 
     GROUP = "repetitions"
 
-    seeds: str | None = option(None, help="comma-separated seeds, such as 0,1,2; default: --seed")
+    seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
     compare_with: str | None = option(
         None,
-        help="comma-separated folders of other cross-validations of the same clips with the same seeds",
+        help="folders of others, of the same clips and seeds",
         influences_results=False,
     )
 

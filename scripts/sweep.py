@@ -35,15 +35,11 @@ class SweepOptions:
 
     GROUP = "grid"
 
-    layers: str = option("all", help="encoder layers: all (1 to the last), or such as 1,2,3")
-    poolings: str = option("mean,attentive,qkv", help="comma-separated poolings, or none: the regression only")
-    seeds: str | None = option(None, help="comma-separated seeds, such as 0,1,2; default: --seed")
-    compare_with: str | None = option(
-        None, help="comma-separated folders of finished sweeps of the same clips, to test against"
-    )
-    num_workers: int | None = option(
-        None, help="processes that train heads, on an accelerator only the regressions; default: one a core"
-    )
+    layers: str = option("all", help="all (1 to the last), or such as 1,2,3")
+    poolings: str = option("mean,attentive,qkv", help="none: the regression only")
+    seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
+    compare_with: str | None = option(None, help="folders of finished sweeps of the same clips")
+    num_workers: int | None = option(None, help="processes; default: one a core")
 
 
 def main() -> None:

@@ -45,11 +45,10 @@ class TrainOptions:
 
     GROUP = "test"
 
-    test_fold: int | None = option(None, help="fold to test on, from 1; default: none, train on everything", card=True)
+    test_fold: int | None = option(None, help="fold to test on, from 1; default: none", card=True)
     cross_validation: str | None = option(
         None,
-        help="output of cross_validate.py with the same options: its scores go on the card of a model that is "
-        "trained on everything",
+        help="cross_validate.py's output, for the card of a model trained on everything",
         influences_results=False,
     )
 
@@ -149,9 +148,7 @@ def _write_results(
             made,
             tested if predictions is None else record,
             fitted.trainer.model.config,
-            _card_facts(record, corpus, holdout, protocol)
-            | _speakers(experiment, fitted)
-            | hyper_parameters(training),
+            _card_facts(record, corpus, holdout, protocol, training) | _speakers(experiment, fitted),
             _speed(made, experiment),
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):

@@ -130,7 +130,7 @@ def _option(field: dataclasses.Field, hint: Any, own: bool) -> _Option:
     choices = [str(choice) for choice in field.metadata.get("choices") or ()]
     required = positional or (field.default is MISSING and field.default_factory is MISSING)
     help = " ".join(field.metadata.get("help", "").split()).replace("%%", "%")
-    notes = ["|".join(choices)] if choices else []
+    notes = [", ".join(choices)] if not all(choice in help for choice in choices) else []
     notes += ["required"] if required and not positional else []
     if field.default not in (MISSING, None, False, ""):
         notes.append(f"default: {str(field.default).lower() if field.default is True else field.default}")
@@ -165,7 +165,7 @@ def _build_parser(groups: Mapping[type, Sequence[_Option]], everything: bool) ->
         description=sys.modules["__main__"].__doc__,
         epilog="A recipe names options as `option: value`. Options with neither value nor choice are boolean: "
         "`--option`, `--option true`, `--option false`.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

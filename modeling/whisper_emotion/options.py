@@ -63,11 +63,13 @@ class CorpusOptions:
 
     GROUP = "recordings"
 
-    corpus: str = option(help="emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAMESPACE/NAME", card=True)
+    corpus: str = option(help="emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAME", card=True)
     corpus_dir: str | None = option(None, help="folder of the recordings; none with hub:")
-    classes: str | None = option(None, help="comma-separated classes to keep; default: all")
+    classes: str | None = option(None, help="comma-separated; default: all")
     improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out")
-    speaker_pattern: str | None = option(None, help="folder: regular expression, group 1 finds the speaker in a name")
+    speaker_pattern: str | None = option(
+        None, help="folder: regular expression of a file name, whose group 1 is the speaker"
+    )
     folds: str = option("loso", help="loso, paper, emobox or speakers:K")
 
 
@@ -77,32 +79,34 @@ class ProtocolOptions:
 
     GROUP = "encoder and protocol"
 
-    encoder: str = option(help="Whisper checkpoint: a folder or a Hub name", card=True)
-    from_scratch: bool = option(False, help="start from random weights of the encoder's shape", card=True)
+    encoder: str = option(help="Whisper checkpoint: folder or Hub name", card=True)
+    from_scratch: bool = option(
+        False, help="start from random weights of the encoder's shape", advanced=True, card=True
+    )
     freeze_encoder: bool = option(True, help="train the head only", card=True)
-    encoder_dtype: str = option("float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, card=True)
-    class_weights: str | None = option(None, help="weights of the loss: balanced, or a number a class", card=True)
+    encoder_dtype: str = option(
+        "float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, advanced=True, card=True
+    )
+    class_weights: str | None = option(None, help="of the loss: balanced, or a number a class", card=True)
     projector: str = option(
         "learned",
-        help="learned with the head, or fixed: principal components of training frames",
+        help="learned, or pca: principal components of the training frames",
         choices=("learned", "pca"),
         card=True,
     )
     select_on: str = option(
         "dev",
-        help="what chooses the epoch: held-out training speakers (dev), nothing (last), or test, which is optimistic",
+        help="what chooses the epoch: dev (held-out training speakers), last (nothing) or test (optimistic)",
         choices=("dev", "last", "test"),
         card=True,
     )
-    refit: bool = option(
-        True, help="dev: train again on all training speakers for the number of epochs that dev chose", card=True
-    )
+    refit: bool = option(True, help="dev: then train on all training speakers", card=True)
     speaker_adaptation: str = option(
         "never",
-        help="use the mean frame of a test speaker's clips, without labels; dev: where it helps held-out speakers",
+        help="shift a test speaker's clips by their mean, unlabelled: never, always or dev (where it helps)",
         choices=("never", "always", "dev"),
     )
-    temperature_scaling: bool = option(False, help="calibrate the probabilities on held-out training speakers")
+    temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
 
     def weights(self) -> str | list[float] | None:
@@ -123,8 +127,8 @@ class ModelOptions:
 
     GROUP = "model; the checkpoint's values where not given"
 
-    encoder_layer: int | None = option(None, help="encoder layer to pool: 0 is the convolutions, -1 the last")
-    concatenated_layers: str | None = option(None, help="encoder layers to pool side by side, such as 2,3,4")
+    encoder_layer: int | None = option(None, help="layer to pool: 0 convolutions, -1 the last")
+    concatenated_layers: str | None = option(None, help="layers to pool side by side, such as 2,3,4")
     use_weighted_layer_sum: bool | None = option(
         None, help="pool a learned mix of the layers 0..encoder_layer", advanced=True
     )
@@ -136,8 +140,8 @@ class ModelOptions:
     pooling_scores: str | None = option(
         None, help="paper (its equations) or released (its authors' code)", advanced=True
     )
-    mask_padding: bool | None = option(None, help="pool real frames only, and not the silence after them")
-    encoder_context: str | None = option(None, help="what the encoder sees: window (30 s), utterance or sparse_window")
+    mask_padding: bool | None = option(None, help="pool real frames only, no silence")
+    encoder_context: str | None = option(None, help="window (30 s), utterance or sparse_window")
     context_margin: float | None = option(
         None, help="seconds of silence encoded after the audio in utterance context", advanced=True
     )

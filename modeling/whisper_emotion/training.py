@@ -56,19 +56,19 @@ class EmotionTrainingArguments(TrainingArguments):
 
     GROUP = "training, by transformers' Trainer"
 
-    output_dir: str | None = option(None, help="folder of the results, new or an earlier run's")
+    output_dir: str | None = option(None, help="folder of the results")
     learning_rate: float = option(1e-3, help="peak learning rate")
-    lr_scheduler_type: str = option("cosine", help="learning rate schedule")
-    warmup_steps: float = option(0.1, help="warm-up steps, or their share where below 1")
+    lr_scheduler_type: str = option("cosine", help="learning rate schedule", advanced=True)
+    warmup_steps: float = option(0.1, help="warm-up steps, or their share where below 1", advanced=True)
     num_train_epochs: float = option(30, help="epochs of the schedule")
     per_device_train_batch_size: int = option(16, help="utterances in a training batch")
     per_device_eval_batch_size: int = option(64, help="utterances in an evaluation batch", advanced=True)
     weight_decay: float = option(0.0, help="weight decay")
     metric_for_best_model: str | None = option(
-        "unweighted_accuracy", help="what chooses the epoch: loss, weighted_accuracy, unweighted_accuracy or macro_f1"
+        "unweighted_accuracy", help="loss, weighted_accuracy, unweighted_accuracy or macro_f1"
     )
-    seed: int = option(42, help="seed of weights, batches, dropout and held-out speakers")
-    bf16: bool = option(False, help="train in bfloat16, on hardware that has it")
+    seed: int = option(42, help="of weights, batches and held-out speakers")
+    bf16: bool = option(False, help="train in bfloat16")
     use_cpu: bool = option(False, help="leave an accelerator unused")
     disable_tqdm: bool | None = option(None, help="show no progress bars")
     logging_strategy: str = option("epoch", help="when the training loss is logged", advanced=True)
