@@ -56,8 +56,8 @@ class BenchmarkOptions:
     output: str = option("benchmark.json", help="JSON file of the figures")
     measure: str = option(
         "encoder",
-        help="encoder (against transformers' class), heads (training them, against the usual loop), frontier (accuracy "
-        "against speed of --sweeps), or several",
+        help="encoder (against transformers' class), heads (training them, against the usual loop), frontier "
+        "(accuracy against speed of --sweeps), or several",
     )
     sweeps: str | None = option(None, help="frontier: folders of sweeps, the reference first")
     clips: int = option(64, help="encoder: clips of the corpus")

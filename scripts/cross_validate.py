@@ -27,7 +27,7 @@ class CrossValidationOptions:
     seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
     compare_with: str | None = option(
         None,
-        help="folders of others, of the same clips and seeds",
+        help="comma-separated folders of others, of the same clips and seeds",
         influences_results=False,
     )
 

@@ -36,9 +36,9 @@ class SweepOptions:
     GROUP = "grid"
 
     layers: str = option("all", help="all (1 to the last), or such as 1,2,3")
-    poolings: str = option("mean,attentive,qkv", help="none: the regression only")
+    poolings: str = option("mean,attentive,qkv", help="comma-separated, or none: the regression only")
     seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
-    compare_with: str | None = option(None, help="folders of finished sweeps of the same clips")
+    compare_with: str | None = option(None, help="comma-separated folders of finished sweeps of the same clips")
     num_workers: int | None = option(None, help="processes; default: one a core")
 
 

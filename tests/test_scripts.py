@@ -12,14 +12,10 @@ import pytest
 import yaml
 from conftest import run_script, write_files
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    parse_arguments,
-)
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -232,7 +228,7 @@ def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
 )
 def test_recipes_name_options_that_there_are(path, tmp_path):
 
-    kinds = (CorpusArguments, ProtocolArguments, Others, ModelArguments, EmotionTrainingArguments)
+    kinds = (CorpusOptions, ProtocolOptions, Others, ModelOptions, EmotionTrainingArguments)
     given = yaml.safe_load(path.read_text())
     missing = [f"--{name}=x" for name in ("corpus_dir", "encoder") if name not in given]
     corpus, protocol, _, model, training = parse_arguments(
