@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
         (["--pooling", "max"], "pooling='max' is not allowed"),
         (["--class_weights", "1,2"], "class_weights"),
         (["--projector", "pca", "--classifier_proj_size", "99"], "--classifier_proj_size 99"),
-        (["--encoder", "{model_dir}", "--encoder_layer", "3"], "encoder.layers.2"),
+        (["--encoder", "{model_dir}", "--encoder_layer", "3"], "lacks encoder."),
     ],
 )
 @pytest.mark.parametrize("script", ["train.py", "cross_validate.py"])

@@ -124,7 +124,7 @@ def _check_unique(utterances: Iterable[Utterance]) -> None:
 def _chosen_classes(classes: str | Iterable[str] | None, labels: Sequence[str], counts: Counter[str]) -> list[str]:
     """The classes to keep, in the corpus's order."""
     if classes is not None and not isinstance(classes, Iterable):
-        raise UserError(f"classes: '{classes}' is no list of names, expected some of {', '.join(labels)}")
+        raise UserError(f"classes: {classes} is no list of names, expected some of {', '.join(labels)}")
     if classes is None:
         chosen = set(labels)
     else:
