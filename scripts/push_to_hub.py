@@ -1,27 +1,23 @@
 """Upload a model folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from whisper_emotion.arguments import parse_arguments, run_script
 from whisper_emotion.card_metadata import CardOptions
+from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError
-from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload
+from whisper_emotion.options import option
 
 
 @dataclass
-class PushArguments:
+class PushOptions:
     """What is uploaded where."""
 
-    repo_id: str = field(metadata={"help": "repository, NAMESPACE/NAME; made where it does not exist"})
-    model: str | None = field(
-        default=None, metadata={"help": "folder that train.py, a Trainer or save_pretrained wrote"}
-    )
-    space: str | None = field(default=None, metadata={"help": "in place of --model: what demo.py --space wrote"})
-    private: bool = field(default=False, metadata={"help": "make the repository private"})
-    revision: str | None = field(
-        default=None, metadata={"help": "branch, made where it does not exist; main where not given"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "check, list what would be uploaded, and use no network"})
+    repo_id: str = option(help="repository, NAMESPACE/NAME; made where it does not exist")
+    model: str | None = option(None, help="folder that train.py, a Trainer or save_pretrained wrote")
+    space: str | None = option(None, help="in place of --model: what demo.py --space wrote")
+    private: bool = option(False, help="make the repository private")
+    revision: str | None = option(None, help="branch, made where it does not exist; default: main")
+    dry_run: bool = option(False, help="check, list what would be uploaded, and use no network")
 
     def __post_init__(self):
         if (self.model is None) == (self.space is None):
@@ -30,7 +26,9 @@ class PushArguments:
 
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
-    arguments, card = parse_arguments(PushArguments, CardOptions)
+    arguments, card = parse_arguments(PushOptions, CardOptions)
+    from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload  # torch takes seconds to load
+
     if arguments.space is None:
         upload = prepare_upload(arguments.model, arguments.repo_id, card)
     else:

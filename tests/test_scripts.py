@@ -13,14 +13,10 @@ import yaml
 from conftest import run_script, write_files
 from huggingface_hub import metadata_load
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    parse_arguments,
-)
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -212,7 +208,30 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
     assert exit_.value.code == 2, lines
     assert said in lines[-1]
     assert len(lines) == 1, lines
-    assert not (tmp_path / "o" / "model.safetensors").exists()
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--pooling", "max"], "pooling='max' is not allowed"),
+        (["--class_weights", "1,2"], "class_weights"),
+        (["--projector", "pca", "--classifier_proj_size", "99"], "--classifier_proj_size 99"),
+        (["--encoder", "{model_dir}", "--encoder_layer", "3"], "lacks encoder."),
+    ],
+)
+@pytest.mark.parametrize("script", ["train.py", "cross_validate.py"])
+def test_a_refused_command_leaves_a_finished_folder_as_it_was(
+    tiny_encoder, synthetic_dir, model_dir, tmp_path, script, changes, said, monkeypatch, capfd
+):
+    write_files(tmp_path, {"config.json": "{}", "scores.json": "{}"})
+    command = [REPOSITORY / "scripts" / script, *options(tiny_encoder, synthetic_dir, tmp_path)]
+    command += [change.format(model_dir=model_dir) for change in changes]
+    monkeypatch.setattr("sys.argv", [str(part) for part in command])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(command[0]), run_name="__main__")
+    assert exit_.value.code == 2 and said in capfd.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.json": "{}", "scores.json": "{}"}
 
 
 def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
@@ -236,7 +255,7 @@ def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
 )
 def test_recipes_name_options_that_there_are(path, tmp_path):
 
-    kinds = (CorpusArguments, ProtocolArguments, Others, ModelArguments, EmotionTrainingArguments)
+    kinds = (CorpusOptions, ProtocolOptions, Others, ModelOptions, EmotionTrainingArguments)
     given = yaml.safe_load(path.read_text())
     missing = [f"--{name}=x" for name in ("corpus_dir", "encoder") if name not in given]
     corpus, protocol, _, model, training = parse_arguments(

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.options import option
 
 LIBRARY, TASK = "transformers", "audio-classification"
 TAGS = ("speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion")
@@ -25,19 +26,21 @@ class CardOptions:
         UserError: A name or a language that the Hub does not take.
     """
 
-    _argument_group_name = "model card"
+    GROUP = "model card"
 
-    language: str | None = field(
-        default=None, metadata={"help": "card: the recordings' language, such as de; several with commas between them"}
+    language: str | None = option(
+        None,
+        help="card: the recordings' language, such as de; several with commas between them",
+        influences_results=False,
     )
-    license: str | None = field(
-        default=None, metadata={"help": "card: the model's licence by its Hub identifier, such as cc-by-4.0"}
+    license: str | None = option(
+        None, help="card: the model's licence by its Hub identifier, such as cc-by-4.0", influences_results=False
     )
-    datasets: str | None = field(
-        default=None, metadata={"help": "card: the training data's Hub names, with commas between them"}
+    datasets: str | None = option(
+        None, help="card: the training data's Hub names, with commas between them", influences_results=False
     )
-    base_model: str | None = field(
-        default=None, metadata={"help": "card: the encoder's Hub name, such as openai/whisper-base"}
+    base_model: str | None = option(
+        None, help="card: the encoder's Hub name, such as openai/whisper-base", influences_results=False
     )
 
     def __post_init__(self):

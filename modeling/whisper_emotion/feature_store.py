@@ -23,9 +23,9 @@ from whisper_emotion.audio import read_audio
 from whisper_emotion.encoder_whisper_emotion import prefix_mask
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole, writing_to
-from whisper_emotion.fitting.collator import AudioCollator
 
 FORMAT = 2  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on

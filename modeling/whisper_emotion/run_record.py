@@ -11,7 +11,7 @@ import torch
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.errors import UserError, reading
-from whisper_emotion.protocol import Experiment
+from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.scoring import CALIBRATION, FIGURES
 
@@ -46,15 +46,15 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
         "refit": experiment.select_on == "dev" and experiment.refit,
         "encoder": public_name(experiment.encoder),
         "from_scratch": experiment.from_scratch,
-        "freeze_encoder": config.freeze_encoder,
+        "freeze_encoder": experiment.freeze_encoder,
         "encoder_layer": config.encoder_layer,
         "concatenated_layers": config.concatenated_layers,
         "encoder_dtype": experiment.encoder_dtype,
-        "adaptation": experiment.speaker_adaptation,
+        "adaptation": experiment.adaptation,
         "temperature_scaling": experiment.temperature_scaling,
         **config.context,
         "mask_padding": config.mask_padding,
-        "projector": experiment.projector,
+        "classifier_proj_size": config.classifier_proj_size,
         "pooling": config.pooling,
         "labels": experiment.labels,
     }

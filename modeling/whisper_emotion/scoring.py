@@ -9,8 +9,9 @@ from scipy import sparse
 
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.cross_validation import UNADAPTED, probability_columns, read_predictions
+from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.metrics import compute_scores
-from whisper_emotion.protocol import UNADAPTED, Experiment, probability_columns, read_predictions
 
 FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
 CALIBRATION = ("ece", "mean_confidence")

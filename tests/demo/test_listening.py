@@ -110,7 +110,7 @@ def test_lengths_are_readable(seconds, text):
 
 def test_nothing_but_the_page_loads_gradio():
     program = (
-        "import sys, whisper_emotion, whisper_emotion.arguments, whisper_emotion.publishing\n"
+        "import sys, whisper_emotion, whisper_emotion.cli, whisper_emotion.publishing\n"
         "import whisper_emotion.demo.listening, whisper_emotion.demo.space\n"
         "assert 'gradio' not in sys.modules"
     )

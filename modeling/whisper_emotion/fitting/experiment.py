@@ -1,7 +1,9 @@
 """Everything that decides what a model becomes, but for its training clips and its seed."""
 
 import dataclasses
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,16 +15,15 @@ from datasets import Dataset
 from transformers import set_seed
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import check_held_out, speakers_known
 from whisper_emotion.errors import UserError, not_loaded, one_line, reading, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification, initialise
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 
-SELECTIONS = ("dev", "last", "test")
-ADAPTATIONS = ("none", "speaker", "dev")
-ENCODER_DTYPES = ("float32", "bfloat16")
 CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
 LINEAR_POOLINGS = ("mean", "statistics")
 
@@ -154,6 +155,43 @@ class Experiment:
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
         return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir)
+
+
+def load_experiment(
+    corpus: CorpusOptions, protocol: ProtocolOptions, model: ModelOptions, training: Any
+) -> Experiment:
+    """Load the corpus that the options name, and put it together with them.
+
+    Raises:
+        UserError: The corpus cannot be read, or an option is not allowed.
+    """
+    options = {name: getattr(corpus, name) for name in ("classes", "improvised_only", "speaker_pattern")}
+    loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **options)
+    if os.environ.get("RANK", "0") == "0":
+        print(_describe_corpus(loaded))
+    return Experiment(
+        corpus=loaded,
+        encoder=protocol.encoder,
+        overrides=model.overrides(),
+        args=training,
+        select_on=protocol.select_on,
+        refit=protocol.refit,
+        from_scratch=protocol.from_scratch,
+        freeze_encoder=protocol.freeze_encoder,
+        class_weights=protocol.weights(),
+        encoder_dtype=protocol.encoder_dtype,
+        adaptation=protocol.adaptation,
+        temperature_scaling=protocol.temperature_scaling,
+        store_dir=protocol.store_dir,
+    )
+
+
+def _describe_corpus(corpus: Dataset) -> str:
+    """The corpus in one line, so that a wrong folder or pattern shows before hours of training."""
+    clips = Counter(corpus["label"][:])
+    classes = ", ".join(f"{name} {clips[index]}" for index, name in enumerate(corpus.features["label"].names))
+    speakers = f"{len(set(corpus['speaker'][:]))} speakers" if speakers_known(corpus) else "speakers not known"
+    return f"{len(corpus)} utterances ({classes}), {speakers}"
 
 
 def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:

@@ -18,6 +18,4 @@ def classification_loss(
         class_weights: `(labels,)`. As in PyTorch, the loss is divided by the weights of its own batch.
         label_smoothing: Share of a label's probability that all classes divide, in [0, 1).
     """
-    return nn.functional.cross_entropy(
-        logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing
-    )
+    return nn.functional.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing)

@@ -220,9 +220,7 @@ class _Stack:
         ]
         module = EmotionHead(heads[0].config).to("meta")
         self._project = _Stage(module, lambda head, packed: head.project(head.merge(packed)))
-        self._classify = _Stage(
-            module, lambda head, padded, mask: head.classifier(head.pooling.pool(padded, mask)[0])
-        )
+        self._classify = _Stage(module, lambda head, padded, mask: head.classifier(head.pooling.pool(padded, mask)[0]))
 
     @staticmethod
     def _flatten(head: EmotionHead, names: Sequence[str]) -> torch.Tensor:

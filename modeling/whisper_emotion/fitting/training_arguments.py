@@ -1,11 +1,13 @@
 """`TrainingArguments` with the paper's hyper-parameters as defaults."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
+
+from whisper_emotion.options import option
 
 SELECTION_METRICS = ("loss", "weighted_accuracy", "unweighted_accuracy", "macro_f1")
 SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
@@ -15,22 +17,27 @@ SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length")
 class EmotionTrainingArguments(TrainingArguments):
     """`TrainingArguments` whose defaults are the hyper-parameters of arXiv 2602.06000, section 4."""
 
-    _argument_group_name = "training, by transformers' Trainer"
+    GROUP = "training, by transformers' Trainer"
 
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "warm-up steps, or their share where below 1"})
-    num_train_epochs: float = field(default=30, metadata={"help": "epochs of the schedule"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "clips in a training batch"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "clips in an evaluation batch"})
-    metric_for_best_model: str | None = field(
-        default="unweighted_accuracy",
-        metadata={"help": "metric of the selection: loss, weighted_accuracy, unweighted_accuracy or macro_f1"},
+    output_dir: str | None = option(None, help="folder of the results")
+    learning_rate: float = option(1e-3, help="peak learning rate")
+    lr_scheduler_type: str = option("cosine", help="learning rate schedule", advanced=True)
+    warmup_steps: float = option(0.1, help="warm-up steps, or their share where below 1", advanced=True)
+    num_train_epochs: float = option(30, help="epochs of the schedule")
+    per_device_train_batch_size: int = option(16, help="clips in a training batch")
+    per_device_eval_batch_size: int = option(64, help="clips in an evaluation batch", advanced=True)
+    weight_decay: float = option(0.0, help="weight decay")
+    metric_for_best_model: str | None = option(
+        "unweighted_accuracy", help="loss, weighted_accuracy, unweighted_accuracy or macro_f1"
     )
-    logging_strategy: str = field(default="epoch", metadata={"help": "when the training loss is logged"})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "trackers that get the logs"})
+    seed: int = option(42, help="of weights, batches and held-out speakers")
+    bf16: bool = option(False, help="train in bfloat16")
+    use_cpu: bool = option(False, help="leave an accelerator unused")
+    disable_tqdm: bool | None = option(None, help="show no progress bars")
+    logging_strategy: str = option("epoch", help="when the training loss is logged", advanced=True)
+    report_to: None | str | list[str] = option("none", help="trackers that get the logs", advanced=True)
     # The columns are audio files, which the collator turns into the inputs of `forward`.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay false"})
+    remove_unused_columns: bool = option(False, help="must stay false", advanced=True)
 
     def __post_init__(self):
         """Refuse values that would fail, or train nothing, hours from now."""

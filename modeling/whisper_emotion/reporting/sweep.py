@@ -12,12 +12,21 @@ import numpy as np
 import pandas as pd
 
 from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.grid import (
+    RECORD,
+    REFERENCE,
+    WRITTEN,
+    Cell,
+    choose_layers,
+    read_cells,
+    read_clips,
+    read_record,
+)
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.reporting.card import SELECTION, corpus_title, describe_leakage
 from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_curves
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.scoring import bootstrap, interval
-from whisper_emotion.sweeps import RECORD, REFERENCE, WRITTEN, Cell, choose_layers, read_cells, read_clips, read_record
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 PAPER = "paper (all 1,500 frames, chosen on test), WA / UA"
