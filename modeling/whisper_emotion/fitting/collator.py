@@ -11,7 +11,7 @@ from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFea
 
 @dataclass
 class AudioCollator:
-    """Turn rows `{audio, label}` of a corpus into `input_features`, `attention_mask`, `labels`, as wide as the longest.
+    """Turn rows `{audio, label}` of a corpus into features, their mask and labels, as wide as the longest clip.
 
     Args:
         extractor: Computes the features.
