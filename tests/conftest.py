@@ -201,15 +201,19 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_model(encoder: Path, folder: Path, **fields: Any) -> Path:
-    """A model folder with an untrained head whose probabilities are far from alike; returns the folder."""
+    """Save a model with an untrained head whose probabilities differ clearly; return the folder."""
     import torch
 
-    from whisper_emotion.training import build_extractor, build_model
+    from whisper_emotion import WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
+    from whisper_emotion.errors import without_loading_report
 
-    model = build_model(str(encoder), ["angry", "calm", "sad"], {"encoder_layer": 2, **fields}, seed=0)
-    torch.nn.init.normal_(model.classifier.weight, std=0.1)
+    torch.manual_seed(0)
+    fields = {"id2label": {0: "angry", 1: "calm", 2: "sad"}, "encoder_layer": 2, **fields}
+    with without_loading_report():
+        model = WhisperForEmotionClassification.from_pretrained(encoder, **fields)
+    torch.nn.init.normal_(model.head.classifier.weight, std=0.1)
     model.save_pretrained(folder)
-    build_extractor(str(encoder)).save_pretrained(folder)
+    WhisperEmotionFeatureExtractor.from_pretrained(encoder).save_pretrained(folder)
     return folder
 
 
