@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,6 @@ class BenchmarkOptions:
     clips: int = option(64, help="encoder: clips of the corpus")
     repetitions: int = option(5, help="encoder: rounds")
     plain_folds: int | None = option(None, help="heads: folds of the usual way; default: all")
-    num_workers: int | None = option(None, help="heads: processes; default: one a core")
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def main() -> None:
         raise UserError(f"--measure {benchmark.measure}: must be {' or '.join(MEASUREMENTS)}, or several of them")
     if ("frontier" in measured) != (benchmark.sweeps is not None):
         raise UserError("--sweeps: names what --measure frontier compares, and that needs it")
-    for name in ("plain_folds", "num_workers", "clips", "repetitions"):
+    for name in ("plain_folds", "clips", "repetitions"):
         if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
             raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
     check_arguments(training)
@@ -87,8 +85,7 @@ def main() -> None:
         print(describe_encoder(record["encoder"]))
     if "heads" in measured:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-        workers = benchmark.num_workers or os.cpu_count() or 1
-        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds), workers)
+        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds))
         for name in ("plain", "ours"):
             figures = record["heads"][name]
             print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")

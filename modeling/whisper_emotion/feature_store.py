@@ -69,7 +69,7 @@ class StoredFrames:
         return torch.stack([layer[rows] for layer in self.layers], dim=1)
 
     def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames of some clips `(clips, frames, layers, d_model)` float32 and their mask, as `EmotionHead` takes them."""
+        """Frames of clips `(clips, frames, layers, d_model)` float32 and their mask, as `EmotionHead` takes them."""
         clips = [self[row].float() for row in rows]
         lengths = torch.from_numpy(self.lengths[list(rows)])
         return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), prefix_mask(lengths, int(lengths.max()))

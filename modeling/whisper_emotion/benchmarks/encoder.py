@@ -24,8 +24,8 @@ from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import encoder_frames
 from whisper_emotion.export import INPUTS, export_onnx, open_session
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 from whisper_emotion.reporting import markdown_table
-from whisper_emotion.training import build_extractor, build_model
 
 BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
@@ -277,7 +277,8 @@ def _stock(encoder: str, device: torch.device):
 
 
 def _ours(way: Way, encoder: str, layer: int, device: torch.device):
-    model = build_model(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)}, seed=0).eval().to(device)
+    config = load_config(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)})
+    model = build_model(encoder, config, seed=0).eval().to(device)
     model.encoder.to(getattr(torch, way.dtype))
     return model
 

@@ -102,9 +102,8 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
     if frames is None:
         return [_fit_encoder(experiment, job, work_dir) for job in jobs]
     if experiment.is_linear:
-        with threadpool_limits(
-            1 if len(frames) < 5000 else None
-        ):  # small products lose more to threads than they gain
+        # Small products lose more to threads than they gain.
+        with threadpool_limits(1 if len(frames) < 5000 else None):
             return [_fit_linear(experiment, frames, job) for job in jobs]
     return _fit_heads(experiment, frames, jobs)
 

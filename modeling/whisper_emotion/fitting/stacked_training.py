@@ -262,10 +262,9 @@ class _Stack:
         )
         optimizer.zero_grad()
         loss.sum().backward()
-        for head, rate in zip(active, rates, strict=True):
-            own = [group[head] for group in self._weights]
-            if max_grad_norm > 0:
-                nn.utils.clip_grad_norm_(own, max_grad_norm)
+        if max_grad_norm > 0:
+            for head in active:
+                nn.utils.clip_grad_norm_([group[head] for group in self._weights], max_grad_norm)
         rate_of = dict(zip(active, rates, strict=True))
         for number, group in enumerate(optimizer.param_groups):
             group["lr"] = rate_of.get(number % len(self._heads), 0.0)
