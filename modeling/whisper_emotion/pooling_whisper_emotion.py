@@ -130,9 +130,9 @@ class QKVPooling(MeanPooling):
         if self.released:
             query, key, value = self.dropout(query), self.dropout(key), self.dropout(value)
         query, key, value = (_split_heads(projected, self.heads) for projected in (query, key, value))
-        scores = (query @ key.transpose(2, 3)).squeeze(2) / self.head_dim**0.5
+        scores = (query.float() * key.float()).sum(dim=-1) / self.head_dim**0.5  # would overflow half precision
         scores = torch.tanh(scores) if self.released else self.dropout(scores)
-        weights = _softmax_over_real_frames(scores, mask)
+        weights = _softmax_over_real_frames(scores, mask).to(value.dtype)
         return self.combine(_weighted_mean(weights, value), mean), weights
 
 
