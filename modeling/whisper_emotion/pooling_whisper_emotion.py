@@ -5,7 +5,7 @@ argument `scores` chooses between them:
 
 | | `paper` | `released` |
 |---|---|---|
-| attentive scores | `w2_i . tanh(h_t W1_i + b_i) + k_i`: one `w2` a head | one linear layer over all heads, over `sqrt(d)` |
+| attentive scores | `w2_i . tanh(h_t W1_i + b_i) + k_i`: one `w2` a head | one layer over all heads, over `sqrt(d)` |
 | attentive dropout | on the scores | before `tanh` and on the values |
 | qkv scores | dot product over `sqrt(d)` | `tanh` of it |
 | qkv dropout | on the scores | on queries, keys and values |
