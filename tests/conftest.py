@@ -200,6 +200,31 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
 
+def load_model(encoder: Path, **fields: Any) -> Any:
+    """A model in eval mode whose head is the same each time."""
+    import torch
+
+    from whisper_emotion import WhisperForEmotionClassification
+
+    torch.manual_seed(0)
+    return WhisperForEmotionClassification.from_pretrained(encoder, **fields).eval()
+
+
+def noise_clips(*seconds: float, seed: int = 0) -> list[Any]:
+    """Noise of these lengths at 16 kHz."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return [(0.1 * rng.standard_normal(round(length * 16_000))).astype(np.float32) for length in seconds]
+
+
+def extract_features(clips: Any, **options: Any) -> Any:
+    """`input_features` and `attention_mask` of clips at 16 kHz, as tensors."""
+    from whisper_emotion import WhisperEmotionFeatureExtractor
+
+    return WhisperEmotionFeatureExtractor()(clips, sampling_rate=16_000, return_tensors="pt", **options)
+
+
 def save_model(encoder: Path, folder: Path, **fields: Any) -> Path:
     """Save a model with an untrained head whose probabilities differ clearly; return the folder."""
     import torch

@@ -1,6 +1,9 @@
-"""The extractor against transformers' own, and its refusals."""
+"""The extractor against transformers' own, its refusals, and its use in forked processes."""
 
+import inspect
 import logging
+import multiprocessing
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
 from whisper_emotion import WhisperEmotionFeatureExtractor
-from whisper_emotion.audio import read_audio
 
 RATE = 16_000
 STOCK, OURS = WhisperFeatureExtractor(), WhisperEmotionFeatureExtractor()
@@ -30,7 +32,7 @@ def stock(clip, extractor=STOCK):
 @example(samples=479_520, seed=0)  # the reflected end of a full window reaches into the audio
 @example(samples=479_999, seed=0)
 @example(samples=480_000, seed=0)
-def test_equals_the_stock_extractor(samples, seed):
+def test_features_equal_the_stock_extractors(samples, seed):
     clip = noise(samples, seed)
     ours, theirs = OURS(clip, sampling_rate=RATE, return_tensors="pt"), stock(clip)
     torch.testing.assert_close(ours.input_features, theirs.input_features, atol=1e-5, rtol=0)
@@ -42,7 +44,7 @@ def test_equals_the_stock_extractor(samples, seed):
 @pytest.mark.parametrize(
     "clip", [np.zeros(5000, np.float32), np.full(5000, 1e-6, np.float32), np.ones(400, np.float32)]
 )
-def test_equals_the_stock_extractor_on_silence(clip):
+def test_features_equal_the_stock_extractors_on_silence(clip):
     torch.testing.assert_close(
         OURS(clip, sampling_rate=RATE, return_tensors="pt").input_features,
         stock(clip).input_features,
@@ -51,7 +53,9 @@ def test_equals_the_stock_extractor_on_silence(clip):
     )
 
 
-def test_equals_the_stock_extractor_on_speech_with_128_bins(shared_dir):
+def test_features_equal_the_stock_extractors_with_128_bands_on_speech(shared_dir):
+    from whisper_emotion.audio import read_audio
+
     extractor = WhisperFeatureExtractor(feature_size=128)
     ours = WhisperEmotionFeatureExtractor(feature_size=128)
     for path in sorted((shared_dir / "corpora/emodb/wav").glob("*.flac"))[::100]:
@@ -60,7 +64,17 @@ def test_equals_the_stock_extractor_on_speech_with_128_bins(shared_dir):
         torch.testing.assert_close(features, stock(clip, extractor).input_features, atol=1e-5, rtol=0)
 
 
-def test_a_batch_holds_each_clip_as_it_is_alone():
+@pytest.mark.parametrize("method", ["__init__", "__call__"])
+def test_signature_and_defaults_are_the_parents(method):
+    def parameters(cls):
+        given = inspect.signature(getattr(cls, method)).parameters.values()
+        # `return_token_timestamps` is deprecated in 4.57 and gone in 5.0.
+        return [(p.name, p.kind, p.default) for p in given if p.name != "return_token_timestamps"]
+
+    assert parameters(WhisperEmotionFeatureExtractor) == parameters(WhisperFeatureExtractor)
+
+
+def test_features_of_a_clip_are_the_same_alone_and_in_a_batch():
     clips = [noise(samples, samples) for samples in (400, 16_001, 47_999, 120_000)]
     batch = OURS(clips, sampling_rate=RATE)
     for index, clip in enumerate(clips):
@@ -69,7 +83,7 @@ def test_a_batch_holds_each_clip_as_it_is_alone():
         np.testing.assert_array_equal(batch["attention_mask"][index], alone["attention_mask"][0])
 
 
-def test_longest_is_as_wide_as_the_longest_clip_and_its_tail():
+def test_longest_padding_is_as_wide_as_the_longest_clip_and_its_tail():
     clips = [noise(16_000), noise(32_000)]
     batch = OURS(clips, sampling_rate=RATE, padding="longest", return_tensors="pt")
     window = OURS(clips, sampling_rate=RATE, return_tensors="pt")
@@ -78,13 +92,22 @@ def test_longest_is_as_wide_as_the_longest_clip_and_its_tail():
     assert torch.equal(batch.input_features, window.input_features[..., :202])
 
 
-def test_the_mask_comes_without_being_asked_for_and_after_loading_a_stock_configuration(tmp_path):
-    STOCK.save_pretrained(tmp_path)
+def test_mask_is_returned_unless_the_call_declines_it(tmp_path):
+    STOCK.save_pretrained(tmp_path)  # says return_attention_mask=False
     extractor = WhisperEmotionFeatureExtractor.from_pretrained(tmp_path)
-    assert extractor(noise(1600), sampling_rate=RATE)["attention_mask"].sum() == 10
+    for option in (None, True):
+        mask = extractor(noise(1600), sampling_rate=RATE, return_attention_mask=option)["attention_mask"]
+        assert mask.tolist() == [[1] * 10 + [0] * 2990]
+    assert set(extractor(noise(1600), sampling_rate=RATE, return_attention_mask=False)) == {"input_features"}
 
 
-def test_a_clip_alone_may_be_a_list_a_tensor_or_a_batch_of_one():
+def test_extractor_survives_a_round_trip(tmp_path):
+    WhisperEmotionFeatureExtractor(feature_size=128, chunk_length=5).save_pretrained(tmp_path)
+    extractor = WhisperEmotionFeatureExtractor.from_pretrained(tmp_path)
+    assert extractor(noise(1600), sampling_rate=RATE)["input_features"].shape == (1, 128, 500)
+
+
+def test_single_clip_may_be_a_list_a_tensor_or_a_batch_of_one():
     clip = noise(1600)
     expected = OURS(clip, sampling_rate=RATE)["input_features"]
     for form in (clip.tolist(), torch.from_numpy(clip), clip[None], [clip], [torch.from_numpy(clip)]):
@@ -94,53 +117,54 @@ def test_a_clip_alone_may_be_a_list_a_tensor_or_a_batch_of_one():
 @pytest.mark.parametrize(
     ("clip", "reason"),
     [
-        (np.zeros(0, np.float32), "audio 1 of the batch is empty"),
-        (noise(399), "audio 1 of the batch has 399 samples: at least one window of 400 (25 ms)"),
-        (np.array([0.0] * 999 + [np.nan], np.float32), "audio 1 of the batch contains NaN or infinite"),
-        (np.array([np.inf] + [0.0] * 999, np.float32), "audio 1 of the batch contains NaN or infinite"),
-        (np.zeros((2, 1600), np.float32), "audio 1 of the batch has shape (2, 1600): mix multi-channel"),
-        (np.zeros(1600, np.int16), "audio 1 of the batch holds integers"),
-        (np.zeros(1600, np.complex64), "audio 1 of the batch holds complex64"),
-        (np.array(["x"] * 1600), "audio 1 of the batch holds <U1"),
-        (np.full(1600, 1e30, np.float32), "audio 1 of the batch contains samples beyond all measure"),
-        (np.full(1600, 1e300), "audio 1 of the batch contains samples beyond all measure"),
-        ([[0.1, 0.2], [0.3]], "audio 1 of the batch is no array of numbers"),
+        (np.zeros(0, np.float32), "has 0 samples: it must have at least 400"),
+        (noise(399), "has 399 samples: it must have at least 400"),
+        (np.array([0.0] * 999 + [np.nan], np.float32), "contains NaN, infinite or huge samples"),
+        (np.array([np.inf] + [0.0] * 999, np.float32), "contains NaN, infinite or huge samples"),
+        (np.full(1600, 1e30, np.float32), "contains NaN, infinite or huge samples"),
+        (np.full(1600, 1e300), "contains NaN, infinite or huge samples"),
+        (np.zeros((2, 1600), np.float32), "has shape (2, 1600): it must be `(samples,)`"),
+        (np.zeros(1600, np.int16), "holds int16: it must hold floats in [-1, 1]"),
+        (torch.zeros(1600, dtype=torch.int16), "holds int16: it must hold floats in [-1, 1]"),
+        (np.zeros(1600, np.complex64), "holds complex64"),
+        (np.array(["x"] * 1600), "holds <U1"),
+        ([[0.1, 0.2], [0.3]], "is no array of numbers"),
     ],
 )
-def test_unusable_audio_is_named_by_its_place(clip, reason):
-    with pytest.raises(ValueError, match="^" + reason.replace("(", r"\(").replace(")", r"\)")):
+def test_unusable_clip_is_refused_by_its_place(clip, reason):
+    with pytest.raises(ValueError, match=re.escape("audio 1 of the batch " + reason)):
         OURS([noise(1600), clip], sampling_rate=RATE)
 
 
-def test_stereo_as_soundfile_reads_it_is_refused_as_such():
-    with pytest.raises(ValueError, match=r"audio 0 of the batch has shape \(1600, 2\): mix multi-channel"):
-        OURS(np.zeros((1600, 2), np.float32), sampling_rate=RATE)
-
-
-@pytest.mark.parametrize("nothing", [[], np.zeros(0, np.float32)])
-def test_nothing_is_refused(nothing):
-    with pytest.raises(ValueError, match="audio 0 of the batch is empty"):
+@pytest.mark.parametrize("nothing", [[], np.zeros(0, np.float32), np.zeros((1600, 2), np.float32), [[[0.1], [0.2]]]])
+def test_empty_or_stereo_input_is_refused(nothing):
+    with pytest.raises(ValueError, match="audio 0 of the batch has (0 samples|2 samples|shape)"):
         OURS(nothing, sampling_rate=RATE)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"sampling_rate": 44_100}, "sampling_rate=44100: the features need audio at 16000 Hz"),
-        ({"sampling_rate": RATE, "max_length": 100}, "max_length=100: it must be 400 samples or more"),
-        (
-            {"sampling_rate": RATE, "max_length": 10**12},
-            "max_length=1000000000000: it must be 400 samples or more, up to",
-        ),
-        ({"sampling_rate": RATE, "pad_to_multiple_of": 10**12}, "pad_to_multiple_of=1000000000000: it must be 1 to"),
-        ({"sampling_rate": RATE, "pad_to_multiple_of": 0}, "pad_to_multiple_of=0: it must be 1 to"),
-        ({"sampling_rate": RATE, "padding": "shortest"}, "padding='shortest' is not allowed"),
-        ({"sampling_rate": RATE, "truncation": False, "max_length": 800}, "lasts 0.10 s: more than 0.05 s"),
+        ({"sampling_rate": 44_100}, "sampling_rate=44100 is not allowed: it must be 16000 Hz"),
+        ({"max_length": 100}, "max_length=100 is not allowed: it must be 400 to 480000 samples, in steps of 160"),
+        ({"max_length": 1000}, "max_length=1000 is not allowed"),
+        ({"max_length": 10**12}, "max_length=1000000000000 is not allowed"),
+        ({"pad_to_multiple_of": 10**12}, "pad_to_multiple_of=1000000000000 is not allowed: it must be 1 to 480000"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 is not allowed"),
+        ({"padding": "do_not_pad"}, "padding='do_not_pad' is not allowed: it must be 'max_length' or 'longest'"),
+        ({"return_token_timestamps": True}, "return_token_timestamps=True is not allowed: it must be left out"),
+        ({"attention_mask": np.ones(9)}, "attention_mask=array.* is not allowed: it must be left out"),
+        ({"truncation": False, "max_length": 800}, "audio 0 of the batch lasts 0.10 s: it may last 0.05 s"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, reason):
+def test_unusable_argument_is_refused_by_name(options, reason):
     with pytest.raises(ValueError, match=reason):
-        OURS(noise(1600), **options)
+        OURS(noise(1600), **{"sampling_rate": RATE, **options})
+
+
+def test_extra_arguments_of_the_stock_extractor_may_be_off():
+    batch = OURS(noise(1600), sampling_rate=RATE, return_token_timestamps=None, num_frames=False)
+    np.testing.assert_array_equal(batch["input_features"], OURS(noise(1600), sampling_rate=RATE)["input_features"])
 
 
 @pytest.mark.parametrize(
@@ -155,17 +179,18 @@ def test_options_that_do_not_fit_are_refused(options, reason):
         ("sampling_rate", True),
     ],
 )
-def test_a_configuration_that_no_extractor_has_is_refused(field, value):
+def test_field_out_of_range_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field}=.* is not allowed: it must be a whole number from"):
         WhisperEmotionFeatureExtractor(**{field: value})
 
 
-def test_dither_is_refused():
-    with pytest.raises(ValueError, match="dither=0.1 is not supported"):
-        WhisperEmotionFeatureExtractor(dither=0.1)
+@pytest.mark.parametrize("field", ["dither", "padding_value"])
+def test_padding_that_is_not_silent_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}=0.1 is not allowed: it must be 0.0"):
+        WhisperEmotionFeatureExtractor(**{field: 0.1})
 
 
-def test_audio_over_30_s_is_cut_with_a_warning_that_names_the_seconds(caplog):
+def test_clip_over_30_s_is_cut_with_a_warning_that_names_the_seconds(caplog):
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     try:
@@ -180,12 +205,51 @@ def test_audio_over_30_s_is_cut_with_a_warning_that_names_the_seconds(caplog):
     )
 
 
-def test_do_normalize_makes_loudness_of_no_consequence():
+def test_do_normalize_removes_loudness():
     clip = noise(16_000)
     one, other = (OURS(gain * clip, sampling_rate=RATE, do_normalize=True)["input_features"] for gain in (1.0, 0.1))
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
-def test_pad_to_multiple_of_rounds_the_width_up():
-    batch = OURS(noise(16_000), sampling_rate=RATE, padding="longest", pad_to_multiple_of=160 * 64)
-    assert batch["input_features"].shape[-1] == batch["attention_mask"].shape[-1] == 128
+@pytest.mark.parametrize(
+    ("samples", "padding", "multiple", "width"),
+    [
+        (16_000, "longest", 160 * 64, 128),
+        (16_000, "longest", 480_000, 3000),
+        (16_000, "max_length", 160 * 64, 3000),  # 3008 is more than the model takes
+        (479_000, "longest", 160 * 128, 3000),
+        (16_000, "longest", 1, 102),
+    ],
+)
+def test_pad_to_multiple_of_rounds_the_width_up_to_the_window(samples, padding, multiple, width):
+    batch = OURS(noise(samples), sampling_rate=RATE, padding=padding, pad_to_multiple_of=multiple)
+    assert batch["input_features"].shape[-1] == batch["attention_mask"].shape[-1] == width
+    plain = OURS(noise(samples), sampling_rate=RATE)["input_features"]
+    np.testing.assert_array_equal(batch["input_features"], plain[..., :width])
+
+
+def test_features_do_not_change_under_autocast():
+    expected = OURS(noise(16_000), sampling_rate=RATE)["input_features"]
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(OURS(noise(16_000), sampling_rate=RATE)["input_features"], expected)
+
+
+def extract_in_child(clips):
+    return torch.get_num_threads(), OURS(clips, sampling_rate=RATE)["input_features"]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_forked_process_extracts_after_its_parent_has():
+    """A pool of two threads is started here; the child hangs if it waits for them."""
+    clips, threads = [noise(160_000, seed) for seed in range(4)], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = OURS(clips, sampling_rate=RATE)["input_features"]
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            child_threads, features = pool.apply_async(extract_in_child, (clips,)).get(timeout=60)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert child_threads == 1
+    np.testing.assert_allclose(features, expected, atol=1e-5)

@@ -29,21 +29,26 @@ def set_weights(pooling, **tensors):
 
 
 FRAMES = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, -100.0]]])
-MASK = torch.tensor([[1, 1, 0]])
+MASK = torch.tensor([[True, True, False]])
 
 
-def test_mean_by_hand():
+def pool(pooling, frames):
+    """Pool clips that have no padding."""
+    return pooling(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
+
+
+def test_mean_equals_hand_computation():
     pooled, weights = build("mean", dim=2)(FRAMES, MASK)
     torch.testing.assert_close(pooled, torch.tensor([[2.0, 4.0]]))
     torch.testing.assert_close(weights, torch.tensor([[[0.5, 0.5, 0.0]]]))
 
 
-def test_statistics_by_hand():
+def test_statistics_equal_hand_computation():
     pooled, _ = build("statistics", dim=2)(FRAMES, MASK)
     torch.testing.assert_close(pooled, torch.tensor([[2.0, 4.0, 1.0, 2.0]]))
 
 
-def test_attentive_paper_by_hand():
+def test_attentive_paper_scores_equal_hand_computation():
     """Two heads of one hidden unit: each scores its own unit (arXiv 2602.06000, section 3.2.1)."""
     pooling = build("attentive", dim=2, heads=2, head_dim=1, scores="paper")
     set_weights(
@@ -71,7 +76,7 @@ def test_attentive_paper_by_hand():
     torch.testing.assert_close(pooled[0], torch.nn.functional.layer_norm(added, (2,)))
 
 
-def test_attentive_released_mixes_heads():
+def test_attentive_released_scores_mix_heads():
     """The released score layer sees all hidden units, divides by the root of the width, and adds no residual."""
     pooling = build("attentive", dim=2, heads=2, head_dim=1, scores="released")
     set_weights(
@@ -96,15 +101,15 @@ def test_attentive_released_mixes_heads():
     torch.testing.assert_close(pooled[0], torch.nn.functional.layer_norm(heads, (2,)))
 
 
-def test_released_scores_divide_by_the_root_of_the_head_width():
+def test_attentive_released_scores_are_divided_by_the_root_of_the_head_width():
     wide = build("attentive", dim=4, heads=1, head_dim=4, scores="released")
     frames = torch.randn(1, 5, 4)
     scores = wide.score(torch.tanh(wide.hidden(frames)).transpose(1, 2)) / 2.0
-    torch.testing.assert_close(wide(frames)[1], scores.softmax(-1))
+    torch.testing.assert_close(pool(wide, frames)[1], scores.softmax(-1))
 
 
 @pytest.mark.parametrize("scores", ["paper", "released"])
-def test_qkv_by_hand(scores):
+def test_qkv_equals_hand_computation(scores):
     """One head, identity projections: the query is the mean of the real frames (section 3.2.2)."""
     pooling = build("qkv", dim=2, heads=1, head_dim=2, scores=scores)
     identity = [[1.0, 0.0], [0.0, 1.0]]
@@ -128,7 +133,7 @@ def test_qkv_by_hand(scores):
     torch.testing.assert_close(pooled[0], torch.nn.functional.layer_norm(head, (2,)))
 
 
-def test_attentive_statistics_by_hand():
+def test_attentive_statistics_equal_hand_computation():
     """Constant scores: each head's mean and standard deviation of its values."""
     pooling = build("attentive_statistics", dim=2, heads=1, head_dim=2, scores="released")
     set_weights(
@@ -147,7 +152,7 @@ def test_attentive_statistics_by_hand():
 
 @pytest.mark.parametrize(("name", "scores"), VARIANTS)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), extra=st.integers(0, 5), seed=st.integers(0, 99))
-def test_masked_frames_have_no_influence(name, scores, lengths, extra, seed):
+def test_masked_frames_do_not_change_the_vector(name, scores, lengths, extra, seed):
     """A clip's pooled vector is the same alone and in a batch, whatever stands in the padding, NaN too."""
     pooling = build(name, scores=scores)
     generator = torch.Generator().manual_seed(seed)
@@ -163,22 +168,22 @@ def test_masked_frames_have_no_influence(name, scores, lengths, extra, seed):
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     assert (weights[~mask[:, None].expand_as(weights)] == 0).all()
     for row, clip in zip(pooled, clips, strict=True):
-        torch.testing.assert_close(row, pooling(clip[None])[0][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(row, pool(pooling, clip[None])[0][0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "scores"), VARIANTS)
-def test_order_of_frames_is_of_no_consequence(name, scores):
+def test_order_of_frames_does_not_change_the_vector(name, scores):
     pooling = build(name, scores=scores)
     frames = torch.randn(2, 7, 8)
     order = torch.randperm(7)
-    torch.testing.assert_close(pooling(frames)[0], pooling(frames[:, order])[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool(pooling, frames)[0], pool(pooling, frames[:, order])[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "scores"), VARIANTS)
 def test_gradients_are_finite_on_one_constant_frame(name, scores):
     pooling = build(name, scores=scores)
     frames = torch.ones(1, 1, 8, requires_grad=True)
-    pooling(frames)[0].sum().backward()
+    pool(pooling, frames)[0].sum().backward()
     assert torch.isfinite(frames.grad).all()
 
 
@@ -186,6 +191,28 @@ def test_gradients_are_finite_on_one_constant_frame(name, scores):
 def test_dropout_acts_in_training_only(name, scores):
     pooling = build(name, scores=scores)
     frames = torch.randn(2, 7, 8)
-    assert torch.equal(pooling(frames)[0], pooling(frames)[0])
+    assert torch.equal(pool(pooling, frames)[0], pool(pooling, frames)[0])
     pooling.train()
-    assert not torch.equal(pooling(frames)[0], pooling(frames)[0])
+    assert not torch.equal(pool(pooling, frames)[0], pool(pooling, frames)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("name", "scores"), VARIANTS)
+def test_half_precision_is_close_and_does_not_overflow(name, scores, dtype):
+    """1,500 frames of 100 sum to 150,000, and their squares to more: float16 ends at 65,504."""
+    pooling = build(name, scores=scores)
+    frames = torch.randn(2, 1500, 8, generator=torch.Generator().manual_seed(0)) + 100
+    expected = pool(pooling, frames)[0]
+    pooled, weights = pool(pooling.to(dtype), frames.to(dtype))
+    assert pooled.dtype == weights.dtype == dtype
+    assert torch.isfinite(pooled).all()
+    if name in ("mean", "statistics"):  # the others divide a difference of nearby numbers by its deviation
+        torch.testing.assert_close(pooled.float(), expected, atol=0.3, rtol=0.01)
+
+
+@pytest.mark.parametrize(("name", "scores"), VARIANTS)
+def test_repeating_every_frame_does_not_change_the_vector(name, scores):
+    pooling = build(name, scores=scores)
+    frames = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(0))
+    repeated = pool(pooling, frames.repeat_interleave(3, dim=1))[0]
+    torch.testing.assert_close(pool(pooling, frames)[0], repeated, atol=1e-5, rtol=1e-5)

@@ -167,6 +167,12 @@ class WhisperEmotionConfig(PretrainedConfig):
         kwargs.pop("auto_map", None)
         if kwargs.get("id2label") is not None:
             kwargs["id2label"] = _checked_labels(kwargs["id2label"])
+            labels = len(kwargs["id2label"])
+            if kwargs.get("num_labels") not in (None, labels):
+                raise ValueError(
+                    f"num_labels={kwargs['num_labels']!r} does not fit id2label, which has {labels} labels: leave one "
+                    "of them out"
+                )
         super().__init__(**kwargs)
         # A checkpoint from the Hub arrives with "namespace/name--module.Class" here; a copy of it must name its own
         # files.
@@ -245,20 +251,11 @@ class WhisperEmotionConfig(PretrainedConfig):
         """
         given = {name: kwargs.pop(name) for name in (*FIELDS, *LABEL_FIELDS, "problem_type") if name in kwargs}
         config_dict = dict(config_dict)
-        if given.get("num_labels") is not None and given.get("id2label") is not None:
-            if given["num_labels"] != len(given["id2label"]):
-                raise ValueError(
-                    f"num_labels={given['num_labels']} does not fit id2label, which has {len(given['id2label'])} "
-                    "labels: leave one of them out"
-                )
-            del given["num_labels"]
         stored = len(config_dict.get("id2label") or range(config_dict.get("num_labels") or 2))
         named = len(given.get("id2label") or range(given.get("num_labels") or stored))
         if named != stored:
             for name in (*LABEL_FIELDS, *TEMPERATURES):
                 config_dict.pop(name, None)
-        elif "num_labels" in given and config_dict.get("id2label"):
-            del given["num_labels"]
         return super().from_dict({**config_dict, **given}, **kwargs)
 
 
@@ -267,7 +264,7 @@ def _checked_labels(id2label) -> dict[int, str]:
     try:
         if isinstance(id2label, dict) and all(isinstance(name, str) and name.strip() for name in id2label.values()):
             named = {int(key): name for key, name in id2label.items()}
-            if sorted(named) == list(range(len(named))) and len(set(named.values())) == len(named) > 0:
+            if sorted(named) == list(range(len(id2label))) and len(set(named.values())) == len(named) > 0:
                 return dict(sorted(named.items()))
     except (TypeError, ValueError):
         pass  # a key that is no number

@@ -3,6 +3,9 @@
 This file travels with every checkpoint: it imports torch, transformers, numpy and its siblings, nothing else.
 """
 
+import os
+from functools import cache, partial
+
 import numpy as np
 import torch
 from transformers import BatchFeature, WhisperFeatureExtractor
@@ -29,178 +32,186 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     """Whisper's log-mel spectrogram with the mask of its real frames, computed on the audio alone.
 
     Values equal those of `WhisperFeatureExtractor` on the same audio (1e-5): a clip of `n` samples has
-    `ceil(n / hop_length)` real frames, the rest of the window holds the value that silence has in that clip. All clips
-    of a batch go through one Fourier transform, which sees no padding.
+    `ceil(n / hop_length)` real frames, and the rest of the window holds the value that silence has in that clip.
 
-    The arguments are those of `WhisperFeatureExtractor`; `dither` is not supported.
+    Fields, arguments and defaults are the parent's. `padding_value` and `dither` must be 0.0, or the padding would not
+    be silent. The argument `return_attention_mask` of a call decides whether the mask is returned; the field of that
+    name has no effect, since stock checkpoints say False.
+
+    Raises:
+        ValueError: A field has a value that is not allowed.
     """
 
     model_input_names = ["input_features", "attention_mask"]
 
-    def __init__(self, feature_size=80, dither=0.0, return_attention_mask=True, **kwargs):
-        if dither:
-            raise ValueError(f"dither={dither!r} is not supported: it must be 0.0, or silence would not be silent")
+    def __init__(
+        self,
+        feature_size=80,
+        sampling_rate=16000,
+        hop_length=160,
+        chunk_length=30,
+        n_fft=400,
+        padding_value=0.0,
+        dither=0.0,
+        return_attention_mask=False,
+        **kwargs,
+    ):
+        given = locals()
         for name, (low, high) in LIMITS.items():
-            value = {"feature_size": feature_size, **kwargs}.get(name, low)
-            if type(value) is not int or not low <= value <= high:
+            if type(value := given[name]) is not int or not low <= value <= high:
                 raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number from {low} to {high}")
-        # The parent's default, False, stands in every stock checkpoint; here the mask is always returned.
-        super().__init__(feature_size=feature_size, dither=dither, return_attention_mask=True, **kwargs)
+        for name in ("padding_value", "dither"):
+            if (value := given[name]) != 0:
+                raise ValueError(f"{name}={value!r} is not allowed: it must be 0.0")
+        super().__init__(
+            feature_size, sampling_rate, hop_length, chunk_length, n_fft, padding_value, dither, True, **kwargs
+        )
 
     def __call__(
         self,
         raw_speech,
         truncation: bool = True,
-        padding: bool | str = "max_length",
-        max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        padding: bool | str | None = "max_length",
+        max_length: int | None = None,
         sampling_rate: int | None = None,
-        do_normalize: bool = False,
-        device: str = "cpu",
+        do_normalize: bool | None = None,
+        device: str | None = "cpu",
         **kwargs,
     ) -> BatchFeature:
         """Turn mono audio into log-mel features and their mask.
+
+        Forked processes (`Dataset.map(num_proc=2)`) compute on one thread each once this process has extracted
+        features: a fork inherits a thread pool without its threads, and would wait for them forever.
 
         Args:
             raw_speech: One clip `(samples,)` or a list of clips: arrays, tensors or lists of floats. A two-dimensional
                 array is a batch `(clips, samples)`.
             truncation: Cut clips longer than `max_length`, with a warning that names the seconds dropped. False
                 refuses such clips.
+            pad_to_multiple_of: Samples; the width is rounded up to it, at most to the window.
+            return_tensors: `pt` or `np`; numpy arrays where not given.
+            return_attention_mask: False leaves the mask out.
             padding: `max_length` (default: all batches have one width, which keeps the pipeline's batching safe) or
                 `longest` (the longest clip of this batch and two frames).
             max_length: Samples, at most the window of `chunk_length` seconds, which is the default.
-            pad_to_multiple_of: Samples; the width is rounded up to it, at most to the window.
-            return_tensors: `pt` or `np`; numpy arrays where not given.
             sampling_rate: Rate of `raw_speech` in Hz; anything but the extractor's own is refused.
             do_normalize: Scale each clip to zero mean and unit variance first.
             device: Where the spectrogram is computed.
-            **kwargs: Accepted for the stock extractor's callers (`return_attention_mask`); the mask always comes.
+            **kwargs: Refused by name, unless None or False.
 
         Returns:
             `input_features` `(batch, mel, frames)` float32 and `attention_mask` `(batch, frames)` int64, 1 on the
             clip's own frames.
 
         Raises:
-            ValueError: A clip is empty, shorter than one window, not finite, not mono, or wrongly sampled; the message
-                names its place in the batch.
+            ValueError: An argument is not allowed, or a clip is too short, not finite, not mono or wrongly sampled;
+                the message names the argument or the clip's place in the batch.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"sampling_rate={sampling_rate}: the features need audio at {self.sampling_rate} Hz; resample it first"
-            )
-        if padding not in ("max_length", "longest", True):
-            raise ValueError(f"padding={padding!r} is not allowed: it must be 'max_length' or 'longest'")
         limit = self.n_samples if max_length is None else max_length
-        if type(limit) is not int or not self.n_fft <= limit <= self.n_samples or limit % self.hop_length:
-            raise ValueError(
-                f"max_length={max_length!r}: it must be {self.n_fft} samples or more, up to {self.n_samples}, in "
-                f"steps of {self.hop_length}"
-            )
-        if pad_to_multiple_of is not None and (
-            type(pad_to_multiple_of) is not int or not 0 < pad_to_multiple_of <= self.n_samples
-        ):
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of!r}: it must be 1 to {self.n_samples} samples")
-        clips = [self._check(clip, index, limit, truncation) for index, clip in enumerate(self._as_list(raw_speech))]
+        self._check_call(limit, padding, pad_to_multiple_of, sampling_rate, kwargs)
+        clips = [self._check_clip(clip, place, limit, truncation) for place, clip in enumerate(_as_clips(raw_speech))]
         if do_normalize:
             clips = [(clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) for clip in clips]
 
         lengths = [-(-len(clip) // self.hop_length) for clip in clips]
-        full_width = limit // self.hop_length
-        width = full_width if padding == "max_length" else min(max(lengths) + TAIL_FRAMES, full_width)
+        window, width = self.n_samples // self.hop_length, limit // self.hop_length
+        if padding != "max_length":
+            width = min(max(lengths) + TAIL_FRAMES, width)
         if pad_to_multiple_of:
-            width = -(-width * self.hop_length // pad_to_multiple_of) * pad_to_multiple_of // self.hop_length
+            samples = -(-width * self.hop_length // pad_to_multiple_of) * pad_to_multiple_of
+            width = min(samples // self.hop_length, window)
 
-        features = self._log_mel(clips, lengths, width, device)
-        mask = (np.arange(width) < np.asarray(lengths)[:, None]).astype(np.int64)
-        batch = BatchFeature({"input_features": features, "attention_mask": mask})
+        features = np.stack([self._log_mel(clip, width, device or "cpu") for clip in clips])
+        batch = BatchFeature({"input_features": features})
+        if return_attention_mask is not False:
+            batch["attention_mask"] = (np.arange(width) < np.asarray(lengths)[:, None]).astype(np.int64)
         return batch.convert_to_tensors(return_tensors) if return_tensors else batch
 
-    @staticmethod
-    def _as_list(raw_speech) -> list:
-        """Split a batch into its clips; a single clip is a batch of one."""
-        if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
-            if raw_speech.ndim == 2 and 0 < raw_speech.shape[1] < 16 <= raw_speech.shape[0]:
-                raise ValueError(
-                    f"audio 0 of the batch has shape {tuple(raw_speech.shape)}: mix multi-channel audio down to mono "
-                    "`(samples,)`; a two-dimensional array is a batch `(clips, samples)`"
-                )
-            return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
-        if not hasattr(raw_speech, "__len__"):
-            return [raw_speech]
-        if len(raw_speech) == 0:
-            raise ValueError("audio 0 of the batch is empty: there is nothing to extract features from")
-        first = raw_speech[0]
-        return list(raw_speech) if isinstance(first, (list, tuple)) or np.ndim(first) > 0 else [raw_speech]
+    def _check_call(self, limit, padding, multiple, sampling_rate, others: dict) -> None:
+        """Raise the ValueError that names an argument that is not allowed, and what is."""
+        rate, longest = self.sampling_rate, self.n_samples
+        fits = type(limit) is int and self.n_fft <= limit <= longest and limit % self.hop_length == 0
+        rounds = multiple is None or (type(multiple) is int and 0 < multiple <= longest)
+        rules = [
+            ("sampling_rate", sampling_rate, sampling_rate in (None, rate), f"{rate} Hz. Resample the audio."),
+            ("padding", padding, padding in ("max_length", "longest", True), "'max_length' or 'longest'"),
+            ("max_length", limit, fits, f"{self.n_fft} to {longest} samples, in steps of {self.hop_length}"),
+            ("pad_to_multiple_of", multiple, rounds, f"1 to {longest} samples"),
+            *((name, value, value is None or value is False, "left out") for name, value in others.items()),
+        ]
+        for name, value, holds, allowed in rules:
+            if not holds:
+                raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
+        if sampling_rate is None:
+            logger.warning_once(f"sampling_rate is not given: the audio is taken to be at {rate} Hz")
 
-    def _check(self, clip, index: int, limit: int, truncation: bool) -> np.ndarray:
+    def _check_clip(self, clip, place: int, limit: int, truncation: bool) -> np.ndarray:
         """Return one clip as float32 `(samples,)`, or raise the ValueError that says what is wrong with it."""
-        where = f"audio {index} of the batch"
+        where, numbers = f"audio {place} of the batch", "it must hold floats in [-1, 1]"
         if isinstance(clip, torch.Tensor):
-            clip = clip.detach().cpu().float()  # numpy knows no bfloat16
+            clip = clip.detach().cpu()
+            clip = clip.float() if clip.is_floating_point() else clip  # numpy knows no bfloat16
         try:
             clip = np.asarray(clip)
         except ValueError as error:  # lists of several lengths
-            raise ValueError(f"{where} is no array of numbers: {error}") from error
-        if clip.dtype.kind in "iu":
-            raise ValueError(f"{where} holds integers: scale it to floats in [-1, 1]")
-        if clip.dtype.kind != "f":
-            raise ValueError(f"{where} holds {clip.dtype}: expected floats in [-1, 1]")
+            raise ValueError(f"{where} is no array of numbers ({error}): {numbers}") from error
         if clip.ndim != 1:
-            raise ValueError(f"{where} has shape {clip.shape}: mix multi-channel audio down to mono `(samples,)`")
-        if len(clip) == 0:
-            raise ValueError(f"{where} is empty: there is nothing to extract features from")
+            raise ValueError(f"{where} has shape {clip.shape}: it must be `(samples,)`. Mix channels down to mono.")
         if len(clip) < self.n_fft:
             raise ValueError(
-                f"{where} has {len(clip)} samples: at least one window of {self.n_fft} "
-                f"({1000 * self.n_fft / self.sampling_rate:g} ms) is needed"
+                f"{where} has {len(clip)} samples: it must have at least {self.n_fft}. A two-dimensional array is a "
+                "batch `(clips, samples)`."
             )
-        if not np.isfinite(clip).all():
-            raise ValueError(f"{where} contains NaN or infinite samples")
-        if np.abs(clip).max() > LOUDEST:
-            raise ValueError(f"{where} contains samples beyond all measure: scale it to floats in [-1, 1]")
-        clip = clip.astype(np.float32, copy=False)
+        if clip.dtype.kind != "f":
+            raise ValueError(f"{where} holds {clip.dtype}: {numbers}. Divide integers by their full scale.")
+        if not np.abs(clip).max() <= LOUDEST:
+            raise ValueError(f"{where} contains NaN, infinite or huge samples: {numbers}")
         if len(clip) > limit:
             seconds, kept = len(clip) / self.sampling_rate, limit / self.sampling_rate
             if not truncation:
-                raise ValueError(f"{where} lasts {seconds:.2f} s: more than {kept:g} s needs truncation or windows")
+                raise ValueError(f"{where} lasts {seconds:.2f} s: it may last {kept:g} s. Cut it into windows.")
             logger.warning(
-                f"{where} lasts {seconds:.2f} s: the last {seconds - kept:.2f} s are dropped, only the first {kept:g} "
-                "s are used. Predict long recordings in windows instead."
+                f"{where} lasts {seconds:.2f} s: the last {seconds - kept:.2f} s are dropped. Predict long recordings "
+                "in windows."
             )
-            clip = clip[:limit]
-        return clip
+        return clip[:limit].astype(np.float32, copy=False)
 
-    def _log_mel(self, clips: list[np.ndarray], lengths: list[int], width: int, device: str) -> np.ndarray:
-        """Compute the log-mel features `(batch, mel, width)` of clips with `lengths` real frames each."""
-        hop, half = self.hop_length, self.n_fft // 2
-        spans = [min(length + TAIL_FRAMES, max(width, length)) for length in lengths]
-        # All clips lie behind one another in one signal, each as the stock extractor would centre it (reflected at its
-        # start; at its end, too, where it fills the window) and beginning on a hop: one strided view frames them all.
-        gap = -(-self.n_fft // hop)
-        starts = np.cumsum([0] + [span + gap for span in spans])
-        signal = np.zeros(int(starts[-1]) * hop + self.n_fft, np.float32)
-        for clip, span, start in zip(clips, spans, starts[:-1], strict=True):
-            padded = clip if len(clip) >= span * hop else np.pad(clip, (0, span * hop - len(clip)))
-            begin = start * hop
-            signal[begin : begin + half] = padded[half:0:-1]
-            signal[begin + half : begin + half + len(padded)] = padded
-            signal[begin + half + len(padded) : begin + 2 * half + len(padded)] = padded[-2 : -half - 2 : -1]
-
-        rows = np.concatenate([np.arange(span) + start for span, start in zip(spans, starts[:-1], strict=True)])
-        frames = torch.from_numpy(signal).to(device).unfold(0, self.n_fft, hop)[torch.from_numpy(rows).to(device)]
-        power = torch.fft.rfft(frames * torch.hann_window(self.n_fft, dtype=torch.float32, device=device)).abs() ** 2
+    def _log_mel(self, clip: np.ndarray, width: int, device: str) -> np.ndarray:
+        """Compute the features `(mel, width)` of one clip: its own frames, the tail, and silence behind them."""
+        _compute_on_one_thread_after_fork()
+        span = min(-(-len(clip) // self.hop_length) + TAIL_FRAMES, width)
+        # As the stock extractor does: zeros behind the clip, and half a window reflected at either end.
+        signal = np.pad(np.pad(clip, (0, span * self.hop_length - len(clip))), self.n_fft // 2, mode="reflect")
+        frames = torch.from_numpy(signal).to(device).unfold(0, self.n_fft, self.hop_length)[:span]
+        power = torch.fft.rfft(frames * torch.hann_window(self.n_fft, device=device)).abs() ** 2
         filters = torch.from_numpy(self.mel_filters).to(device, torch.float32)
-        log_mel = (power @ filters).clamp(min=1e-10).log10()
+        with torch.autocast(frames.device.type, enabled=False):  # half precision is too coarse for a spectrum
+            log_mel = (power @ filters).clamp(min=1e-10).log10()
+        # The stock extractor clamps at the clip's maximum less 8, and silence has the value of the clamp.
+        floor = log_mel.max() - 8.0
+        features = floor.clamp(min=-10.0).repeat(width, self.feature_size)
+        features[:span] = torch.maximum(log_mel, floor)
+        return ((features + 4.0) / 4.0).T.contiguous().cpu().numpy()
 
-        features = torch.empty(len(clips), width, self.feature_size, dtype=torch.float32, device=device)
-        for row, clip_frames in zip(features, log_mel.split(spans), strict=True):
-            # The stock extractor clamps at the clip's maximum less 8; silence is 1e-10, so 10 below 1.
-            floor = clip_frames.max() - 8.0
-            span = min(len(clip_frames), width)
-            row[:span] = torch.maximum(clip_frames[:span], floor)
-            row[span:] = floor.clamp(min=-10.0)
-        return ((features + 4.0) / 4.0).transpose(1, 2).contiguous().cpu().numpy()
+
+def _as_clips(raw_speech) -> list:
+    """Split a batch into its clips; a single clip is a batch of one."""
+    if isinstance(raw_speech, (list, tuple)):
+        first = raw_speech[0] if raw_speech else 0.0
+        is_batch = isinstance(first, (list, tuple)) or np.ndim(first) > 0
+    else:
+        is_batch = np.ndim(raw_speech) > 1
+    return list(raw_speech) if is_batch else [raw_speech]
+
+
+@cache
+def _compute_on_one_thread_after_fork() -> None:
+    """Make torch leave its thread pool alone in processes forked from now on: the pool's threads are not forked."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 WhisperEmotionFeatureExtractor.register_for_auto_class()

@@ -5,7 +5,7 @@ argument `scores` chooses between them:
 
 | | `paper` | `released` |
 |---|---|---|
-| attentive scores | `w2_i . tanh(h_t W1_i + b_i) + k_i`: one `w2` a head | one layer for all heads; `/ sqrt(d)` |
+| attentive scores | `w2_i . tanh(h_t W1_i + b_i) + k_i`: one `w2` a head | one layer over all heads, over `sqrt(d)` |
 | attentive dropout | on the scores | before `tanh` and on the values |
 | qkv scores | dot product over `sqrt(d)` | `tanh` of it |
 | qkv dropout | on the scores | on queries, keys and values |
@@ -130,9 +130,9 @@ class QKVPooling(MeanPooling):
         if self.released:
             query, key, value = self.dropout(query), self.dropout(key), self.dropout(value)
         query, key, value = (_split_heads(projected, self.heads) for projected in (query, key, value))
-        scores = (query @ key.transpose(2, 3)).squeeze(2) / self.head_dim**0.5
+        scores = (query.float() * key.float()).sum(dim=-1) / self.head_dim**0.5  # would overflow half precision
         scores = torch.tanh(scores) if self.released else self.dropout(scores)
-        weights = _softmax_over_real_frames(scores, mask)
+        weights = _softmax_over_real_frames(scores, mask).to(value.dtype)
         return self.combine(_weighted_mean(weights, value), mean), weights
 
 
