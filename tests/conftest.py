@@ -27,6 +27,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tool_fixtures"]  # a second conftest.py would hide this one from imports
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
