@@ -6,7 +6,7 @@ from pathlib import Path
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.demo import MOST_MEGABYTES, MOST_MINUTES
 from whisper_emotion.errors import UserError
-from whisper_emotion.options import option
+from whisper_emotion.options import DEVICE_HELP, option
 
 
 @dataclass
@@ -14,6 +14,7 @@ class DemoOptions:
     """Which models are shown, where, and what the page takes."""
 
     model: list[str] = option(help="trained folders or Hub names; of several, the page lets people choose")
+    device: str = option("auto", help=DEVICE_HELP)
     host: str = option(
         "127.0.0.1", help="address to listen on: 127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it"
     )
@@ -41,11 +42,11 @@ def main() -> None:
         raise UserError(f"--model: the page needs {error.name}, pip install 'whisper-emotion[demo]'") from error
     limits = (arguments.max_minutes, arguments.max_megabytes)
     if arguments.space is None:
-        run_page(arguments.model, *limits, arguments.host, arguments.port)
+        run_page(arguments.model, *limits, arguments.host, arguments.port, arguments.device)
         return
     from whisper_emotion.demo.space import write_space
 
-    load_models(arguments.model)  # what does not load here would not there
+    load_models(arguments.model, arguments.device)  # what does not load here would not there
     write_space(Path(arguments.space), arguments.model, *limits)
     print(f"{arguments.space}: python {arguments.space}/app.py serves it; push_to_hub.py --space uploads it")
 

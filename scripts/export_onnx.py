@@ -24,7 +24,7 @@ def main() -> None:
     from whisper_emotion.export import CHECKED_CLIPS, OPSET, export_onnx  # torch takes seconds to load
     from whisper_emotion.inference import EmotionClassifier
 
-    trained = EmotionClassifier(arguments.model)
+    trained = EmotionClassifier(arguments.model, device="cpu")
     deviation, relabelled = export_onnx(trained.model, trained.extractor, arguments.output, arguments.quantize)
     print(
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch over {CHECKED_CLIPS} clips "

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from whisper_emotion.audio import SAMPLING_RATE, read_stretch
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
-from whisper_emotion.options import ENCODER_DTYPES, option
+from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, option
 from whisper_emotion.recordings import find_recordings
 from whisper_emotion.windows import (
     SILENCE_DBFS,
@@ -66,6 +66,7 @@ class PredictOptions:
     picture_dir: str | None = option(
         None, help="folder of the pictures; default: that of --output, or the current one"
     )
+    device: str = option("auto", help=DEVICE_HELP)
     encoder_dtype: str = option("float32", help="the encoder's precision", choices=ENCODER_DTYPES)
     batch_size: int = option(16, help="windows in a batch; has no influence on the results")
 
@@ -86,7 +87,9 @@ def main() -> int:
     from whisper_emotion.inference import EmotionClassifier
     from whisper_emotion.reporting import RowFile
 
-    classifier = EmotionClassifier(arguments.model, getattr(torch, arguments.encoder_dtype))
+    classifier = EmotionClassifier(
+        arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
+    )
     if arguments.speaker_files is not None:
         recordings, unusable = find_recordings([arguments.speaker_files])
         for error in unusable.values():

@@ -193,7 +193,7 @@ def test_a_long_array_loses_all_but_30_s_with_a_warning(classifier, caplog):
     with caplog.at_level(logging.WARNING):
         assert classifier((samples, 16_000)) == classifier((samples[:480_000], 16_000))
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "array lasts 31.0 s: only its first 30 s are used"
+        "a recording lasts 31.0 s: only its first 30 s are used"
     ]
 
 

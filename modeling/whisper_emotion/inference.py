@@ -10,15 +10,14 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
-import soxr
 import torch
 from tqdm.auto import tqdm
 
-from whisper_emotion.audio import SAMPLING_RATE, SHORTEST, read_audio
+from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_audio
 from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -31,9 +30,6 @@ BATCH_SIZE = 16
 MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
 TIMED_CLIPS, TIMED_ROUNDS = 16, 3
 WHOLE = "; `predict` labels all of it, in windows"
-
-Recording = str | os.PathLike[str] | tuple[np.ndarray, int]
-"""A path, or samples and their rate in Hz."""
 
 
 class EmotionClassifier:
@@ -84,14 +80,14 @@ class EmotionClassifier:
         return list(self.model.config.id2label.values())
 
     def __call__(
-        self, recordings: Recording | Sequence[Recording], batch_size: int = BATCH_SIZE
+        self, recordings: AudioSource | Sequence[AudioSource], batch_size: int = BATCH_SIZE
     ) -> list[dict[str, float]]:
         """Label recordings of any format, rate and number of channels.
 
         Args:
-            recordings: One recording or several, each a path or `(array, rate)`, the array `(samples,)` or
-                `(samples, channels)`. Only the first 30 s of each are used: `predict` takes longer files.
-            batch_size: Recordings in a batch; has no influence on the probabilities.
+            recordings: One recording or a list of them, each as in `read_audio`: a path, `(array, sampling_rate)` or
+                a row of an `Audio` column. Only the first 30 s of each are used: `predict` takes longer files.
+            batch_size: AudioSources in a batch; has no influence on the probabilities.
 
         Returns:
             A list with one dict a recording, also for one recording: label to probability, the most probable first.
@@ -106,11 +102,11 @@ class EmotionClassifier:
         return results
 
     @torch.inference_mode()
-    def adapt(self, recordings: Recording | Sequence[Recording]) -> None:
+    def adapt(self, recordings: AudioSource | Sequence[AudioSource]) -> None:
         """Adapt to one speaker: every later recording is taken as spoken by that person.
 
         Args:
-            recordings: Recordings of the speaker in varied moods, without labels. A mood that all of them share is
+            recordings: AudioSources of the speaker in varied moods, without labels. A mood that all of them share is
                 removed as if it were the voice. An empty list forgets the speaker.
 
         Raises:
@@ -242,32 +238,19 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _as_list(recordings: Recording | Sequence[Recording]) -> list[Recording]:
+def _as_list(recordings: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
     """Make a list of one recording or several; a tuple whose second item is a number is `(array, rate)`."""
     pair = isinstance(recordings, tuple) and len(recordings) == 2 and isinstance(recordings[1], numbers.Real)
-    return [recordings] if pair or isinstance(recordings, (str, os.PathLike)) else list(recordings)
+    return [recordings] if pair or isinstance(recordings, (str, os.PathLike, Mapping)) else list(recordings)
 
 
-def _beginning(source: Recording, instead: str = "") -> np.ndarray:
+def _beginning(source: AudioSource, instead: str = "") -> np.ndarray:
     """Return the samples of a recording up to 30 s; warn if it is longer, and name what to use `instead`."""
-    samples = _samples(source)
+    samples = read_audio(source)
     if len(samples) > LONGEST_SECONDS * SAMPLING_RATE:
         logger.warning(
             "%s lasts %.1f s: only its first %d s are used%s",
-            "array" if isinstance(source, tuple) else printable(os.fspath(source)),
+            printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "a recording",
             *(len(samples) / SAMPLING_RATE, LONGEST_SECONDS, instead),
         )
     return samples[: LONGEST_SECONDS * SAMPLING_RATE]
-
-
-def _samples(source: Recording) -> np.ndarray:
-    """Stand in for `read_audio`, until it takes arrays."""
-    if not isinstance(source, tuple):
-        return read_audio(source)
-    array = np.asarray(source[0], dtype=np.float32)
-    mono = array if array.ndim == 1 else array.mean(axis=int(array.shape[0] > array.shape[1]))
-    if source[1] != SAMPLING_RATE:
-        mono = soxr.resample(mono, source[1], SAMPLING_RATE, quality="HQ")
-    if len(mono) < SHORTEST:
-        raise UserError(f"array: lasts {1000 * len(mono) / SAMPLING_RATE:.1f} ms, expected at least 25 ms")
-    return mono
