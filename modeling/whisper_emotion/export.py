@@ -14,11 +14,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
-from whisper_emotion.corpora._synthesis import STYLES, draw_voice, synthesise
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import whole
+from whisper_emotion.synthesis import STYLES, draw_voice, synthesise
 
 OPSET = 20
 INPUTS = ("input_features", "attention_mask")

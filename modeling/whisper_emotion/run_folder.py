@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
-from datasets import Dataset
 from safetensors import SafetensorError
 
-from whisper_emotion.corpora import utterance_names
 from whisper_emotion.errors import UserError, one_line, reading
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
 SETTINGS = "settings.json"
@@ -23,7 +23,7 @@ FINISHED = UNFINISHED + ".part"  # the work on its way out: its files go one by 
 
 @contextmanager
 def claim(
-    output_dir: Path, corpus: Dataset, encoders: Sequence[str], settings: dict[str, Any], work: str = UNFINISHED
+    output_dir: Path, corpus: "Dataset", encoders: Sequence[str], settings: dict[str, Any], work: str = UNFINISHED
 ) -> Iterator[Path]:
     """Take a folder for a run, if what an interrupted run left there was made with the same settings.
 
@@ -45,6 +45,8 @@ def claim(
             the first that differs.
     """
     settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoders)}
+    from accelerate import PartialState  # this module also writes files for light commands
+
     work_dir, is_first = output_dir / work, PartialState().is_main_process
     missing = [folder for folder in (work_dir, output_dir, *output_dir.parents) if not folder.exists()]
     try:
@@ -190,8 +192,10 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _fingerprint(corpus: Dataset, encoders: Sequence[str]) -> str:
+def _fingerprint(corpus: "Dataset", encoders: Sequence[str]) -> str:
     """A hash of all rows of the corpus and of the sizes of the encoders' files, where they are folders."""
+    from whisper_emotion.corpora import utterance_names
+
     rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]
     folders = [Path(encoder) for encoder in encoders if Path(encoder).is_dir()]
     files = [sorted((file.name, file.stat().st_size) for file in folder.iterdir()) for folder in folders]

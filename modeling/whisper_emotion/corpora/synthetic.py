@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from whisper_emotion.corpora._synthesis import SAMPLING_RATE, STYLES, draw_voice, synthesise
 from whisper_emotion.corpora._utterances import Utterance
 from whisper_emotion.errors import UserError
+from whisper_emotion.synthesis import SAMPLING_RATE, STYLES, draw_voice, synthesise
 
 LABELS = tuple(STYLES)
 PUBLISHED = None

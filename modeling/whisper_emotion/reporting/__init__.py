@@ -1,28 +1,21 @@
-"""Results for readers: pictures, tables and the model card."""
+"""Results for readers: pictures, tables and the model card. Each is imported when it is first used."""
 
-from .attention import plot_explanation
-from .card import describe_scores, describe_unadapted, write_model_card
-from .frontier import CONTEXT, read_contexts, write_frontier
-from .plots import plot_confusion_matrix
-from .rows import RowFile, table_heading, table_line
-from .sweep import SweepResults, check_same_clips, markdown_table, write_sweep_report
-from .timeline import plot_timeline
+import importlib
 
-__all__ = [
-    "CONTEXT",
-    "RowFile",
-    "SweepResults",
-    "check_same_clips",
-    "describe_scores",
-    "describe_unadapted",
-    "markdown_table",
-    "plot_confusion_matrix",
-    "plot_explanation",
-    "plot_timeline",
-    "read_contexts",
-    "table_heading",
-    "table_line",
-    "write_frontier",
-    "write_model_card",
-    "write_sweep_report",
-]
+_MODULES = {
+    "attention": ("plot_explanation",),
+    "card": ("describe_scores", "describe_unadapted", "write_model_card"),
+    "frontier": ("CONTEXT", "read_contexts", "write_frontier"),
+    "plots": ("plot_confusion_matrix",),
+    "rows": ("RowFile", "table_heading", "table_line"),
+    "sweep": ("SweepResults", "check_same_clips", "markdown_table", "write_sweep_report"),
+    "timeline": ("plot_timeline",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
