@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from whisper_emotion.benchmarks import Clips, benchmark_encoder, describe_encoder
 from whisper_emotion.benchmarks.encoder import STOCK, Way, encoder_flops, list_ways
-from whisper_emotion.training import build_model
+from whisper_emotion.fitting.experiment import build_model, load_config
 
 SPARSE = (("encoder_context", "sparse_window"), ("silence_stride", 32))
 
@@ -31,7 +31,8 @@ def test_clips_are_batched_by_length_and_cut_from_one_another():
 
 
 def test_the_operations_are_those_that_torch_counts_without_padding(tiny_encoder):
-    model = build_model(str(tiny_encoder), ["a", "b"], {"encoder_layer": 2, **dict(SPARSE)}, seed=0).eval()
+    config = load_config(str(tiny_encoder), ["a", "b"], {"encoder_layer": 2, **dict(SPARSE)})
+    model = build_model(str(tiny_encoder), config, seed=0).eval()
     model.set_attn_implementation("eager")  # all of whose products torch counts
     mel = 400
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
