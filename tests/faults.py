@@ -55,9 +55,7 @@ class Job(NamedTuple):
     until: str | None = None
 
 
-def jobs(
-    corpus: list[str], model: Path, recordings: Path, layers: str = "1,3", workers: int = 1, epochs: int = 8
-) -> dict[str, Job]:
+def jobs(corpus: list[str], model: Path, recordings: Path, layers: str = "1,3", epochs: int = 8) -> dict[str, Job]:
     """What is disturbed; all paths that are written to are relative.
 
     Args:
@@ -65,7 +63,6 @@ def jobs(
         model: A trained folder.
         recordings: A folder of recordings.
         layers: The sweep's.
-        workers: The sweep's.
         epochs: Of a head.
     """
     common = [*corpus, "--store_dir", "store", "--output_dir", "run", "--use_cpu", "true", "--disable_tqdm", "true"]
@@ -75,7 +72,7 @@ def jobs(
     return {
         "extraction": Job(
             "sweep.py",
-            [*grid, "--poolings", "mean", "--select_on", "last", "--num_train_epochs", "1", "--num_workers", "1"],
+            [*grid, "--poolings", "mean", "--select_on", "last", "--num_train_epochs", "1"],
             until="run/results.csv",
         ),
         "train": Job("train.py", [*head, "--test_fold", "1"]),
@@ -86,7 +83,7 @@ def jobs(
         "cross_validate": Job("cross_validate.py", [*head, "--seeds", "0,1"]),
         "sweep": Job(
             "sweep.py",
-            [*grid, "--poolings", "mean,qkv", "--num_train_epochs", str(epochs // 2), "--num_workers", str(workers)],
+            [*grid, "--poolings", "mean,qkv", "--num_train_epochs", str(epochs // 2)],
         ),
         "predict": Job(
             "predict.py",
@@ -144,7 +141,7 @@ class _Hook:
 def start(job: Job, folder: Path, fault: Fault | None = None) -> multiprocessing.Process:
     """Start a command in a fresh process, forked from one that has the libraries in its memory and nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["whisper_emotion.cli", "whisper_emotion.sweeps", "whisper_emotion.inference",
+    context.set_forkserver_preload(["whisper_emotion.cli", "whisper_emotion.fitting.fit", "whisper_emotion.inference",
                                     "whisper_emotion.reporting", "whisper_emotion.export"])  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=run_job, args=(job, str(folder), fault))
@@ -380,7 +377,6 @@ def main() -> int:
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--folds", default="speakers:2")
     parser.add_argument("--layers", default="1,3")
-    parser.add_argument("--num_workers", type=int, default=1, help="of the sweep")
     arguments = parser.parse_args()
     root = arguments.folder or Path(os.environ.get(INSIDE) or tempfile.mkdtemp(prefix="whisper-emotion-faults-"))
     root.mkdir(parents=True, exist_ok=True)
@@ -403,7 +399,7 @@ def _main(arguments: argparse.Namespace, root: Path, disk: str) -> int:
     model = save_model(encoder, root / "model", encoder_context="utterance", pooling="qkv", encoder_layer=1)
     corpus = ["--corpus", arguments.corpus, "--corpus_dir", str(corpus_dir.resolve()), "--folds", arguments.folds,
               "--encoder", str(encoder.resolve()), "--encoder_context", "utterance"]  # fmt: skip
-    known = jobs(corpus, model, corpus_dir.resolve(), arguments.layers, arguments.num_workers)
+    known = jobs(corpus, model, corpus_dir.resolve(), arguments.layers)
     chosen = arguments.jobs.split(",") if arguments.jobs else list(known)
 
     started = time.monotonic()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option
 from whisper_emotion.termination import termination
-from whisper_emotion.training import EmotionTrainingArguments
 
 ALL = (CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments)
 NEEDED = ["--corpus", "emodb", "--corpus_dir", "d", "--encoder", "e"]

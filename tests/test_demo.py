@@ -10,11 +10,12 @@ from conftest import run_script
 
 from whisper_emotion.cli import parse_arguments
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
-from whisper_emotion.experiments import load_experiment
+from whisper_emotion.fitting.cross_validation import predict
+from whisper_emotion.fitting.experiment import load_experiment
+from whisper_emotion.fitting.fit import Job, fit
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
-from whisper_emotion.protocol import fit, predict
 from whisper_emotion.scoring import summarise
-from whisper_emotion.training import EmotionTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "scripts" / "recipes" / "demo.yaml"
@@ -64,7 +65,6 @@ def test_with_shuffled_training_labels_it_stays_near_chance(corpus_dir, tmp_path
     column = experiment.corpus.features["label"]
     shuffled = experiment.corpus.remove_columns("label").add_column("label", labels.tolist(), feature=column)
     experiment = dataclasses.replace(experiment, corpus=shuffled)
-    utterances, collator = experiment.utterances()
-    fitted = fit(experiment, utterances, collator, fold.train, fold.test, training.seed, tmp_path / "work")
+    (fitted,) = fit(experiment, None, [Job(fold.train, fold.test, training.seed)], tmp_path / "work")
     scores = summarise(predict(fitted, experiment, fold, training.seed), experiment, [fold])
     assert scores["pooled"]["unweighted_accuracy"] < 0.45  # chance is 0.25

@@ -3,8 +3,9 @@
 import pytest
 
 from whisper_emotion.cli import parse_arguments
-from whisper_emotion.configuration_whisper_emotion import ENCODER_CONTEXTS, POOLINGS
+from whisper_emotion.configuration_whisper_emotion import ENCODER_CONTEXTS
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import (
     CARD_TRAINING,
     RESULT_TRAINING,
@@ -14,7 +15,7 @@ from whisper_emotion.options import (
     hyper_parameters,
     settings,
 )
-from whisper_emotion.training import EmotionTrainingArguments
+from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 
 ALL = (CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments)
 NEEDED = ["--corpus", "emodb", "--corpus_dir", "d", "--encoder", "e", "--output_dir", "o"]
@@ -77,7 +78,7 @@ def test_hyper_parameters_are_the_options_of_the_card():
     corpus, protocol, model, training = parse("--class_weights", "balanced", "--optim", "sgd")
     assert hyper_parameters(protocol) == {
         "encoder": "e", "from_scratch": False, "freeze_encoder": True, "encoder_dtype": "float32",
-        "class_weights": "balanced", "projector": "learned", "select_on": "dev", "refit": True,
+        "class_weights": "balanced", "select_on": "dev", "refit": True,
     }  # fmt: skip
     assert hyper_parameters(corpus) == {"corpus": "emodb"}
     assert hyper_parameters(model) == {}
@@ -105,7 +106,7 @@ def test_class_weights_of_another_kind_are_refused():
         parse("--class_weights", "even")[1].weights()
 
 
-@pytest.mark.parametrize(("name", "values"), [("pooling", POOLINGS), ("encoder_context", ENCODER_CONTEXTS)])
+@pytest.mark.parametrize(("name", "values"), [("pooling", POOLING_CLASSES), ("encoder_context", ENCODER_CONTEXTS)])
 def test_help_of_model_options_names_all_values(name, values):
     help = ModelOptions.__dataclass_fields__[name].metadata["help"]
     assert all(value in help for value in values)

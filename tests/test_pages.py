@@ -166,7 +166,7 @@ def test_the_page_on_reproducing_the_paper(shared_dir, tiny_encoder, tmp_path, m
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     page = PAGES / "reproducing.md"
     short = [
-        "--encoder", str(tiny_encoder), "--layers", "1", "--poolings", "qkv", "--seeds", "0", "--num_workers", "1",
+        "--encoder", str(tiny_encoder), "--layers", "1", "--poolings", "qkv", "--seeds", "0",
         "--num_train_epochs", "1", "--encoder_context", "utterance", "--context_margin", "0.1", "--store_dir", "store",
     ]  # fmt: skip
     for words in commands(page):

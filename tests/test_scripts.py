@@ -15,9 +15,9 @@ from huggingface_hub import metadata_load
 
 from whisper_emotion.cli import parse_arguments
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
-from whisper_emotion.training import EmotionTrainingArguments
 
 
 @dataclass
@@ -33,8 +33,7 @@ class Others:
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
     "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "adaptation", "temperature_scaling",
-    "concatenated_layers", "encoder_context", "context_margin", "mask_padding",
-    "projector",
+    "concatenated_layers", "encoder_context", "context_margin", "mask_padding", "classifier_proj_size",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "mean_confidence",
     "speakers_shared", "seconds",
@@ -51,7 +50,7 @@ def options(tiny_encoder, synthetic_dir, output):
 def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     command = ["cross_validate.py", *options(tiny_encoder, synthetic_dir, tmp_path / "run")]
     command += ["--folds", "speakers:2", "--seeds", "0,1", "--select_on", "dev"]
-    command += ["--projector", "pca", "--classifier_proj_size", 16]
+    command += ["--classifier_proj_size", 0]
     done = run_script(*command)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
@@ -69,21 +68,21 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
 
     # the model to use, and a card with what the recipe was found to be worth
     train = ["train.py", *options(tiny_encoder, synthetic_dir, tmp_path / "model"), "--select_on", "dev"]
-    train += ["--cross_validation", tmp_path / "run", "--classifier_proj_size", 16]
+    train += ["--cross_validation", tmp_path / "run"]
     done = run_script(*train)
     assert done.returncode == 2
-    assert "was made with projector=pca, not learned: its figures are of other models" in done.stderr
+    assert "was made with classifier_proj_size=0, not 256: its figures are of other models" in done.stderr
     older = tmp_path / "older"
     older.mkdir()
     (older / "scores.json").write_text(json.dumps({name: scores[name] for name in scores if name != "interval"}))
-    done = run_script(*train, "--projector", "pca", "--cross_validation", older)
+    done = run_script(*train, "--classifier_proj_size", 0, "--cross_validation", older)
     assert done.returncode == 2
     assert "holds no confusion_matrix.png, expected a finished cross-validation" in done.stderr
     shutil.copy(tmp_path / "run" / "confusion_matrix.png", older)
-    done = run_script(*train, "--projector", "pca", "--cross_validation", older)
+    done = run_script(*train, "--classifier_proj_size", 0, "--cross_validation", older)
     assert done.returncode == 2
     assert f"{older / 'scores.json'}: " in done.stderr and "interval" in done.stderr
-    done = run_script(*train, "--projector", "pca")
+    done = run_script(*train, "--classifier_proj_size", 0)
     assert done.returncode == 0, done.stderr
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())
     assert f"| {100 * scores['pooled']['unweighted_accuracy']:.1f} |" in card
@@ -187,8 +186,13 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--language", "German"], "--language German: must be language codes"),
         (["--from_scratch"], "--freeze_encoder false"),
-        (["--projector", "pca", "--freeze_encoder", "false"], "--freeze_encoder true"),
-        (["--projector", "pca"], "--classifier_proj_size 256: pca has at most the 16 components of a frame"),
+        (["--projector", "pca"], "--projector: no such option"),
+        (["--adaptation", "dev", "--freeze_encoder", "false"], "--freeze_encoder true"),
+        (["--adaptation", "always"], "--adaptation always"),
+        (
+            ["--gradient_accumulation_steps", "2"],
+            "heads on stored frames take 1 only",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_path, changes, said, monkeypatch, capfd):
@@ -216,7 +220,7 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
     [
         (["--pooling", "max"], "pooling='max' is not allowed"),
         (["--class_weights", "1,2"], "class_weights"),
-        (["--projector", "pca", "--classifier_proj_size", "99"], "--classifier_proj_size 99"),
+        (["--classifier_proj_size", "-1"], "classifier_proj_size=-1"),
         (["--encoder", "{model_dir}", "--encoder_layer", "3"], "lacks encoder."),
     ],
 )
@@ -245,7 +249,7 @@ def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
     with pytest.raises(SystemExit):
         runpy.run_path(str(script), run_name="__main__")
     (line,) = capfd.readouterr().err.strip().splitlines()
-    for part in ("found 1", "--select_on last", "--temperature_scaling false", "--speaker_adaptation never"):
+    for part in ("found 1", "--select_on last", "--temperature_scaling false", "--adaptation none"):
         assert part in line
     assert not (tmp_path / "o").exists()
 

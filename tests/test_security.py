@@ -22,10 +22,11 @@ from whisper_emotion.corpora import hub as hub_corpora
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.experiment import build_model, load_config
+from whisper_emotion.fitting.grid import Grid, finished_cells
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
-from whisper_emotion.sweeps import Grid, finished_cells
-from whisper_emotion.training import EmotionTrainingArguments, build_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(REPOSITORY / "modeling").rglob("*.py"), *(REPOSITORY / "scripts").rglob("*.py")])
@@ -68,7 +69,7 @@ def test_a_model_folder_with_a_pickle_for_weights_is_refused(tiny_encoder, tmp_p
     with pytest.raises(UserError, match=str(folder)):
         EmotionClassifier(folder)
     with pytest.raises(UserError, match=str(folder)):
-        build_model(str(folder), ["x", "y"], {}, 0)
+        build_model(str(folder), load_config(str(folder), ["x", "y"], {}), 0)
     assert not mark.exists()
 
 
@@ -252,7 +253,7 @@ def test_names_of_classes_and_runs_lead_nowhere_else(tiny_encoder, tmp_path, scr
     own = {
         "train.py": ["--encoder_layer", 1, "--test_fold", 1],
         "cross_validate.py": ["--encoder_layer", 1],
-        "sweep.py": ["--layers", 1, "--poolings", "mean", "--num_workers", 1],
+        "sweep.py": ["--layers", 1, "--poolings", "mean"],
     }[script]
     done = run_script(
         script, "--corpus", "folder", "--corpus_dir", corpus, "--speaker_pattern", "^(.)_", "--encoder", tiny_encoder,

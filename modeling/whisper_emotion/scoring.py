@@ -23,7 +23,7 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
     """Score predictions fold by fold and pooled.
 
     Args:
-        predictions: The table that `protocol.predict` returns, of all folds and seeds.
+        predictions: The table that `cross_validation.predict` returns, of all folds and seeds.
         experiment: The experiment that made them.
         folds: Its test folds.
 

@@ -11,9 +11,9 @@ from conftest import run_script
 from whisper_emotion.benchmarks import benchmark_heads, heads
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.protocol import Experiment
-from whisper_emotion.sweeps import Cell, run_cells
-from whisper_emotion.training import EmotionTrainingArguments
+from whisper_emotion.fitting.experiment import Experiment
+from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 
 
 def test_both_ways_train_on_the_same_rows_and_the_plain_one_hears_the_silence(
@@ -27,12 +27,12 @@ def test_both_ways_train_on_the_same_rows_and_the_plain_one_hears_the_silence(
     seen = []
     real = heads._train_plainly
 
-    def watch(unmasked, frames, files, fold):
+    def watch(unmasked, files, fold):
         seen.append((unmasked.overrides["mask_padding"], len(files), fold.number))
-        return real(unmasked, frames, files, fold)
+        return real(unmasked, files, fold)
 
     monkeypatch.setattr(heads, "_train_plainly", watch)
-    figures = benchmark_heads(experiment, folds, plain_folds=1, workers=1)
+    figures = benchmark_heads(experiment, folds, plain_folds=1)
     assert seen == [(False, 48, 1)]
     assert figures["folds_timed"] == "1 of 2"
     assert figures["ratio"] == pytest.approx(figures["plain"]["seconds"] / figures["ours"]["seconds"])
@@ -53,18 +53,19 @@ def test_the_plain_way_is_the_trainer_s_of_all_frames(tiny_encoder, synthetic_di
     overrides |= {"encoder_context": "window", "mask_padding": False}
     experiment = Experiment(corpus, str(tiny_encoder), overrides, args, "last", store_dir=str(tmp_path / "store"))
     fold = make_folds(corpus, "synthetic", "speakers:2")[0]
-    frames, files = heads._save_clips(experiment, tmp_path)
-    assert torch.load(files[0]).shape == (1500, 16)
-    plain = heads._train_plainly(experiment, frames, files, fold)
-    ((_, _, logits),) = run_cells(experiment, frames, [Cell("tiny", 1, "mean", 1, args.seed)], [fold])
-    assert (plain == logits.argmax(axis=1)).all()
-    assert len(np.unique(plain)) > 1
+    frames = load_frames(experiment)
+    files = heads._save_clips(frames, tmp_path)
+    assert torch.load(files[0]).shape == (1500, 1, 16)
+    plain = heads._train_plainly(experiment, files, fold)
+    (ours,) = fit(experiment, frames, [Job(fold.train, fold.test, args.seed)], tmp_path)
+    np.testing.assert_allclose(plain, ours.classify(fold.test, False), atol=1e-3)
+    assert len(np.unique(plain.argmax(axis=1))) > 1
 
 
 def test_the_script_writes_its_figures(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script(
         "benchmark.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--folds", "speakers:2", "--encoder",
-        tiny_encoder, "--encoder_layer", 1, "--num_train_epochs", 1, "--plain_folds", 1, "--num_workers", 1,
+        tiny_encoder, "--encoder_layer", 1, "--num_train_epochs", 1, "--plain_folds", 1,
         "--measure", "heads", "--output", tmp_path / "figures.json",
         "--store_dir", tmp_path / "store", "--output_dir", tmp_path / "o",
     )  # fmt: skip

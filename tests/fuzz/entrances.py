@@ -29,22 +29,17 @@ from whisper_emotion.audio import audio_seconds, read_audio, read_stretch, strea
 from whisper_emotion.corpora import hub, load_corpus, utterance_names
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError, printable
-from whisper_emotion.experiments import load_experiment
-from whisper_emotion.features import FeatureStore
+from whisper_emotion.feature_store import FeatureStore
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config, load_experiment, new_head
+from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells
+from whisper_emotion.fitting.stacked_training import check_arguments
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, settings
 from whisper_emotion.publishing import prepare_upload
 from whisper_emotion.reporting import SweepResults, read_contexts
 from whisper_emotion.run_folder import CELLS, claim
 from whisper_emotion.scoring import read_compared
-from whisper_emotion.sweeps import RECORD, Grid, finished_cells
-from whisper_emotion.training import (
-    EmotionTrainingArguments,
-    build_extractor,
-    build_model,
-    build_trainer,
-    collate_frames,
-)
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -95,16 +90,12 @@ class Workplace:
             "select_on": "last",
         }
         self.sweep, self.run = root / "sweep", root / "run"
-        grid = {"layers": "1,2", "poolings": "mean", "num_workers": 1, "store_dir": str(root / "store")}
+        grid = {"layers": "1,2", "poolings": "mean", "store_dir": str(root / "store")}
         script("sweep.py", self.options | grid | {"output_dir": str(self.sweep)})
         script("cross_validate.py", self.options | {"store_dir": grid["store_dir"], "output_dir": str(self.run)})
         self.store = root / "store"
-        self.features = build_model(
-            str(self.encoder),
-            self.corpus.features["label"].names,
-            {"encoder_context": "utterance", "encoder_layer": 2},
-            0,
-        )
+        fields = {"encoder_context": "utterance", "encoder_layer": 2}
+        self.features = build_model(str(self.encoder), load_config(str(self.encoder), ["a", "b"], fields), 0)
         self.extractor = build_extractor(str(self.encoder))
         with without_privileges(root):  # opens the way to the folder, for cases that stay without them
             pass
@@ -456,9 +447,10 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         corpus, protocol, model, training = given
         experiment = load_experiment(corpus, protocol, model, training)
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-        built = experiment.model(folds[0].train, training.seed, head_only=True)
-        frames = [{"encoder_outputs": torch.zeros(3, 16), "label": 0}] * 2
-        build_trainer(built, frames, None, collate_frames, training, folder / "out")
+        experiment.check_speakers(folds[0].train)
+        experiment.class_weights_of(folds[0].train)
+        new_head(experiment.config(), training.seed)
+        check_arguments(training)
         json.dumps(settings(*given), default=str)
         hyper_parameters(training)
 
@@ -495,7 +487,7 @@ def model_folder(place: Workplace, draw: Draw, folder: Path) -> Attempt:
 
     def train_on() -> None:
         build_extractor(str(target))
-        build_model(str(target), ["x", "y"], {"encoder_layer": 1}, 0)
+        build_model(str(target), load_config(str(target), ["x", "y"], {"encoder_layer": 1}), 0)
 
     return Attempt(draw(st.sampled_from((use, use, train_on))), (target, f"{path.name}", "is not allowed"))
 
@@ -542,10 +534,12 @@ def store(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     _damaged(draw, place.store, target, ("*/index.json", "*/index.json", "*/done", "*/frames.f16"))
 
     def fill() -> None:
-        for layer in FeatureStore(place.features, place.extractor, place.corpus, [1, 2], target).fill().values():
-            means = layer.own_means()
-            assert len(layer) == len(place.corpus) == len(means)
-            assert all(layer[row]["encoder_outputs"].shape[0] == layer.lengths[row] for row in range(len(layer)))
+        made = FeatureStore(place.features, place.extractor, place.corpus, [1, 2], target)
+        made.fill()
+        frames = made.open([1, 2])
+        mean, _ = frames.statistics
+        assert len(frames) == len(place.corpus) == len(mean)
+        assert all(len(frames[row]) == frames.lengths[row] for row in range(len(frames)))
 
     return Attempt(fill, (target,))
 

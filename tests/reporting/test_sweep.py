@@ -10,11 +10,11 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.grid import REFERENCE, Cell
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.reporting.plots import STYLES, Curve, plot_curves
 from whisper_emotion.reporting.sweep import DRAWN
-from whisper_emotion.sweeps import REFERENCE, Cell
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 CLIPS = 40  # a fold, half of it anger, half happiness

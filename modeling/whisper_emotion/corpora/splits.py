@@ -138,7 +138,7 @@ def check_held_out(dataset: Dataset, rows: Sequence[int]) -> None:
     if found < 2:
         raise UserError(
             f"select_on: dev needs two or more training speakers, found {found}: use --select_on last, and where "
-            "a recipe has them --temperature_scaling false and --speaker_adaptation never"
+            "a recipe has them --temperature_scaling false and --adaptation none"
         )
 
 
