@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: install demo test oldest fuzz faults load audit lint types clean
+.PHONY: install demo test compat oldest fuzz faults load audit lint types clean
 
 install: $(VENV)/installed
 
@@ -25,7 +25,11 @@ demo: install
 test: install
 	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
 
-# The same on the oldest versions; this torch comes with CUDA, which are gigabytes.
+# Saved folders and training with more versions of transformers than `make test` tries.
+compat: install
+	TRANSFORMERS_VERSIONS="4.57.1 4.57.6 5.0.0 5.4.0 5.12.0 5.18.0 newest" $(RUN)/python -m pytest tests/compat
+
+# All tests on the oldest versions; this torch comes with CUDA, which are gigabytes.
 oldest:
 	$(MAKE) test PYTHON=python3.11 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
@@ -55,4 +59,4 @@ types: install
 	$(RUN)/pyright
 
 clean:
-	rm -rf $(VENV) .venv-oldest runs data .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .compat runs data .pytest_cache .ruff_cache .hypothesis

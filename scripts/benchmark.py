@@ -2,22 +2,13 @@
 
 import importlib.util
 import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    load_experiment,
-    parse_arguments,
-    run_script,
-)
 from whisper_emotion.audio import read_audio
 from whisper_emotion.benchmarks import (
     Clips,
@@ -28,23 +19,25 @@ from whisper_emotion.benchmarks import (
     list_ways,
     time_contexts,
 )
+from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
-from whisper_emotion.protocol import Experiment
+from whisper_emotion.fitting.experiment import Experiment, load_experiment
+from whisper_emotion.fitting.stacked_training import check_arguments
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option
 from whisper_emotion.reporting import CONTEXT, read_contexts, write_frontier
-from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import write_whole
-from whisper_emotion.stacked_heads import check_heads
-from whisper_emotion.training import EmotionTrainingArguments
+from whisper_emotion.run_record import describe_machine, public_name
 
 MEASUREMENTS = ("encoder", "heads", "frontier")
 
 
 @dataclass
-class BenchmarkCorpusArguments(CorpusArguments):
+class BenchmarkCorpusOptions(CorpusOptions):
     """Recordings to measure on; generated ones where none are named."""
 
-    corpus: str = field(default="synthetic", metadata={"help": "as cross_validate.py's"})
+    corpus: str = option("synthetic", help="as cross_validate.py's")
 
     def __post_init__(self):
         """Generate where the Makefile does, unless told."""
@@ -53,49 +46,37 @@ class BenchmarkCorpusArguments(CorpusArguments):
 
 
 @dataclass
-class BenchmarkArguments:
+class BenchmarkOptions:
     """What is measured, how much of it, and where the figures go."""
 
-    output: str = field(default="benchmark.json", metadata={"help": "JSON file of the figures"})
-    measure: str = field(
-        default="encoder",
-        metadata={
-            "help": "encoder (audio in, probabilities out, against transformers' class), heads (training them on "
-            "stored frames, against the usual loop), frontier (accuracy against speed of the encoder contexts of "
-            "--sweeps), or several with commas between them"
-        },
+    GROUP = "measurements"
+
+    output: str = option("benchmark.json", help="JSON file of the figures")
+    measure: str = option(
+        "encoder",
+        help="encoder (against transformers' class), heads (training them, against the usual loop), frontier "
+        "(accuracy against speed of --sweeps), or several",
     )
-    sweeps: str | None = field(
-        default=None,
-        metadata={
-            "help": "frontier: comma-separated folders of finished sweeps that differ in what the encoder sees; the "
-            "first is what the others are compared with"
-        },
-    )
-    clips: int = field(default=64, metadata={"help": "encoder: clips of the corpus, drawn at random"})
-    repetitions: int = field(default=5, metadata={"help": "encoder: times that each way is measured"})
-    plain_folds: int | None = field(
-        default=None, metadata={"help": "heads: folds that the usual way is timed on; all if none"}
-    )
-    num_workers: int | None = field(
-        default=None, metadata={"help": "heads: processes, without an accelerator; one a core if none"}
-    )
+    sweeps: str | None = option(None, help="frontier: folders of sweeps, the reference first")
+    clips: int = option(64, help="encoder: clips of the corpus")
+    repetitions: int = option(5, help="encoder: rounds")
+    plain_folds: int | None = option(None, help="heads: folds of the usual way; default: all")
 
 
 def main() -> None:
     """Run the measurements and write them."""
     corpus, protocol, benchmark, model, training = parse_arguments(
-        BenchmarkCorpusArguments, ProtocolArguments, BenchmarkArguments, ModelArguments, EmotionTrainingArguments
+        BenchmarkCorpusOptions, ProtocolOptions, BenchmarkOptions, ModelOptions, EmotionTrainingArguments
     )
     measured = [name.strip() for name in benchmark.measure.split(",")]
     if not set(measured) <= set(MEASUREMENTS):
         raise UserError(f"--measure {benchmark.measure}: must be {' or '.join(MEASUREMENTS)}, or several of them")
     if ("frontier" in measured) != (benchmark.sweeps is not None):
         raise UserError("--sweeps: names what --measure frontier compares, and that needs it")
-    for name in ("plain_folds", "num_workers", "clips", "repetitions"):
+    for name in ("plain_folds", "clips", "repetitions"):
         if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
             raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
-    check_heads(training)
+    check_arguments(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
     record = {"machine": describe_machine(training.device.type)}
@@ -104,8 +85,7 @@ def main() -> None:
         print(describe_encoder(record["encoder"]))
     if "heads" in measured:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-        workers = benchmark.num_workers or os.cpu_count() or 1
-        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds), workers)
+        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds))
         for name in ("plain", "ours"):
             figures = record["heads"][name]
             print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")
@@ -116,9 +96,9 @@ def main() -> None:
     write_whole(Path(benchmark.output), json.dumps(record, indent=2) + "\n")
 
 
-def _measure_encoder(experiment: Experiment, benchmark: BenchmarkArguments) -> dict[str, Any]:
+def _measure_encoder(experiment: Experiment, benchmark: BenchmarkOptions) -> dict[str, Any]:
     device = torch.device(experiment.args.device)
-    config = experiment.model([0], 0, head_only=True).config
+    config = experiment.config()
     ways = list_ways(tuple(config.context.items()))
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         ways = [way for way in ways if not way.runtime.startswith("onnx")]
@@ -135,7 +115,7 @@ def _has_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _measure_frontier(experiment: Experiment, benchmark: BenchmarkArguments) -> list[dict[str, Any]]:
+def _measure_frontier(experiment: Experiment, benchmark: BenchmarkOptions) -> list[dict[str, Any]]:
     records = read_contexts([Path(folder.strip()) for folder in (benchmark.sweeps or "").split(",")])
     first = next(iter(records.values()))
     if first["encoders"] != [public_name(experiment.encoder).rpartition("/")[-1]]:
@@ -157,7 +137,7 @@ def _measure_frontier(experiment: Experiment, benchmark: BenchmarkArguments) -> 
     return rows
 
 
-def _draw_clips(experiment: Experiment, benchmark: BenchmarkArguments) -> Clips:
+def _draw_clips(experiment: Experiment, benchmark: BenchmarkOptions) -> Clips:
     rows = np.random.default_rng(0).permutation(len(experiment.corpus))[: benchmark.clips]
     return Clips([read_audio(experiment.corpus[row]["audio"]) for row in rows.tolist()])
 

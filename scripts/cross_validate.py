@@ -3,77 +3,77 @@
 import dataclasses
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    load_experiment,
-    parse_arguments,
-    parse_seeds,
-    run_script,
-    settings,
-)
+from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.protocol import cross_validate
+from whisper_emotion.fitting.cross_validation import cross_validate
+from whisper_emotion.fitting.experiment import build_extractor, load_experiment
+from whisper_emotion.fitting.grid import list_clips
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix
-from whisper_emotion.results import compare, read_compared, summarise, write_scores
 from whisper_emotion.run_folder import claim, results_of, write_whole
-from whisper_emotion.sweeps import list_clips
-from whisper_emotion.training import EmotionTrainingArguments
+from whisper_emotion.run_record import write_scores
+from whisper_emotion.scoring import compare, read_compared, summarise
 
 
 @dataclass
-class CrossValidationArguments:
+class CrossValidationOptions:
     """What is repeated."""
 
-    seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
-    compare_with: str | None = field(
-        default=None,
-        metadata={"help": "comma-separated folders of other cross-validations of the same clips with the same seeds"},
+    GROUP = "repetitions"
+
+    seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
+    compare_with: str | None = option(
+        None,
+        help="comma-separated folders of others, of the same clips and seeds",
+        influences_results=False,
     )
 
 
 def main() -> None:
     """Run the protocol and write `scores.json`, `predictions.csv` and `confusion_matrix.png`."""
     corpus, protocol, repeats, model, training = arguments = parse_arguments(
-        CorpusArguments, ProtocolArguments, CrossValidationArguments, ModelArguments, EmotionTrainingArguments
+        CorpusOptions, ProtocolOptions, CrossValidationOptions, ModelOptions, EmotionTrainingArguments
     )
     started = time.monotonic()
     seeds = [training.seed] if repeats.seeds is None else parse_seeds(repeats.seeds)
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
+    config = experiment.config()
+    build_extractor(protocol.encoder)
+    for fold in folds:
+        experiment.check_speakers(fold.train)
     clips = list_clips(experiment.corpus, folds)
     others = {
         Path(folder).name: read_compared(Path(folder), clips, seeds, experiment.labels)
         for folder in (repeats.compare_with.split(",") if repeats.compare_with else [])
     }
-    work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
-
-    predictions = cross_validate(experiment, folds, seeds, work_dir)
-    if predictions is None:
-        return  # to another process, which goes on
-    differences = {name: compare(predictions, other, experiment.labels) for name, other in others.items()}
-    with results_of(work_dir) as made:
-        scores = write_scores(
-            made / "scores.json",
-            summarise(predictions, experiment, folds),
-            experiment,
-            corpus=corpus.corpus,
-            folds=corpus.folds,
-            seeds=seeds,
-            seconds=round(time.monotonic() - started, 1),
-            config=experiment.model(range(len(experiment.corpus)), seeds[0]).config,
-            **({"less": differences} if differences else {}),
-        )
-        write_whole(made / "predictions.csv", predictions.to_csv(index=False))
-        caption = describe_scores(scores)
-        summed = " Counts are summed over the seeds." if len(seeds) > 1 else ""
-        picture = made / "confusion_matrix.png"
-        plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
+    with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
+        predictions = cross_validate(experiment, folds, seeds, work_dir)
+        if predictions is None:
+            return  # to another process, which goes on
+        differences = {name: compare(predictions, other, experiment.labels) for name, other in others.items()}
+        with results_of(work_dir) as made:
+            scores = write_scores(
+                made / "scores.json",
+                summarise(predictions, experiment, folds),
+                experiment,
+                corpus=corpus.corpus,
+                folds=corpus.folds,
+                seeds=seeds,
+                seconds=round(time.monotonic() - started, 1),
+                config=config,
+                **({"less": differences} if differences else {}),
+            )
+            write_whole(made / "predictions.csv", predictions.to_csv(index=False))
+            caption = describe_scores(scores)
+            summed = " Counts are summed over the seeds." if len(seeds) > 1 else ""
+            picture = made / "confusion_matrix.png"
+            plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
     print(caption)
     print(
         f"UA's 95 % interval over clips and seeds: {_interval(scores['interval']['unweighted_accuracy'])}; "

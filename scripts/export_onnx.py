@@ -1,28 +1,30 @@
 """Write a trained model as an ONNX graph, and say how far it is from torch."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from whisper_emotion.arguments import parse_arguments, run_script
-from whisper_emotion.export import CHECKED_CLIPS, OPSET, export_onnx
-from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.cli import parse_arguments, run_script
+from whisper_emotion.options import option
 
 FAR = 0.1  # of a probability: more than rounding, and enough to change a decision
 
 
 @dataclass
-class ExportArguments:
+class ExportOptions:
     """What is written where."""
 
-    model: str = field(metadata={"help": "trained folder or Hub name"})
-    output: str = field(metadata={"help": "ONNX file to write"})
-    quantize: bool = field(default=False, metadata={"help": "store the weights as 8-bit integers"})
+    model: str = option(help="trained folder or Hub name")
+    output: str = option(help="ONNX file to write")
+    quantize: bool = option(False, help="store the weights as 8-bit integers")
 
 
 def main() -> None:
     """Export, compare, and print the largest deviation."""
-    (arguments,) = parse_arguments(ExportArguments)
-    trained = EmotionClassifier(arguments.model)
+    (arguments,) = parse_arguments(ExportOptions)
+    from whisper_emotion.export import CHECKED_CLIPS, OPSET, export_onnx  # torch takes seconds to load
+    from whisper_emotion.inference import EmotionClassifier
+
+    trained = EmotionClassifier(arguments.model, device="cpu")
     deviation, relabelled = export_onnx(trained.model, trained.extractor, arguments.output, arguments.quantize)
     print(
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch over {CHECKED_CLIPS} clips "

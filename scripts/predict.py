@@ -1,25 +1,23 @@
 """Label recordings of any number and length with a trained model."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from whisper_emotion.arguments import parse_arguments, run_script
 from whisper_emotion.audio import SAMPLING_RATE, read_stretch
+from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
-from whisper_emotion.explanation import explain
-from whisper_emotion.inference import BATCH_SIZE, EmotionClassifier
-from whisper_emotion.protocol import ENCODER_DTYPES
+from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, option
 from whisper_emotion.recordings import find_recordings
-from whisper_emotion.reporting import RowFile, plot_explanation, plot_timeline, table_heading, table_line
 from whisper_emotion.windows import (
     SILENCE_DBFS,
     WINDOW_SECONDS,
@@ -29,70 +27,53 @@ from whisper_emotion.windows import (
     window_samples,
 )
 
+if TYPE_CHECKING:
+    from whisper_emotion.inference import EmotionClassifier
+
 LONGEST_STEM = 80  # of a picture's name
 
 
 @dataclass
-class PredictArguments:
+class PredictOptions:
     """What is labelled, in which windows, and where the results go."""
 
-    model: str = field(metadata={"help": "trained folder or Hub name"})
-    files: list[str] = field(
-        default_factory=list, metadata={"help": "sound files, folders of them, or patterns", "positional": True}
+    model: str = option(help="trained folder or Hub name")
+    files: list[str] = option([], help="sound files, folders of them, or patterns", positional=True)
+    speaker_files: str | None = option(
+        None,
+        help="folder, or pattern in quotes, of recordings of the one person who speaks in all files, in many moods: "
+        "adapts the model to the voice",
     )
-    speaker_files: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder, or pattern in quotes, of recordings of the one person who speaks in all files, in many "
-            "moods: adapts the model to the voice"
-        },
+    window: float | None = option(
+        None,
+        help="seconds of a window; default: the whole file, or, if it lasts more than 30 s or --plot is given, "
+        f"{WINDOW_SECONDS:g} s",
     )
-    window: float | None = field(
-        default=None,
-        metadata={
-            "help": "seconds of a window; where not given, a file is labelled whole, or, if it lasts more than 30 s "
-            f"or --plot is given, in windows of {WINDOW_SECONDS:g} s"
-        },
+    hop: float | None = option(None, help="seconds from one window to the next; default: half a window")
+    silence_dbfs: float = option(
+        SILENCE_DBFS, help="a window without 25 ms louder than this is silent, and not labelled; =-inf labels all"
     )
-    hop: float | None = field(
-        default=None, metadata={"help": "seconds from one window to the next; half a window where not given"}
+    output: str | None = option(
+        None, help=".json, .jsonl or .csv file of the files or windows; default: print a table"
     )
-    silence_dbfs: float = field(
-        default=SILENCE_DBFS,
-        metadata={"help": "what has no louder 25 ms than this is silence and not labelled; =-inf labels everything"},
+    segments: str | None = option(
+        None, help="the same for segments: overlapping windows averaged, neighbours of the same label joined"
     )
-    output: str | None = field(
-        default=None, metadata={"help": ".json, .jsonl or .csv file of the files or windows; a table if none is named"}
+    plot: bool = option(False, help="draw each recording's emotion over time (FILE_timeline.png)")
+    explain: bool = option(
+        False, help="draw which moment decided, in a file's most certain window (FILE_attention.png)"
     )
-    segments: str | None = field(
-        default=None,
-        metadata={"help": "the same for segments: overlapping windows averaged, neighbours of the same label joined"},
+    picture_dir: str | None = option(
+        None, help="folder of the pictures; default: that of --output, or the current one"
     )
-    plot: bool = field(
-        default=False, metadata={"help": "draw each recording's emotion over time (FILE_timeline.png)", "flag": True}
-    )
-    explain: bool = field(
-        default=False,
-        metadata={
-            "help": "draw which moment decided, in a file's most certain window (FILE_attention.png)",
-            "flag": True,
-        },
-    )
-    picture_dir: str | None = field(
-        default=None,
-        metadata={"help": "folder of the pictures; that of --output, or the current one, if none is named"},
-    )
-    encoder_dtype: str = field(
-        default="float32", metadata={"help": "the encoder's precision", "choices": ENCODER_DTYPES}
-    )
-    batch_size: int = field(
-        default=BATCH_SIZE, metadata={"help": "windows in a batch; has no influence on the results"}
-    )
+    device: str = option("auto", help=DEVICE_HELP)
+    encoder_dtype: str = option("float32", help="the encoder's precision", choices=ENCODER_DTYPES)
+    batch_size: int = option(16, help="windows in a batch; has no influence on the results")
 
 
 def main() -> int:
     """Label everything, and name at the end what could not be read."""
-    (arguments,) = parse_arguments(PredictArguments)
+    (arguments,) = parse_arguments(PredictOptions)
     if arguments.output is not None and arguments.output == arguments.segments:
         raise UserError(f"--segments {arguments.segments}: is --output, too; name another file")
     if arguments.plot and arguments.window is None:
@@ -100,7 +81,15 @@ def main() -> int:
     window_samples(arguments.window, arguments.hop)
     files, failed = find_recordings(arguments.files)
     pictures = Pictures(arguments, files)
-    classifier = EmotionClassifier(arguments.model, getattr(torch, arguments.encoder_dtype))
+
+    import torch  # takes seconds to load, as the rest does
+
+    from whisper_emotion.inference import EmotionClassifier
+    from whisper_emotion.reporting import RowFile
+
+    classifier = EmotionClassifier(
+        arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
+    )
     if arguments.speaker_files is not None:
         recordings, unusable = find_recordings([arguments.speaker_files])
         for error in unusable.values():
@@ -161,6 +150,8 @@ class _Table:
         self.labels, self.begun = labels, False
 
     def __call__(self, segment: Prediction) -> None:
+        from whisper_emotion.reporting import table_heading, table_line
+
         if not self.begun:
             _say(table_heading(self.labels))
         self.begun = True
@@ -170,15 +161,14 @@ class _Table:
 class Pictures:
     """The pictures that were asked for, and what they need of the file that is being labelled."""
 
-    def __init__(self, arguments: PredictArguments, files: Sequence[str]):
+    def __init__(self, arguments: PredictOptions, files: Sequence[str]):
         self.arguments, self.taken = arguments, set()
         self.stems = Counter(Path(file).stem for file in files)
         self.folder = Path(arguments.picture_dir or Path(arguments.output or ".").parent)
         if arguments.plot or arguments.explain:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--picture_dir {self.folder}: cannot be made ({error.strerror})") from error
+            there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+            if not (there.is_dir() and os.access(there, os.W_OK)):
+                raise UserError(f"--picture_dir {self.folder}: cannot be made ({there} is no writable folder)")
 
     def begin(self) -> None:
         """Start with another file."""
@@ -201,8 +191,13 @@ class Pictures:
         if self.arguments.plot:
             self.segments.append(segment)
 
-    def draw(self, file: str, classifier: EmotionClassifier) -> None:
+    def draw(self, file: str, classifier: "EmotionClassifier") -> None:
         """Draw what was asked for."""
+        from whisper_emotion.explanation import explain
+        from whisper_emotion.reporting import plot_explanation, plot_timeline
+
+        if self.arguments.plot or self.arguments.explain:
+            self.folder.mkdir(parents=True, exist_ok=True)  # not before: a command that is refused makes nothing
         name, model = printable(Path(file).name), f"model {Path(self.arguments.model).name}"
         stem = self._stem(file)
         if self.arguments.plot:

@@ -1,24 +1,23 @@
-"""Upload a trained folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+"""Upload a model folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from whisper_emotion.arguments import parse_arguments, run_script
+from whisper_emotion.card_metadata import CardOptions
+from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError
-from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload
+from whisper_emotion.options import option
 
 
 @dataclass
-class PushArguments:
+class PushOptions:
     """What is uploaded where."""
 
-    repo_id: str = field(metadata={"help": "repository, NAMESPACE/NAME; made where it does not exist"})
-    model: str | None = field(default=None, metadata={"help": "trained folder"})
-    space: str | None = field(default=None, metadata={"help": "in place of --model: what demo.py --space wrote"})
-    private: bool = field(default=False, metadata={"help": "make the repository private"})
-    revision: str | None = field(
-        default=None, metadata={"help": "branch, made where it does not exist; main where not given"}
-    )
-    dry_run: bool = field(default=False, metadata={"help": "check, list what would be uploaded, and use no network"})
+    repo_id: str = option(help="repository, NAMESPACE/NAME; made where it does not exist")
+    model: str | None = option(None, help="folder that train.py, a Trainer or save_pretrained wrote")
+    space: str | None = option(None, help="in place of --model: what demo.py --space wrote")
+    private: bool = option(False, help="make the repository private")
+    revision: str | None = option(None, help="branch, made where it does not exist; default: main")
+    dry_run: bool = option(False, help="check, list what would be uploaded, and use no network")
 
     def __post_init__(self):
         if (self.model is None) == (self.space is None):
@@ -27,9 +26,11 @@ class PushArguments:
 
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
-    (arguments,) = parse_arguments(PushArguments)
+    arguments, card = parse_arguments(PushOptions, CardOptions)
+    from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload  # torch takes seconds to load
+
     if arguments.space is None:
-        upload = prepare_upload(arguments.model, arguments.repo_id)
+        upload = prepare_upload(arguments.model, arguments.repo_id, card)
     else:
         upload = prepare_space(arguments.space, arguments.repo_id)
     for name, size in upload.sizes().items():
@@ -37,6 +38,8 @@ def main() -> None:
     print(f"{sum(upload.sizes().values()):>14,}  bytes in {len(upload.files)} files for {arguments.repo_id}")
     if upload.left_out:
         print(f"left out: {', '.join(upload.left_out)}")
+    for remark in upload.remarks:
+        print(remark)
     if arguments.dry_run:
         print("nothing was uploaded")
         return

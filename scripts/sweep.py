@@ -2,62 +2,47 @@
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    load_experiment,
-    parse_arguments,
-    parse_seeds,
-    run_script,
-    settings,
-)
+from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import StoredFrames
+from whisper_emotion.feature_store import StoredFrames
+from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
+from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells, list_clips, run_grid
+from whisper_emotion.fitting.stacked_training import check_arguments
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.processes import leave_group
-from whisper_emotion.protocol import Experiment
 from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
-from whisper_emotion.results import describe_machine, public_name
 from whisper_emotion.run_folder import CELLS, claim, write_whole
-from whisper_emotion.stacked_heads import check_heads
-from whisper_emotion.sweeps import RECORD, Grid, finished_cells, list_clips, run_grid
-from whisper_emotion.training import EmotionTrainingArguments
+from whisper_emotion.run_record import describe_machine, public_name
 
 
 @dataclass
-class SweepArguments:
+class SweepOptions:
     """The grid, and how it is worked through."""
 
-    layers: str = field(default="all", metadata={"help": "encoder layers: all (1 to the last), or such as 1,2,3"})
-    poolings: str = field(
-        default="mean,attentive,qkv", metadata={"help": "comma-separated poolings, or none: the regression only"}
-    )
-    seeds: str | None = field(default=None, metadata={"help": "comma-separated seeds, such as 0,1,2; --seed if none"})
-    compare_with: str | None = field(
-        default=None, metadata={"help": "comma-separated folders of finished sweeps of the same clips: tested, too"}
-    )
-    num_workers: int | None = field(
-        default=None,
-        metadata={"help": "processes that train heads, on an accelerator only the regressions; one a core if none"},
-    )
+    GROUP = "grid"
+
+    layers: str = option("all", help="all (1 to the last), or such as 1,2,3")
+    poolings: str = option("mean,attentive,qkv", help="comma-separated, or none: the regression only")
+    seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
+    compare_with: str | None = option(None, help="comma-separated folders of finished sweeps of the same clips")
 
 
 def main() -> None:
     """Run the grid and write `results.csv`, `table.md`, `layers.png` and confusion matrices."""
     corpus, protocol, sweep, model, training = parse_arguments(
-        CorpusArguments, ProtocolArguments, SweepArguments, ModelArguments, EmotionTrainingArguments
+        CorpusOptions, ProtocolOptions, SweepOptions, ModelOptions, EmotionTrainingArguments
     )
     _check_options(protocol, sweep, model, training)
     grid = _grid(corpus, protocol, sweep, model, training)
@@ -67,14 +52,27 @@ def main() -> None:
     encoders = [one.encoder for one in grid.experiments.values()]
     options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
     del options["seed"]
-    claim(output_dir, experiment.corpus, encoders, options, CELLS)
-    (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
-    grid, frames = _store(grid, output_dir)
-    if not leave_group():
-        return  # having taken its share of the encoding
+    for encoder in encoders:
+        build_extractor(encoder)
+    with claim(output_dir, experiment.corpus, encoders, options, CELLS):
+        grid, frames = _store(grid, output_dir)
+        if leave_group():  # the other processes have taken their share of the encoding
+            _run(corpus, protocol, sweep, training, grid, frames, others)
 
-    workers = sweep.num_workers or os.cpu_count() or 1
-    seconds = run_grid(grid, frames, output_dir, workers, side_by_side=training.device.type != "cpu")
+
+def _run(
+    corpus: CorpusOptions,
+    protocol: ProtocolOptions,
+    sweep: SweepOptions,
+    training: EmotionTrainingArguments,
+    grid: Grid,
+    frames: dict[str, dict[int, StoredFrames]],
+    others: dict[str, Path],
+) -> None:
+    """Work through the grid and write its tables."""
+    experiment, output_dir = next(iter(grid.experiments.values())), Path(training.output_dir)
+    (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
+    seconds = run_grid(grid, frames, output_dir)
     facts = _facts(corpus, grid, training)
     write_sweep_report(output_dir, SweepResults(output_dir, experiment.labels, protocol.select_on), facts, others)
     record = {
@@ -86,7 +84,6 @@ def main() -> None:
         "seeds": grid.seeds,
         "command": _command(),
         "training_seconds": round(seconds),
-        "workers": workers,
         "machine": describe_machine(training.device.type),
     }
     write_whole(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
@@ -95,7 +92,7 @@ def main() -> None:
     print(f"saved to {output_dir}")
 
 
-def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> None:
+def _check_options(protocol: Any, sweep: SweepOptions, model: Any, training: Any) -> None:
     """Refuse what a sweep does not have."""
     for name, instead in (
         ("encoder_layer", "--layers"),
@@ -105,18 +102,18 @@ def _check_options(protocol: Any, sweep: SweepArguments, model: Any, training: A
     ):
         if getattr(model, name) is not None:
             raise UserError(f"--{name}: a sweep has {instead} in its place")
-    if protocol.speaker_adaptation != "never" or protocol.temperature_scaling:
-        raise UserError("--speaker_adaptation, --temperature_scaling: a sweep has neither, cross_validate.py has both")
-    if model.freeze_encoder is False or protocol.from_scratch:
+    if protocol.adaptation != "none" or protocol.temperature_scaling:
+        raise UserError("--adaptation, --temperature_scaling: a sweep has neither, cross_validate.py has both")
+    if not protocol.freeze_encoder or protocol.from_scratch:
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
-    if sweep.num_workers is not None and sweep.num_workers < 1:
-        raise UserError(f"--num_workers {sweep.num_workers}: must be 1 or more")
-    check_heads(training)
+    if model.classifier_proj_size == 0:
+        raise UserError("--classifier_proj_size 0: is the regression, which a sweep adds itself: --poolings none")
+    check_arguments(training)
 
 
-def _grid(corpus: CorpusArguments, protocol: Any, sweep: SweepArguments, model: Any, training: Any) -> Grid:
+def _grid(corpus: CorpusOptions, protocol: Any, sweep: SweepOptions, model: Any, training: Any) -> Grid:
     """The grid that the options ask for."""
-    model.use_weighted_layer_sum, model.freeze_encoder = False, True  # whatever a checkpoint of ours says
+    model.use_weighted_layer_sum = False  # whatever a checkpoint of ours says
     experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     recordings = next(iter(experiments.values())).corpus
     folds = make_folds(recordings, corpus.corpus, corpus.folds)
@@ -147,7 +144,7 @@ def _experiments(corpus: Any, protocol: Any, model: Any, training: Any) -> dict[
 
 def _parse_layers(text: str, experiment: Experiment) -> list[int]:
     """Layers of an encoder, ascending; negative ones count from the top."""
-    top = experiment.model([0], seed=0, head_only=True).config.encoder_layers
+    top = experiment.config().encoder_layers
     if text == "all":
         return list(range(1, top + 1))
     try:
@@ -190,7 +187,10 @@ def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, Stor
     unfinished = {cell.encoder for cell in grid.cells() if cell not in finished}
     for name in unfinished:
         stores[name].lay_out()  # all of them, before hours go into the first
-    return grid, {name: stores[name].fill() for name in grid.experiments if name in unfinished}
+    for name in unfinished:
+        stores[name].fill()
+    frames = {name: {layer: stores[name].open([layer]) for layer in grid.layers[name]} for name in unfinished}
+    return grid, frames
 
 
 def _command() -> str:
@@ -202,9 +202,9 @@ def _command() -> str:
 def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
     """What the tables' captions say of the runs."""
     experiment = next(iter(grid.experiments.values()))
-    config = experiment.model(range(len(experiment.corpus)), seed=0, head_only=True).config
+    config = experiment.config()
     names = (*config.context, "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",
-             "pooling_dropout", "classifier_proj_size", "label_smoothing")  # fmt: skip
+             "pooling_dropout", "classifier_proj_size")  # fmt: skip
     refit = {"refit": experiment.refit} if experiment.select_on == "dev" else {}
     return {
         "corpus": corpus.corpus,
@@ -214,8 +214,8 @@ def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
         "speakers_shared": [speakers_shared(experiment.corpus, fold) for fold in grid.folds],
         **{name: getattr(config, name) for name in names},
         "encoder_dtype": experiment.encoder_dtype,
-        "projector": experiment.projector,
-        "class_weights": experiment.overrides.get("class_weights", "none"),
+        "class_weights": experiment.class_weights or "none",
+        "label_smoothing": training.label_smoothing_factor,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": str(training.lr_scheduler_type.value),
         "warmup_steps": training.warmup_steps,

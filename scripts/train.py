@@ -2,70 +2,54 @@
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
+import pandas as pd
 from accelerate import PartialState
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    hyper_parameters,
-    load_experiment,
-    parse_arguments,
-    run_script,
-    settings,
-)
-from whisper_emotion.audio import read_audio
-from whisper_emotion.corpora.splits import make_folds, speakers_known
+from whisper_emotion.card_metadata import CardOptions, describe_missing
+from whisper_emotion.cli import parse_arguments, run_script
+from whisper_emotion.corpora.splits import Fold, make_folds, speakers_known
 from whisper_emotion.errors import UserError
-from whisper_emotion.inference import TIMED_CLIPS, EmotionClassifier
+from whisper_emotion.fitting.cross_validation import predict, warn_of_unknown_speakers
+from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
+from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, option, settings
 from whisper_emotion.processes import leave_group
-from whisper_emotion.protocol import Experiment, Fitted, fit, predict
 from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
-from whisper_emotion.results import (
-    describe_machine,
-    describe_recipe,
-    read_cross_validation,
-    summarise,
-    write_scores,
-)
 from whisper_emotion.run_folder import claim, results_of, write_whole
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor, collate_frames
-
-# What a card says of how its model was made, out of scores.json, before the hyper-parameters
-CARD_FACTS = (
-    "corpus", "test_fold", "encoder", "from_scratch", "encoder_dtype", "projector", "select_on", "refit",
-)  # fmt: skip
+from whisper_emotion.run_record import describe_recipe, read_cross_validation, write_scores
+from whisper_emotion.scoring import summarise
 
 
 @dataclass
-class TrainArguments:
+class TrainOptions:
     """What is held out."""
 
-    test_fold: int | None = field(
-        default=None, metadata={"help": "fold to test on, from 1; without it the model is trained on everything"}
-    )
-    cross_validation: str | None = field(
-        default=None,
-        metadata={
-            "help": "what cross_validate.py wrote with the same options: its figures go into the card of a model "
-            "that is trained on everything"
-        },
+    GROUP = "test"
+
+    test_fold: int | None = option(None, help="fold to test on, from 1; default: none", card=True)
+    cross_validation: str | None = option(
+        None,
+        help="cross_validate.py's output, for the card of a model trained on everything",
+        influences_results=False,
     )
 
 
 def main() -> None:
     """Train, test where a fold is held out, and write the folder."""
-    corpus, protocol, holdout, model, training = arguments = parse_arguments(
-        CorpusArguments, ProtocolArguments, TrainArguments, ModelArguments, EmotionTrainingArguments
+    *arguments, card = parse_arguments(
+        CorpusOptions, ProtocolOptions, TrainOptions, ModelOptions, EmotionTrainingArguments, CardOptions
     )
+    corpus, protocol, holdout, model, training = arguments
     started = time.monotonic()
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, training)
+    if protocol.select_on == "test" and holdout.test_fold is None:
+        raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
     fold, train_rows = None, list(range(len(experiment.corpus)))
     if holdout.test_fold is not None:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
@@ -74,28 +58,58 @@ def main() -> None:
         fold = folds[holdout.test_fold - 1]
         train_rows = fold.train
     tested = None
+    config = experiment.config()
+    build_extractor(protocol.encoder)
     if holdout.cross_validation is not None:
         if fold is not None:
             raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
-        config = experiment.model(train_rows, training.seed, head_only=True).config
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
     experiment.check_speakers(train_rows)
-    if (output_dir / "config.json").exists() and PartialState().is_main_process:
-        print(f"{output_dir}: the model that is there will be replaced when this one is finished")
-    work_dir = claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments))
+    with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
+        if (output_dir / "config.json").exists() and PartialState().is_main_process:
+            print(f"{output_dir}: the model that is there will be replaced when this one is finished")
+        warn_of_unknown_speakers(experiment)
+        frames = load_frames(experiment)
+        if frames is not None and not leave_group():
+            return
+        job = Job(train_rows, [] if fold is None else fold.test, training.seed)
+        (fitted,) = fit(experiment, frames, [job], work_dir)
+        predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
+        if PartialState().is_main_process:
+            seconds = time.monotonic() - started
+            _write_results(work_dir, experiment, fitted, fold, predictions, tested, arguments, card, seconds)
 
-    utterances, collator = experiment.utterances()
-    if collator is collate_frames and not leave_group():
-        return
-    test_rows = None if fold is None else fold.test
-    fitted = fit(experiment, utterances, collator, train_rows, test_rows, training.seed, work_dir)
-    predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
-    if not PartialState().is_main_process:
-        return
 
+def _write_results(
+    work_dir: Path,
+    experiment: Experiment,
+    fitted: Fitted,
+    fold: Fold | None,
+    predictions: pd.DataFrame | None,
+    tested: dict[str, Any] | None,
+    arguments: list[Any],
+    card: CardOptions,
+    seconds: float,
+) -> None:
+    """Write the model with its scores and its card.
+
+    Args:
+        work_dir: The folder of the run's work.
+        experiment: What was trained.
+        fitted: The trained model.
+        fold: The fold that was held out, if any.
+        predictions: Those of its test rows.
+        tested: What cross-validation found of the recipe, if it is known.
+        arguments: The options, as `main` parses them.
+        card: Options of the model card.
+        seconds: Duration of the run.
+    """
+    corpus, protocol, holdout, _, training = arguments
+    output_dir = work_dir.parent
+    model = fitted.whole_model(experiment)
     with results_of(work_dir) as made:
-        fitted.trainer.model.save_pretrained(made)
+        model.save_pretrained(made)
         build_extractor(protocol.encoder).save_pretrained(made)
         shutil.copymode(made / "config.json", made / "model.safetensors")  # written for its owner's eyes only
         if predictions is not None:
@@ -108,8 +122,8 @@ def main() -> None:
             folds=None if fold is None else corpus.folds,
             test_fold=holdout.test_fold,
             seeds=[training.seed],
-            seconds=round(time.monotonic() - started, 1),
-            config=fitted.trainer.model.config,
+            seconds=round(seconds, 1),
+            config=model.config,
         )
         if predictions is not None:
             caption = describe_scores(record)
@@ -121,40 +135,35 @@ def main() -> None:
                 print(describe_unadapted(record))
         if tested is not None:
             shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
-        write_model_card(
+        missing = write_model_card(
             made,
             tested if predictions is None else record,
-            fitted.trainer.model.config,
-            {name: record[name] for name in CARD_FACTS} | _speakers(experiment, fitted) | hyper_parameters(training),
-            _speed(made, experiment),
+            model.config,
+            _card_facts(record, corpus, holdout, protocol, training) | _speakers(experiment, fitted),
+            card,
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
+    if missing:
+        print(describe_missing(missing))
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
     if predictions is None and tested is None:
-        chose = ", and what is said above of held-out clips chose the epoch" if protocol.select_on == "dev" else ""
-        print(f"no test was held out{chose}: cross_validate.py with the same options says how good such a model is")
+        print("no test was held out: cross_validate.py with the same options measures such models on unseen speakers")
+
+
+def _card_facts(record: dict[str, Any], *options: Any) -> dict[str, Any]:
+    """The options that a card shows, as `scores.json` records them where it does: without this machine's folders."""
+    return {name: record.get(name, value) for name, value in hyper_parameters(*options).items()}
 
 
 def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:
-    """What a card says of the speakers, where they are not known or could be adapted to."""
-    said = {}
+    """Describe the speakers for the card, where they are unknown or could be adapted to."""
+    facts = {}
     if not speakers_known(experiment.corpus):
-        said["speakers"] = "not known: training and held-out clips may share them"
-    if experiment.speaker_adaptation != "never":
-        said["speaker_adaptation"] = f"{experiment.speaker_adaptation}: {'yes' if fitted.adapted else 'no'}"
-    return said
-
-
-def _speed(folder: Path, experiment: Experiment) -> str:
-    """What one clip takes on this machine, in words."""
-    rows = np.linspace(0, len(experiment.corpus) - 1, min(TIMED_CLIPS, len(experiment.corpus)), dtype=int)
-    classify = EmotionClassifier(folder)
-    duration, taken = classify.time_clips([read_audio(experiment.corpus[int(row)]["audio"]) for row in rows])
-    return (
-        f"a clip of {duration:.1f} s takes {1000 * taken:.0f} ms alone, from samples to probabilities (median of "
-        f"{len(rows)} clips; processor: {describe_machine()}, threads: {torch.get_num_threads()})"
-    )
+        facts["speakers"] = "not known: training and held-out clips may share them"
+    if experiment.adaptation != "none":
+        facts["adaptation"] = f"{experiment.adaptation}: {'yes' if fitted.decision.adapted else 'no'}"
+    return facts
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Fixtures that several test files share, and an environment without network or windows on the screen."""
 
 import csv
+import io
 import os
 import re
 import shlex
@@ -21,8 +22,12 @@ os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where uploads lie
 
+import av
+import numpy as np
 import pytest
 from hypothesis import settings
+
+pytest_plugins = ["tool_fixtures"]  # a second conftest.py would hide this one from imports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -36,6 +41,20 @@ def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int
     head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, sampling_rate,
                        sampling_rate * 2 * channels, 2 * channels, 16, b"data", size)  # fmt: skip
     return head + bytes(size)
+
+
+def media_file(form: str, codec: str, samples: np.ndarray, sampling_rate: int) -> bytes:
+    """`(samples, channels)` in a container that FFmpeg writes."""
+    file, layout = io.BytesIO(), {1: "mono", 2: "stereo"}[samples.shape[1]]
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=sampling_rate, layout=layout)
+        whole = np.ascontiguousarray(samples.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(whole, format="fltp", layout=layout)
+        frame.sample_rate = sampling_rate
+        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=sampling_rate)
+        for part in [*resampler.resample(frame), None]:
+            container.mux(stream.encode(part))
+    return file.getvalue()
 
 
 def write_files(root: Path, contents: dict[str, bytes | str]) -> Path:
@@ -222,15 +241,19 @@ def extract_features(clips: Any, **options: Any) -> Any:
 
 
 def save_model(encoder: Path, folder: Path, **fields: Any) -> Path:
-    """A model folder with an untrained head whose probabilities are far from alike; returns the folder."""
+    """Save a model with an untrained head whose probabilities differ clearly; return the folder."""
     import torch
 
-    from whisper_emotion.training import build_extractor, build_model
+    from whisper_emotion import WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
+    from whisper_emotion.errors import without_loading_report
 
-    model = build_model(str(encoder), ["angry", "calm", "sad"], {"encoder_layer": 2, **fields}, seed=0)
-    torch.nn.init.normal_(model.classifier.weight, std=0.1)
+    torch.manual_seed(0)
+    fields = {"id2label": {0: "angry", 1: "calm", 2: "sad"}, "encoder_layer": 2, **fields}
+    with without_loading_report():
+        model = WhisperForEmotionClassification.from_pretrained(encoder, **fields)
+    torch.nn.init.normal_(model.head.classifier.weight, std=0.1)
     model.save_pretrained(folder)
-    build_extractor(str(encoder)).save_pretrained(folder)
+    WhisperEmotionFeatureExtractor.from_pretrained(encoder).save_pretrained(folder)
     return folder
 
 

@@ -144,7 +144,7 @@ class _Hook:
 def start(job: Job, folder: Path, fault: Fault | None = None) -> multiprocessing.Process:
     """Start a command in a fresh process, forked from one that has the libraries in its memory and nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["whisper_emotion.arguments", "whisper_emotion.sweeps", "whisper_emotion.inference",
+    context.set_forkserver_preload(["whisper_emotion.cli", "whisper_emotion.sweeps", "whisper_emotion.inference",
                                     "whisper_emotion.reporting", "whisper_emotion.export"])  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=run_job, args=(job, str(folder), fault))

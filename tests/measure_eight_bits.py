@@ -14,25 +14,20 @@ import torch
 from tqdm.auto import tqdm
 
 from whisper_emotion import export
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    load_experiment,
-    parse_arguments,
-    run_script,
-)
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
+from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import make_folds
+from whisper_emotion.experiments import load_experiment
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.protocol import fit
-from whisper_emotion.results import bootstrap, interval
+from whisper_emotion.scoring import bootstrap, interval
 from whisper_emotion.training import EmotionTrainingArguments, build_extractor
 
 
 def main() -> None:
     """Train, export, classify, and print both accuracies and their difference."""
     corpus, protocol, model, training = parse_arguments(
-        CorpusArguments, ProtocolArguments, ModelArguments, EmotionTrainingArguments
+        CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments
     )
     export.CHECKED_CLIPS = 1  # the folds' own clips are what is compared here
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))

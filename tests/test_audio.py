@@ -1,9 +1,12 @@
+import ast
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +63,7 @@ def test_reads_what_a_dataset_column_holds(tmp_path):
     np.testing.assert_array_equal(read_audio({"path": str(path), "bytes": None}), expected)
     np.testing.assert_array_equal(read_audio({"path": None, "bytes": path.read_bytes()}), expected)
     np.testing.assert_array_equal(read_audio({"path": "gone.wav", "bytes": path.read_bytes()}), expected)
-    with pytest.raises(UserError, match="neither a path nor bytes"):
+    with pytest.raises(UserError, match="neither an array nor a path nor bytes"):
         read_audio({"path": None, "bytes": None})
     with pytest.raises(UserError, match=r"^clip.wav: cannot be decoded"):
         read_audio({"path": "clip.wav", "bytes": b"nothing"})
@@ -234,7 +237,7 @@ def test_samples_beyond_all_measure_are_refused(tmp_path):
     samples[100] = 1e30  # finite, and its spectrogram is not
     soundfile.write(path, samples, 44_100, subtype="FLOAT")
     for read in (read_audio, lambda path: list(stream_audio(path))):
-        with pytest.raises(UserError, match=r"loud\.wav: holds samples beyond all measure"):
+        with pytest.raises(UserError, match=r"loud\.wav: holds samples of up to 1e\+30, expected audio within"):
             read(path)
 
 
@@ -254,7 +257,149 @@ def test_a_name_that_is_no_valid_text_is_read(tmp_path):
     assert audio_seconds(path) == 0.5
 
 
-def test_bytes_whose_decoder_seeks_before_their_start_are_read_from_there():
-    """Where the header lies about an offset; an exception would end in a traceback that nothing can catch."""
-    _, file = audio._open({"bytes": b"RIFF"})
-    assert (file.seek(-1), file.read(2), file.seek(-1, 1), file.seek(-1, 2)) == (0, b"RI", 1, 3)
+RAMP = np.linspace(-1, 1, 4001)[:4000]
+
+
+class Decoder:
+    """What torchcodec's `AudioDecoder` offers, of `(channels, samples)`."""
+
+    def __init__(self, data, sample_rate):
+        self.data, self.sample_rate = data, sample_rate
+
+    def get_all_samples(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (RAMP, SAMPLING_RATE),
+        (RAMP.astype(np.float32)[None], np.int64(SAMPLING_RATE)),
+        (RAMP.tolist(), float(SAMPLING_RATE)),
+        {"array": RAMP, "sampling_rate": SAMPLING_RATE, "path": None},
+        {"array": RAMP, "sampling_rate": SAMPLING_RATE, "path": "gone.wav", "bytes": b"other"},
+        Decoder(torch.tensor(RAMP)[None], SAMPLING_RATE),
+        (np.stack([RAMP / 2, RAMP * 1.5]), SAMPLING_RATE),
+        (np.stack([RAMP / 2, RAMP * 1.5], axis=1), SAMPLING_RATE),
+    ],
+    ids=["pair", "row", "list", "mapping", "mapping with a path", "decoder", "two rows", "two columns"],
+)
+def test_read_audio_takes_arrays(source):
+    np.testing.assert_allclose(read_audio(source), RAMP, atol=1e-7)
+    np.testing.assert_array_equal(np.concatenate(list(stream_audio(source))), read_audio(source))
+    np.testing.assert_array_equal(read_stretch(source, 0.125, 0.2), read_audio(source)[2000:3200])
+    assert read_header(source)[:2] == (0.25, SAMPLING_RATE)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([-(2**15), 2**14, 0], np.int16, [-1, 0.5, 0]),
+        ([-(2**15), 2**14, 0], ">i2", [-1, 0.5, 0]),
+        ([-(2**31), 2**30, 0], np.int32, [-1, 0.5, 0]),
+        ([0, 192, 128], np.uint8, [-1, 0.5, 0]),
+    ],
+)
+def test_read_audio_scales_integer_arrays(values, kind, expected):
+    array = np.array(values * 200).astype(kind)
+    np.testing.assert_array_equal(read_audio((array, SAMPLING_RATE)), np.array(expected * 200, np.float32))
+
+
+def test_read_audio_gives_an_array_the_samples_of_its_file(tmp_path):
+    path = tmp_path / "noise.wav"
+    noise = np.random.default_rng(0).integers(-(2**14), 2**14, (12 * 44_100, 2)).astype(np.int16)
+    soundfile.write(path, noise, 44_100)
+    np.testing.assert_array_equal(read_audio((noise, 44_100)), read_audio(path))
+    np.testing.assert_array_equal(read_audio((noise.T, 44_100)), read_audio(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((np.zeros(800, np.int64), 16_000), "audio array: holds int64 samples, expected floats"),
+        ((np.zeros(800, bool), 16_000), "audio array: holds bool samples"),
+        ((np.zeros((2, 3, 800)), 16_000), r"audio array: has the shape \(2, 3, 800\)"),
+        ((np.zeros(0), 16_000), "audio array: holds no audio"),
+        ((np.zeros((800, 0)), 16_000), "audio array: holds no audio"),
+        ((np.zeros(399), 16_000), "audio array: lasts 24.9 ms"),
+        ((16_000, np.zeros(800)), "audio array: has the sampling rate array"),
+        ((np.zeros(800), None), "audio array: has the sampling rate None, expected .array, rate in Hz."),
+        ((np.zeros(800), np.nan), "audio array: has the sampling rate nan"),
+        ((np.zeros(800), 16_000.5), "audio array: has the sampling rate 16000.5"),
+        ((np.zeros(800), 16), "audio array: has 16 samples a second"),
+        ((np.zeros(800), 16_000, 1), "audio array: is a tuple of 3"),
+        (([[0.0] * 800, [0.0]], 16_000), "audio array: is no array"),
+        ((torch.zeros(800, requires_grad=True), 16_000), "audio array: is no array"),
+        ({"array": np.zeros(800), "path": "a.wav"}, "a.wav: has the sampling rate None"),
+        ({"array": [np.nan] * 800, "sampling_rate": 16_000, "path": "a.wav"}, "a.wav: holds samples that are NaN"),
+        ({"array": [1e300] * 800, "sampling_rate": 16_000}, "audio array: holds samples that are NaN or infinite"),
+        (np.zeros(800), "audio: is a ndarray, expected a path, .array, sampling_rate."),
+        (None, "audio: is a NoneType"),
+    ],
+)
+def test_read_audio_refuses_other_arrays(source, message):
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        read_audio(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_audio_names_a_decoder_that_fails():
+    class Broken:
+        def get_all_samples(self):
+            raise RuntimeError("no\nframes")
+
+    with pytest.raises(UserError, match=r"^audio decoder: cannot be decoded \(no frames\)"):
+        read_audio(Broken())
+
+
+def test_float_samples_on_an_integer_scale_are_refused(tmp_path):
+    path = tmp_path / "scale.wav"
+    soundfile.write(path, tone(0.5, SAMPLING_RATE) * 2**15, SAMPLING_RATE, subtype="FLOAT")
+    for source in (path, (tone(0.5, SAMPLING_RATE) * 2**15, SAMPLING_RATE)):
+        with pytest.raises(UserError, match=r": holds samples of up to 16,384, expected .* Divide integers"):
+            read_audio(source)
+    soundfile.write(path, tone(0.5, SAMPLING_RATE) * 4, SAMPLING_RATE, subtype="FLOAT")  # clipping, and plausible
+    assert np.abs(read_audio(path)).max() == pytest.approx(2, abs=1e-3)
+
+
+def test_the_louder_channel_is_used_where_the_mean_cancels(tmp_path, caplog):
+    speech = np.random.default_rng(0).normal(0, 0.1, 25 * SAMPLING_RATE).astype(np.float32)
+    path = tmp_path / "inverted.wav"
+    soundfile.write(path, np.stack([-0.9 * speech, speech + 0.01], axis=1), SAMPLING_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(path), speech + 0.01, atol=1e-6)
+    soundfile.write(path, np.stack([-speech, speech], axis=1), SAMPLING_RATE, subtype="FLOAT")
+    caplog.clear()
+    np.testing.assert_array_equal(read_audio(path), -speech)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: the mean of its channels cancels, so channel 1, the louder one, is used"
+    ]
+
+
+def test_other_channels_are_averaged_without_a_word(caplog):
+    first, second = np.random.default_rng(0).normal(0, 0.1, (2, 32_000)).astype(np.float32)
+    silent = np.zeros_like(first)
+    for channels in ([first, second], [first, silent], [first, -0.3 * first + second], [silent, silent], [first] * 9):
+        np.testing.assert_allclose(
+            read_audio((np.stack(channels), SAMPLING_RATE)), np.mean(channels, axis=0), atol=1e-7
+        )
+    one_of_many = np.stack([first, *[silent] * 15])
+    np.testing.assert_allclose(read_audio((one_of_many, SAMPLING_RATE)), first / 16, atol=1e-7)
+    assert not caplog.records
+
+
+def test_a_short_last_block_is_mixed_like_the_one_before(caplog):
+    first, second = np.random.default_rng(0).normal(0, 0.1, (2, 10 * SAMPLING_RATE)).astype(np.float32)
+    tail = np.float32([0.1, -0.1])  # two samples always correlate
+    stereo = np.stack([np.concatenate([first, tail]), np.concatenate([second, -tail])])
+    np.testing.assert_array_equal(read_audio((stereo, SAMPLING_RATE))[-2:], [0, 0])
+    assert not caplog.records
+
+
+def test_audio_needs_neither_torch_nor_datasets_nor_av():
+    modules = "whisper_emotion.audio", "whisper_emotion.decoders", "whisper_emotion.containers"
+    package = Path(audio.__file__).parent
+    for module in modules:
+        tree = ast.parse((package / f"{module.rpartition('.')[2]}.py").read_text())
+        imported = [name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names]
+        imported += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert not {"torch", "transformers", "datasets", "av"} & {name.split(".")[0] for name in imported}

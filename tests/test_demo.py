@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    load_experiment,
-    parse_arguments,
-)
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
+from whisper_emotion.experiments import load_experiment
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.protocol import fit, predict
-from whisper_emotion.results import summarise
+from whisper_emotion.scoring import summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,7 +51,7 @@ def test_the_demo_recognises_emotions_of_unseen_speakers_and_its_folder_works_al
 def test_with_shuffled_training_labels_it_stays_near_chance(corpus_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     (corpus, protocol, _, model, training) = parse_arguments(
-        CorpusArguments, ProtocolArguments, Others, ModelArguments, EmotionTrainingArguments,
+        CorpusOptions, ProtocolOptions, Others, ModelOptions, EmotionTrainingArguments,
         argv=["--config", str(RECIPE), "--corpus_dir", str(corpus_dir), "--output_dir", str(tmp_path)],
     )  # fmt: skip
     training.disable_tqdm = True

@@ -1,4 +1,4 @@
-"""What is drawn of a pooling is what it did: weights that sum to 1, and evidence that sums to the logits."""
+"""Explanations: pooling weights sum to 1, and evidence sums to the difference of the logits."""
 
 import numpy as np
 import pytest
@@ -31,12 +31,13 @@ def test_weights_of_every_head_sum_to_one(tiny_encoder, tmp_path, pooling):
     np.testing.assert_allclose(probabilities, logits(classifier, NOISE).softmax(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("context", ["window", "utterance"])
+@pytest.mark.parametrize("width", [0, 16])
+@pytest.mark.parametrize("context", ["window", "sparse_window"])
 @pytest.mark.parametrize("pooling", ["mean", "statistics"])
-def test_evidence_adds_up_to_what_decided(tiny_encoder, tmp_path, pooling, context):
-    folder = save_model(tiny_encoder, tmp_path, pooling=pooling, encoder_context=context, temperature=0.5)
-    classifier = EmotionClassifier(folder)
-    torch.nn.init.normal_(classifier.model.classifier.bias)
+def test_evidence_adds_up_to_the_difference_of_the_logits(tiny_encoder, tmp_path, pooling, context, width):
+    fields = {"pooling": pooling, "encoder_context": context, "classifier_proj_size": width, "logit_temperature": 0.5}
+    classifier = EmotionClassifier(save_model(tiny_encoder, tmp_path, **fields))
+    torch.nn.init.normal_(classifier.model.head.classifier.bias)
     explanation = explain(classifier, NOISE)
     np.testing.assert_allclose(explanation.weights, 1 / 74, rtol=1e-4)
     first, second, _ = logits(classifier, NOISE).tolist()
@@ -45,7 +46,7 @@ def test_evidence_adds_up_to_what_decided(tiny_encoder, tmp_path, pooling, conte
     assert explanation.evidence.mean() + explanation.bias == pytest.approx(explanation.margin, abs=1e-3)
 
 
-def test_weight_on_the_silence_behind_is_told(tiny_encoder, tmp_path):
+def test_weight_on_the_silence_behind_a_clip_is_reported(tiny_encoder, tmp_path):
     folder = save_model(tiny_encoder, tmp_path, pooling="mean", encoder_context="window", mask_padding=False)
     explanation = explain(EmotionClassifier(folder), NOISE)
     assert explanation.weights.shape == (1, 74) and explanation.evidence.shape == (74,)

@@ -17,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def save(tiny_encoder, folder, **fields):
-    return EmotionClassifier(save_model(tiny_encoder, folder, **fields))
+    return EmotionClassifier(save_model(tiny_encoder, folder, **fields), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_graph_that_is_far_from_the_model_is_warned_of(tiny_encoder, tmp_path)
     """A classifier with so large weights that eight bits of the encoder's decide."""
     classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance")
     with torch.no_grad():
-        classifier.model.classifier.weight *= 10_000
+        classifier.model.head.classifier.weight *= 10_000
     classifier.model.save_pretrained(tmp_path / "model")
     output = tmp_path / "model.onnx"
     done = run_script("export_onnx.py", "--model", tmp_path / "model", "--output", output, "--quantize", True)
@@ -94,11 +94,11 @@ def test_eight_bits_leave_principal_components_as_they_are(tiny_encoder, tmp_pat
     """Whose rows differ by orders of magnitude: one scale for all of them would leave nothing of the small ones."""
     classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", pooling="mean")
     with torch.no_grad():
-        classifier.model.projector.weight *= torch.logspace(0, -4, classifier.model.config.d_model)
+        classifier.model.head.projector.weight *= torch.logspace(0, -4, classifier.model.config.d_model)
     export_onnx(classifier.model, classifier.extractor, tmp_path / "model.onnx", quantize=True)
     found = onnx.load(tmp_path / "model.onnx").graph
     kept = [onnx.numpy_helper.to_array(one) for one in found.initializer]
-    for layer in (classifier.model.projector, classifier.model.classifier):
+    for layer in (classifier.model.head.projector, classifier.model.head.classifier):
         weight = layer.weight.detach().numpy()
         assert any(np.array_equal(one, weight) or np.array_equal(one, weight.T) for one in kept)
     assert any(one.dtype == np.int8 and one.ndim == 2 for one in kept)  # the encoder's

@@ -1,6 +1,8 @@
-"""Labels of files and windows: each as if it were alone, silence said, bad files named."""
+"""EmotionClassifier: files, arrays and windows are labelled as if alone; silence and bad files are reported."""
 
+import json
 import logging
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -11,7 +13,8 @@ from conftest import save_model
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
 from whisper_emotion.errors import UserError
-from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.inference import EmotionClassifier, choose_device
+from whisper_emotion.pieces import Piece
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +159,8 @@ def test_hours_are_not_read_ahead(classifier, monkeypatch):
             read.append(1)
             yield babble(10, len(read))
 
-    monkeypatch.setattr("whisper_emotion.inference.stream_audio", endless)
-    monkeypatch.setattr("whisper_emotion.inference.audio_seconds", lambda file: 1e6)
+    monkeypatch.setattr("whisper_emotion.pieces.stream_audio", endless)
+    monkeypatch.setattr("whisper_emotion.pieces.audio_seconds", lambda file: 1e6)
     predictions = classifier.predict(["endless.wav"], window=4, hop=4, batch_size=2)
     for number in range(30):
         assert next(predictions).start == 4 * number
@@ -168,6 +171,94 @@ def test_hours_are_not_read_ahead(classifier, monkeypatch):
 def test_wrong_options_are_refused_at_once(classifier, options):
     with pytest.raises(UserError, match=f"--{next(iter(options))}"):
         classifier.predict([], **options)
+
+
+def test_arrays_and_files_have_the_same_probabilities(classifier, tmp_path):
+    samples = babble(2.5)
+    stereo = np.stack([samples, 0.5 * samples], axis=1)
+    file = write(tmp_path / "stereo.wav", stereo, 44_100)
+    (expected,) = classifier(file)
+    for recordings in ((stereo, 44_100), [(stereo, 44_100)], [file], (file,), [tmp_path / "stereo.wav"]):
+        (result,) = classifier(recordings)
+        assert result == pytest.approx(expected, abs=1e-6)
+    several = classifier([(samples, SAMPLING_RATE), file, (samples[:8000], np.int64(SAMPLING_RATE))], 2)
+    assert several[1] == pytest.approx(expected, abs=1e-5)
+    assert several[0] == pytest.approx(classifier((samples, SAMPLING_RATE))[0], abs=1e-5)
+    assert several[2] == pytest.approx(classifier((samples[:8000], 16_000))[0], abs=1e-5)
+    assert classifier([]) == []
+
+
+def test_a_long_array_loses_all_but_30_s_with_a_warning(classifier, caplog):
+    samples = babble(31)
+    with caplog.at_level(logging.WARNING):
+        assert classifier((samples, 16_000)) == classifier((samples[:480_000], 16_000))
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "a recording lasts 31.0 s: only its first 30 s are used"
+    ]
+
+
+def test_a_short_array_is_refused(classifier):
+    with pytest.raises(UserError, match="lasts 20.0 ms, expected at least 25 ms"):
+        classifier((babble(0.02), 16_000))
+
+
+def test_an_accelerator_is_taken_where_torch_finds_one(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert choose_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert [choose_device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+        torch.device(name) for name in ("cuda", "cpu", "cuda", "cuda:1")
+    ]
+    with pytest.raises(UserError, match="--device cuda:2: is not here: it must be auto or one of cpu, cuda, cuda:0,"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", ""])
+def test_a_device_that_is_not_here_is_one_line(model_dir, device):
+    with pytest.raises(UserError, match=f"^--device {device}: is not here: it must be auto or one of cpu[^\n]*$"):
+        EmotionClassifier(model_dir, device=device)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        (
+            {"id2label": {"0": "angry", "1": "calm", "2": "angry"}},
+            "id2label={.*'angry'.*} is not allowed: it must map",
+        ),
+        ({"id2label": ["angry", "calm", "sad"]}, "id2label="),
+        ({"problem_type": "regression"}, "is a model for regression: expected one that chooses one of several labels"),
+    ],
+)
+def test_a_model_without_classes_is_one_line(model_dir, tmp_path, fields, wrong):
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(UserError, match=rf"^{folder}: [^\n]*{wrong}[^\n]*$"):
+        EmotionClassifier(folder)
+
+
+def test_a_model_must_be_named():
+    with pytest.raises(UserError, match="^model: is not given: it must be a trained folder or a Hub name$"):
+        EmotionClassifier()
+
+
+def test_half_precision_of_the_encoder_changes_little(model_dir):
+    samples = (babble(2), SAMPLING_RATE)
+    (whole,), (half,) = (
+        EmotionClassifier(model_dir, encoder_dtype=one)(samples) for one in (torch.float32, torch.bfloat16)
+    )
+    assert half == pytest.approx(whole, abs=0.03) and half != whole
+
+
+def test_a_batch_on_a_processor_is_bounded(classifier, monkeypatch):
+    monkeypatch.setattr("whisper_emotion.inference.MOST_MEL_FRAMES", 1000)
+    lengths = [1, 2, 2, 3, 7, 7, 8, 20]  # seconds; each is encoded with 1 s of silence
+    pieces = [Piece("a", 0, np.zeros(length * 16_000, np.float32), 1.0) for length in lengths]
+    found = [[len(piece.samples) // 16_000 for piece in batch] for batch in classifier._batches(pieces, 3)]
+    assert found == [[1, 2, 2], [3], [7], [7], [8], [20]]
 
 
 def test_called_on_files_it_gives_the_most_probable_first(classifier, tmp_path):
@@ -193,8 +284,8 @@ def test_what_is_labelled_is_given_before_the_next_batch_is(classifier, tmp_path
 def test_silence_of_minutes_is_not_kept_in_memory(classifier, monkeypatch):
     """A hundred windows of 1.9 MB wait for their turn, and 30 s of speech behind them."""
     blocks = [np.zeros(480_000, np.float32)] * 100 + [babble(30)]
-    monkeypatch.setattr("whisper_emotion.inference.stream_audio", lambda file: iter(blocks))
-    monkeypatch.setattr("whisper_emotion.inference.audio_seconds", lambda file: 3030.0)
+    monkeypatch.setattr("whisper_emotion.pieces.stream_audio", lambda file: iter(blocks))
+    monkeypatch.setattr("whisper_emotion.pieces.audio_seconds", lambda file: 3030.0)
     tracemalloc.start()
     try:
         labels = [one.label for one in classifier.predict(["silence.wav"], window=30, hop=30)]
@@ -213,7 +304,7 @@ def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir
     plain = classify(files)
     with torch.no_grad():
         means = [classify.model.mean_frames(**classify._extract([read_audio(file)])) for file in files]
-        classify.model.population_mean.copy_(torch.cat(means).mean(0))
+        classify.model.head.adaptation.population_mean.copy_(torch.cat(means).mean(0))
     classify.adapt(files)  # a speaker like the population: nothing to take off
     assert all(one == pytest.approx(other, abs=1e-4) for one, other in zip(classify(files), plain, strict=True))
     classify.adapt(files[:1])
@@ -226,11 +317,12 @@ def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir
     assert classify(files) == plain
 
 
-def test_the_time_of_a_clip_is_measured_alone(model_dir, monkeypatch):
+def test_time_clips_takes_the_least_of_three_rounds_of_each_clip_alone(model_dir, monkeypatch):
     classify = EmotionClassifier(model_dir)
-    batches, clock = [], iter([0.0, 1.0, 10.0, 12.0, 20.0, 25.0])
+    times = [1, 3, 2, 4, 2, 9, 8, 7, 5]  # seconds of three rounds a clip: the least are 1, 2 and 5
+    batches, clock = [], iter(np.cumsum([0.0, *[part for seconds in times for part in (seconds, 0)]]))
     monkeypatch.setattr(classify, "_classify", lambda clips: batches.append([len(clip) for clip in clips]))
     monkeypatch.setattr("whisper_emotion.inference.time.perf_counter", lambda: next(clock))
     clips = [np.zeros(16_000 * seconds, np.float32) for seconds in (1, 2, 6)]
     assert classify.time_clips(clips) == (2.0, 2.0)
-    assert batches == [[16_000], [16_000], [32_000], [96_000]]
+    assert batches == [[16_000]] + [[samples] for samples in (16_000, 32_000, 96_000) for _ in range(3)]

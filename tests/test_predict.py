@@ -199,6 +199,7 @@ def test_pictures_of_files_of_one_name_are_told_apart_by_their_folders_and_silen
         (["long.flac", "--model", "nowhere/at/all"], "nowhere/at/all: is no folder here; expected a folder"),
         (["long.flac", "--windows", "3"], "--windows: no such option; did you mean --window?"),
         (["long.flac", "--encoder_dtype", "int8"], "--encoder_dtype"),
+        (["long.flac", "--device", "tpu"], "--device tpu: is not here: it must be auto or one of cpu"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(predict, options, said):
@@ -235,7 +236,7 @@ def test_who_closes_the_pipe_early_sees_no_traceback_and_that_windows_were_used(
 def test_recordings_of_the_speaker_adapt_the_model(predict, recordings, tiny_encoder, monkeypatch):
     folder = save_model(tiny_encoder, recordings / "model", encoder_context="utterance")
     model = EmotionClassifier(folder).model
-    torch.nn.init.ones_(model.population_mean)
+    torch.nn.init.ones_(model.head.adaptation.population_mean)
     model.save_pretrained(folder)
     options = ("--model", folder, "recordings/a.wav", "--output", "labels.json")
     assert predict(*options)[0] == 0

@@ -14,7 +14,7 @@ from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold, hold_out_speakers, make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.protocol import Experiment, cross_validate, fit
-from whisper_emotion.results import summarise
+from whisper_emotion.scoring import summarise
 from whisper_emotion.training import EmotionTrainingArguments
 
 

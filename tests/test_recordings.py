@@ -1,12 +1,13 @@
 """Names of files, folders and patterns stand for the sound files that are meant."""
 
+import logging
 import os
 import sys
 
 import pytest
 from conftest import without_privileges, write_files
 
-from whisper_emotion.recordings import find_recordings
+from whisper_emotion.recordings import SUFFIXES, find_recordings
 
 
 @pytest.fixture
@@ -60,3 +61,26 @@ def test_a_folder_that_cannot_be_listed_is_named_and_the_others_are_read(tree):
         (tree / "inner" / "deep").chmod(0o700)
     assert found == ["inner/c.mp3", "inner/e.opus"]
     assert str(wrong["inner/deep"]).startswith("inner/deep: cannot be listed")
+
+
+def test_a_folder_gives_files_of_every_known_ending(tmp_path):
+    write_files(tmp_path, {f"clip{suffix.upper()}": "" for suffix in SUFFIXES})
+    found, wrong = find_recordings([str(tmp_path)])
+    assert sorted(os.path.splitext(path)[1].lower() for path in found) == sorted(SUFFIXES) and not wrong
+    assert {".aiff", ".au", ".caf", ".w64", ".m4a", ".webm"} < set(SUFFIXES)
+
+
+def test_one_line_names_how_many_files_of_a_folder_were_left_out(tree, caplog):
+    caplog.set_level(logging.WARNING)
+    find_recordings(["inner", "b.wav"])
+    assert [record.getMessage() for record in caplog.records] == ["inner: left out 1 file of unknown endings (1 .txt)"]
+    caplog.clear()
+    names = ["a.wav", "a.xyz", "b.XYZ", ".hidden", "LICENSE", "1.b", "2.c", "3.d", "4.e", "5.f"]
+    write_files(tree / "many", dict.fromkeys(names, ""))
+    find_recordings(["many"])
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith("many: left out 8 files of unknown endings (2 .xyz, 1 ") and said.endswith(", …)")
+    caplog.clear()
+    find_recordings(["inner/deep"])
+    assert not caplog.records

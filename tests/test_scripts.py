@@ -11,15 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import run_script, write_files
+from huggingface_hub import metadata_load
 
-from whisper_emotion.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    ProtocolArguments,
-    parse_arguments,
-)
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.training import EmotionTrainingArguments
 
 
@@ -35,11 +32,12 @@ class Others:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
-    "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "speaker_adaptation", "temperature_scaling",
+    "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "adaptation", "temperature_scaling",
     "concatenated_layers", "encoder_context", "context_margin", "mask_padding",
     "projector",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
-    "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "speakers_shared", "seconds",
+    "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "mean_confidence",
+    "speakers_shared", "seconds",
 }  # fmt: skip
 
 
@@ -132,10 +130,13 @@ def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):
 
 def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, synthetic_dir, tmp_path):
     write_files(tmp_path, {"config.json": b"{}", "scores.json": b"{}"})  # an earlier model's
-    done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), "--select_on", "last")
+    changes = ["--corpus", "folder", "--speaker_pattern", "_([a-z]+)_", "--select_on", "last"]
+    card_options = ["--language", "de", "--license", "mit"]
+    done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), *changes, *card_options)
     assert done.returncode == 0, done.stderr
     read, replaced, *_ = done.stdout.splitlines()
-    assert re.fullmatch(r"\d+ utterances \(angry \d+, .*\), \d+ speakers", read)
+    assert re.fullmatch(r"\d+ utterances \(S01F \d+, .*\), \d+ speakers", read)
+    assert "the model card states no datasets, base_model: --datasets, --base_model" in done.stdout.splitlines()[-2]
     assert replaced == f"{tmp_path}: the model that is there will be replaced when this one is finished"
     assert "no test was held out: cross_validate.py" in done.stdout.splitlines()[-1]  # and no clips chose anything
     assert (tmp_path / "model.safetensors").exists()
@@ -144,10 +145,8 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     assert "unweighted_accuracy" not in scores
     card = " ".join((tmp_path / "README.md").read_text().split())
     assert "No test was held out" in card
-    assert re.search(
-        r"\| speed \| a clip of \d\.\d s takes \d+ ms alone, .*\(median of 16 clips; processor: .*, threads: \d+\)",
-        card,
-    )
+    metadata = metadata_load(tmp_path / "README.md") or {}
+    assert (metadata["language"], metadata["license"]) == ("de", "mit")
 
 
 def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, synthetic_dir):
@@ -186,6 +185,7 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--classes", "angry,bored"], "bored"),
         (["--speaker_pattern", "x"], "speaker_pattern"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--language", "German"], "--language German: must be language codes"),
         (["--from_scratch"], "--freeze_encoder false"),
         (["--projector", "pca", "--freeze_encoder", "false"], "--freeze_encoder true"),
         (["--projector", "pca"], "--classifier_proj_size 256: pca has at most the 16 components of a frame"),
@@ -208,7 +208,30 @@ def test_a_mistake_is_one_line_and_status_2(tiny_encoder, synthetic_dir, tmp_pat
     assert exit_.value.code == 2, lines
     assert said in lines[-1]
     assert len(lines) == 1, lines
-    assert not (tmp_path / "o" / "model.safetensors").exists()
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--pooling", "max"], "pooling='max' is not allowed"),
+        (["--class_weights", "1,2"], "class_weights"),
+        (["--projector", "pca", "--classifier_proj_size", "99"], "--classifier_proj_size 99"),
+        (["--encoder", "{model_dir}", "--encoder_layer", "3"], "lacks encoder."),
+    ],
+)
+@pytest.mark.parametrize("script", ["train.py", "cross_validate.py"])
+def test_a_refused_command_leaves_a_finished_folder_as_it_was(
+    tiny_encoder, synthetic_dir, model_dir, tmp_path, script, changes, said, monkeypatch, capfd
+):
+    write_files(tmp_path, {"config.json": "{}", "scores.json": "{}"})
+    command = [REPOSITORY / "scripts" / script, *options(tiny_encoder, synthetic_dir, tmp_path)]
+    command += [change.format(model_dir=model_dir) for change in changes]
+    monkeypatch.setattr("sys.argv", [str(part) for part in command])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(command[0]), run_name="__main__")
+    assert exit_.value.code == 2 and said in capfd.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.json": "{}", "scores.json": "{}"}
 
 
 def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
@@ -232,7 +255,7 @@ def test_one_speaker_is_refused_with_what_would_do_before_the_encoder_runs(
 )
 def test_recipes_name_options_that_there_are(path, tmp_path):
 
-    kinds = (CorpusArguments, ProtocolArguments, Others, ModelArguments, EmotionTrainingArguments)
+    kinds = (CorpusOptions, ProtocolOptions, Others, ModelOptions, EmotionTrainingArguments)
     given = yaml.safe_load(path.read_text())
     missing = [f"--{name}=x" for name in ("corpus_dir", "encoder") if name not in given]
     corpus, protocol, _, model, training = parse_arguments(

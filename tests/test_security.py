@@ -17,12 +17,13 @@ from conftest import run_script, save_model
 from datasets import Audio, Dataset
 from stand_in import Hub
 
-from whisper_emotion.arguments import CorpusArguments, ModelArguments, ProtocolArguments, parse_arguments
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.corpora import hub as hub_corpora
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.sweeps import Grid, finished_cells
 from whisper_emotion.training import EmotionTrainingArguments, build_model
 
@@ -166,7 +167,7 @@ def test_a_training_writes_no_token_anywhere(tiny_encoder, synthetic_dir, tmp_pa
     assert len(files) > 5 and not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-KINDS = (CorpusArguments, ProtocolArguments, ModelArguments, EmotionTrainingArguments)
+KINDS = (CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +180,11 @@ KINDS = (CorpusArguments, ProtocolArguments, ModelArguments, EmotionTrainingArgu
         ["--hub_tokn", SECRET],
     ],
 )
-def test_a_token_among_the_options_is_refused_and_not_shown(flags, capsys, tmp_path):
+def test_a_token_among_the_options_is_refused_and_not_shown(flags, tmp_path):
     argv = ["--corpus", "emodb", "--encoder", "e", "--output_dir", str(tmp_path), *flags]
-    with pytest.raises((UserError, SystemExit)) as caught:
+    with pytest.raises(UserError) as caught:
         parse_arguments(*KINDS, argv=argv)
-    said = str(caught.value) + capsys.readouterr().err
+    said = str(caught.value)
     assert flags[0].partition("=")[0] in said
     assert SECRET not in said
 

@@ -105,18 +105,28 @@ def test_windows_in_samples():
     assert window_samples(30, 30) == (480_000, 480_000)
 
 
+def alternating(samples: int, level: float) -> np.ndarray:
+    """A signal whose RMS is its level, around 0."""
+    return np.where(np.arange(samples) % 2, level, -level).astype(np.float32)
+
+
 def test_loudness_is_that_of_the_loudest_25_ms():
     assert loudness(np.zeros(1000, np.float32)) == -200
-    assert loudness(np.ones(400, np.float32)) == pytest.approx(0)
-    assert loudness(np.full(16_000, 0.1, np.float32)) == pytest.approx(-20, abs=1e-4)
+    assert loudness(alternating(400, 1.0)) == pytest.approx(0)
+    assert loudness(alternating(16_000, 0.1)) == pytest.approx(-20, abs=1e-4)
     # One loud stretch of 25 ms in 30 s of silence counts whole, also where it is the very last.
     for place in (0, 4000, 480_000 - 400):
         samples = np.zeros(480_000, np.float32)
-        samples[place : place + 400] = 0.01
+        samples[place : place + 400] = alternating(400, 0.01)
         assert loudness(samples) == pytest.approx(-40, abs=1e-4)
     samples = np.zeros(650, np.float32)
-    samples[-250:] = 0.01  # 250 of the last 400
+    samples[-250:] = alternating(250, 0.01)  # 250 of the last 400
     assert loudness(samples) == pytest.approx(-40 + 10 * np.log10(250 / 400), abs=1e-3)
+
+
+def test_loudness_ignores_a_constant_offset():
+    assert loudness(np.full(16_000, 0.25, np.float32)) == -200
+    assert loudness(alternating(16_000, 0.01) + np.float32(0.5)) == pytest.approx(-40, abs=1e-3)
 
 
 def heard(start, end, angry, dbfs=-20.0):

@@ -1,29 +1,50 @@
 """Whisper encoders with attentive pooling for speech emotion recognition.
 
 Importing this package registers its classes with transformers' Auto classes, so that `AutoModel`,
-`AutoModelForAudioClassification` and `pipeline("audio-classification")` know them without remote code.
+`AutoModelForAudioClassification` and `pipeline("audio-classification")` know them without remote code. The classes
+themselves, and with them torch and transformers, are loaded where they are first used.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from .registration import register_when_needed
 
-from .configuration_whisper_emotion import WhisperEmotionConfig
-from .feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
-from .modeling_whisper_emotion import WhisperEmotionOutput, WhisperForEmotionClassification
-
-# Or transformers asks another server to convert a repository whose weights are a pickle, and sends the token along.
-os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-
-AutoConfig.register(WhisperEmotionConfig.model_type, WhisperEmotionConfig)
-AutoFeatureExtractor.register(WhisperEmotionConfig, WhisperEmotionFeatureExtractor)
-AutoModel.register(WhisperEmotionConfig, WhisperForEmotionClassification)
-AutoModelForAudioClassification.register(WhisperEmotionConfig, WhisperForEmotionClassification)
+if TYPE_CHECKING:
+    from .configuration_whisper_emotion import WhisperEmotionConfig
+    from .feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+    from .inference import EmotionClassifier
+    from .modeling_whisper_emotion import WhisperEmotionOutput, WhisperForEmotionClassification
 
 __version__ = "0.1.0"
 __all__ = [
+    "EmotionClassifier",
     "WhisperEmotionConfig",
     "WhisperEmotionFeatureExtractor",
     "WhisperEmotionOutput",
     "WhisperForEmotionClassification",
 ]
+_MODULES = {
+    "EmotionClassifier": "inference",
+    "WhisperEmotionConfig": "configuration_whisper_emotion",
+    "WhisperEmotionFeatureExtractor": "feature_extraction_whisper_emotion",
+    "WhisperEmotionOutput": "modeling_whisper_emotion",
+    "WhisperForEmotionClassification": "modeling_whisper_emotion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Or transformers asks another server to convert a repository whose weights are a pickle, and sends the token along.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+register_when_needed()

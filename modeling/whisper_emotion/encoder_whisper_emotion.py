@@ -126,6 +126,8 @@ class WhisperEmotionEncoderLayer(nn.Module):
 class SinusoidalPositions(nn.Module):
     """Whisper's fixed position embeddings, a buffer: nothing trains it, and no loading thaws it."""
 
+    weight: torch.Tensor
+
     def __init__(self, positions: int, dim: int):
         super().__init__()
         self.register_buffer("weight", torch.empty(positions, dim))

@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging
-
 _loading = threading.RLock()
 
 
@@ -59,6 +55,9 @@ def without_loading_report() -> Iterator[None]:
     That is, what a checkpoint lacks, and each of the attempts to reach the Hub. Threads load one behind another: how
     much the libraries say is the whole process's, and two at once would leave them silent.
     """
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
     with _loading, errors_only(logging, hub_logging):
         yield
 
@@ -83,6 +82,8 @@ def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
         name: A folder, or what may be a name on the Hub.
         error: What `from_pretrained` raised.
     """
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     if os.path.isfile(name):
         return "is a file and no folder"
     said = one_line(error).removeprefix("Error ").removesuffix(".")

@@ -1,4 +1,4 @@
-"""Which moment of a clip decided: the pooling's weights, or what each frame adds where all weigh the same."""
+"""Explain a label by the frames of its clip: pooling weights, or each frame's part in the difference of two logits."""
 
 from typing import NamedTuple
 
@@ -10,28 +10,27 @@ from whisper_emotion.encoder_whisper_emotion import encoder_frames
 from whisper_emotion.inference import EmotionClassifier
 
 FRAME_SECONDS = 0.02
-"""From one encoder frame to the next; frame `k` is centred on `k` times as much."""
+"""Seconds between encoder frames; frame `k` is centred on `k * FRAME_SECONDS`."""
 
-UNIFORM_POOLINGS = ("mean", "statistics")  # whose weights say nothing
+UNIFORM_POOLINGS = ("mean", "statistics")  # weigh all frames alike, so that weights explain nothing
 
 
 class Explanation(NamedTuple):
-    """What a model heard in a clip, frame by frame.
+    """A clip, its probabilities, and the part of each frame in them.
 
     Args:
         probabilities: By label, the most probable first.
         samples: The clip, `(samples,)` at 16 kHz.
-        log_mel: What the encoder was given, `(mel, mel frames)`, 10 ms a frame.
+        log_mel: The encoder's input, `(mel, mel frames)`, 10 ms a frame.
         mel_hertz: Centre of each band, `(mel,)` in Hz.
-        weights: Of the pooling, `(heads, frames)`, 20 ms a frame: those of the clip's own frames. A head's sum to 1
-            less its part of `behind`.
-        behind: Share of the weights, over all heads, that lies on the silence behind the clip, which a model with
-            `mask_padding=False` pools, too.
-        evidence: `(frames,)`, where the pooling weighs all frames alike: what each adds to the difference between the
-            logits of the two most probable labels. The difference is their weighted sum and the `bias`. None for the
-            other poolings, which are not a sum over frames.
-        margin: The difference between these logits.
-        bias: The difference of the two labels' biases.
+        weights: Pooling weights of the clip's own frames, `(heads, frames)`, 20 ms a frame. With `behind`, they sum to
+            1 on average over the heads.
+        behind: Share of the weights on the silence behind the clip, averaged over the heads; more than 0 only with
+            `mask_padding=False`.
+        evidence: `(frames,)`, each frame's part in `margin`, which is the weighted sum of `evidence`, plus `bias`.
+            None for poolings that are no sum over frames.
+        margin: Difference between the logits of the two most probable labels.
+        bias: Difference between the biases of these labels.
     """
 
     probabilities: dict[str, float]
@@ -47,7 +46,7 @@ class Explanation(NamedTuple):
 
 @torch.inference_mode()
 def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
-    """Label a clip and look at what its frames had to do with it.
+    """Label a clip and explain the label by its frames.
 
     Args:
         classifier: The trained model.
@@ -61,7 +60,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         samples, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="pt"
     )
     seen: list[torch.Tensor] = []
-    hook = model.pooling.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    hook = model.head.pooling.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
         output = model(**inputs.to(model.device), speaker_mean=classifier.speaker_mean)
     finally:
@@ -73,8 +72,9 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     best, second = output.logits[0].topk(2).indices.tolist()
     weights = output.pooling_weights[0].float().cpu().numpy()
     evidence, temperature = None, model.config.temperature_of(classifier.speaker_mean is not None)
+    weight, bias = model.head.classifier.weight, model.head.classifier.bias
     if model.config.pooling in UNIFORM_POOLINGS:
-        direction = (model.classifier.weight[best] - model.classifier.weight[second]) / temperature
+        direction = (weight[best] - weight[second]) / temperature
         evidence = _evidence(seen[0][0], output.embedding[0], direction)[:own].float().cpu().numpy()
     return Explanation(
         probabilities=dict(sorted(probabilities.items(), key=lambda item: -item[1])),
@@ -85,15 +85,14 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         behind=max(0.0, 1 - float(weights[:, :own].sum(axis=1).mean())),
         evidence=evidence,
         margin=float(output.logits[0, best] - output.logits[0, second]),
-        bias=float(model.classifier.bias[best] - model.classifier.bias[second]) / temperature,
+        bias=float(bias[best] - bias[second]) / temperature,
     )
 
 
 def _evidence(frames: torch.Tensor, pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """What each frame `(frames, dim)` adds to the product of the pooled vector, `(dim,)` or twice, and a direction.
+    """Split the product of a pooled vector and a direction, both `(dim,)` or `(2 dim,)`, over frames `(frames, dim)`.
 
-    A mean is a sum over frames as it is; so is a standard deviation, if each frame's share of the variance is divided
-    by it.
+    A mean is a weighted sum over frames. So is a standard deviation: the squared deviations, each divided by it.
     """
     dim = frames.shape[-1]
     added = frames @ direction[:dim]
@@ -104,7 +103,7 @@ def _evidence(frames: torch.Tensor, pooled: torch.Tensor, direction: torch.Tenso
 
 
 def _centres(filters: np.ndarray) -> np.ndarray:
-    """Centre of gravity of each mel filter, `(frequencies, mel)` -> `(mel,)` in Hz."""
+    """Compute the centre of gravity of each mel filter, `(frequencies, mel)` -> `(mel,)` in Hz."""
     hertz = np.linspace(0, SAMPLING_RATE / 2, len(filters))
     return hertz @ filters / filters.sum(axis=0)
 

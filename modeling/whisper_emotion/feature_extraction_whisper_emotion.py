@@ -130,6 +130,45 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             batch["attention_mask"] = (np.arange(width) < np.asarray(lengths)[:, None]).astype(np.int64)
         return batch.convert_to_tensors(return_tensors) if return_tensors else batch
 
+    def pad(
+        self,
+        processed_features,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Make a batch of features of several widths, such as `Dataset.map` stores. Trainer's collator calls it.
+
+        Args:
+            processed_features: A dictionary a clip: this extractor's outputs without their batch dimension, and other
+                keys, such as `label`.
+            padding: `longest` (default) or `max_length`, the window.
+            max_length: Not supported: give it when the features are extracted.
+            pad_to_multiple_of: Not supported: give it when the features are extracted.
+            return_tensors: `pt` or `np`; lists of arrays where not given.
+            **kwargs: Accepted for the stock extractor's callers.
+
+        Returns:
+            As of `__call__`, with the other keys. Zeros fill the features; the model ignores them.
+
+        Raises:
+            ValueError: An argument is not supported.
+        """
+        if max_length is not None or pad_to_multiple_of is not None:
+            raise ValueError(
+                f"max_length={max_length!r}, pad_to_multiple_of={pad_to_multiple_of!r}: pad supports neither; give "
+                "them when the features are extracted"
+            )
+        batch = {name: [clip[name] for clip in processed_features] for name in processed_features[0]}
+        longest = max(len(mask) for mask in batch["attention_mask"])
+        width = self.nb_max_frames if padding == "max_length" else longest
+        for name, dtype in (("input_features", np.float32), ("attention_mask", np.int64)):
+            rows = [np.asarray(row, dtype) for row in batch[name]]
+            batch[name] = [np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, width - row.shape[-1])]) for row in rows]
+        return BatchFeature(batch, tensor_type=return_tensors)
+
     def _check_call(self, limit, padding, multiple, sampling_rate, others: dict) -> None:
         """Raise the ValueError that names an argument that is not allowed, and what is."""
         rate, longest = self.sampling_rate, self.n_samples

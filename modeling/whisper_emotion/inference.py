@@ -1,140 +1,124 @@
-"""Audio files to emotions, with soundfile and soxr in place of the ffmpeg program that `pipeline` needs for files.
+"""Label recordings with a trained model: files of any length and format, and arrays.
 
-Files are labelled whole, or, as long recordings have to be, in windows (`windows.py` has the rules).
+`EmotionClassifier` labels whole clips when it is called; `predict` also cuts long files into windows (`windows.py`).
 """
 
 import logging
 import math
+import numbers
 import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, stream_audio
-from whisper_emotion.encoder_whisper_emotion import PACKED_ROWS, encoder_frames
+from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_audio
 from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
-from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, cut_windows, loudness, window_samples
+from whisper_emotion.pieces import Piece, pool_pieces, read_pieces
+from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, window_samples
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
-# What is read ahead, to put clips of like length together: batches or seconds, and, silent ones among them, pieces
-POOL_BATCHES, POOL_SECONDS, POOL_PIECES = 8, 240, 1024
-TIMED_CLIPS = 16
+MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
+TIMED_CLIPS, TIMED_ROUNDS = 16, 3
 WHOLE = "; `predict` labels all of it, in windows"
 
 
-@dataclass
-class _Piece:
-    """A stretch of a recording that waits for its probabilities.
-
-    Args:
-        file: The recording's path.
-        start: Place of its first sample.
-        samples: `(samples,)` at 16 kHz.
-        done: Files that are labelled when this piece is, with a fraction for those in the middle of one.
-    """
-
-    file: str
-    start: int
-    samples: np.ndarray
-    done: float
-
-    def __post_init__(self):
-        self.end = self.start + len(self.samples)
-        self.dbfs = loudness(self.samples)
-        self.silent = False
-        self.probabilities: dict[str, float] | None = None
-
-    def prediction(self) -> Prediction:
-        """What the caller gets."""
-        start, end = self.start / SAMPLING_RATE, self.end / SAMPLING_RATE
-        return Prediction(self.file, start, end, self.dbfs, self.probabilities)
-
-
 class EmotionClassifier:
-    """A trained model that labels audio files.
+    """Label recordings with a trained model.
 
     Args:
         model: A trained folder or a Hub name.
-        encoder_dtype: The encoder's precision; `torch.bfloat16` is faster where the processor or accelerator has it.
+        device: `auto` (the accelerator that torch finds, otherwise the processor), or torch's name of a device.
+        encoder_dtype: Precision of the encoder; `torch.bfloat16` is faster where the device has it.
 
     Raises:
-        UserError: The model cannot be loaded.
+        UserError: The model cannot be loaded or names no classes, or the device does not exist.
     """
 
-    def __init__(self, model: str | os.PathLike[str], encoder_dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        encoder_dtype: torch.dtype = torch.float32,
+    ):
+        if model is None:
+            raise UserError("model: is not given: it must be a trained folder or a Hub name")
+        place = choose_device(device)
         try:
             with without_loading_report():
                 loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
                 self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
         except UserError:
             raise
-        except Exception as error:  # of whatever class a model makes that others have written
+        except Exception as error:  # damaged files raise exceptions of any class
             raise UserError(
                 f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
             ) from error
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])
             raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
-        self.model = loaded.eval()
+        kind = loaded.config.problem_type or ("regression" if loaded.config.num_labels == 1 else None)
+        if kind not in (None, "single_label_classification"):
+            raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
+        self.model = loaded.eval().to(place)
         self.model.encoder.to(encoder_dtype)
         self.speaker_mean: torch.Tensor | None = None
 
     @property
     def labels(self) -> list[str]:
-        """The model's labels, in the order of its outputs."""
-        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+        """Return the model's labels in the order of its outputs."""
+        return list(self.model.config.id2label.values())
 
     def __call__(
-        self, files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], batch_size: int = 8
+        self, recordings: AudioSource | Sequence[AudioSource], batch_size: int = BATCH_SIZE
     ) -> list[dict[str, float]]:
-        """Label files of any format, rate and number of channels that soundfile reads.
+        """Label recordings of any format, rate and number of channels.
 
         Args:
-            files: A path, or several. Of a file, audio beyond 30 s is not used: `predict` takes longer ones.
-            batch_size: Files in a batch; has no influence on the probabilities.
+            recordings: One recording or a list of them, each as in `read_audio`: a path, `(array, sampling_rate)` or
+                a row of an `Audio` column. Only the first 30 s of each are used: `predict` takes longer files.
+            batch_size: AudioSources in a batch; has no influence on the probabilities.
 
         Returns:
-            For each file the probability of each label, the most probable first.
+            A list with one dict a recording, also for one recording: label to probability, the most probable first.
 
         Raises:
-            UserError: A file cannot be read, or lasts less than 25 ms.
+            UserError: A recording cannot be read, or lasts less than 25 ms.
         """
-        if isinstance(files, (str, os.PathLike)):
-            files = [files]
-        results: list[dict[str, float]] = []
-        for start in range(0, len(files), batch_size):
-            batch = self._classify([_beginning(file, WHOLE) for file in files[start : start + batch_size]])
-            results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in batch]
+        sources, results = _as_list(recordings), []
+        for start in range(0, len(sources), batch_size):
+            clips = [_beginning(source, WHOLE) for source in sources[start : start + batch_size]]
+            results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in self._classify(clips)]
         return results
 
     @torch.inference_mode()
-    def adapt(self, files: Sequence[str | os.PathLike[str]]) -> None:
-        """Adapt to one speaker: what is labelled from now on is taken to be spoken by that person.
+    def adapt(self, recordings: AudioSource | Sequence[AudioSource]) -> None:
+        """Adapt to one speaker: every later recording is taken as spoken by that person.
 
         Args:
-            files: Recordings of the speaker, without labels, in many moods: what they have in common is taken for the
-                voice, and a mood that all of them share would be lost. None at all: forget the speaker.
+            recordings: AudioSources of the speaker in varied moods, without labels. A mood that all of them share is
+                removed as if it were the voice. An empty list forgets the speaker.
 
         Raises:
-            UserError: A file cannot be read, or the model was not trained on frames of a frozen encoder.
+            UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
         """
-        if not files:
+        sources = _as_list(recordings)
+        if not sources:
             self.speaker_mean = None
             return
-        if not self.model.population_mean.any():
+        if not self.model.head.adaptation.population_mean.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        means = [self.model.mean_frames(**self._extract([_beginning(file)])) for file in files]
+        means = [self.model.mean_frames(**self._extract([_beginning(source)])) for source in sources]
         self.speaker_mean = torch.cat(means).mean(dim=0, keepdim=True)
 
     def predict(
@@ -147,23 +131,22 @@ class EmotionClassifier:
         on_error: Callable[[str, UserError], None] | None = None,
         progress: bool = False,
     ) -> Iterator[Prediction]:
-        """Label files of any length, as results come: hours of audio, or any number of files, in constant memory.
+        """Label files of any number and length in constant memory, and yield results as they come.
 
-        A piece's probabilities are those of the piece alone; neither its batch nor what lies around it matters.
+        The probabilities of a window depend neither on its batch nor on the audio around it.
 
         Args:
             files: Paths.
-            window: Seconds of a window; where not given, a file is labelled whole up to 30 s, and in windows of 4 s
-                if it is longer.
-            hop: Seconds from one window to the next; half a window where not given.
-            silence_dbfs: A piece whose loudest 25 ms are below is silence, and not labelled.
-            batch_size: Pieces in a batch.
-            on_error: Called with a file that cannot be read, to its end or at all, and what is wrong with it; the
-                other files are labelled all the same. Where not given, the first such file raises.
-            progress: Show a bar, in a terminal.
+            window: Seconds of a window. None labels a file of up to 30 s whole, and a longer one in windows of 4 s.
+            hop: Seconds from one window to the next; None is half a window.
+            silence_dbfs: A window whose loudest 25 ms are quieter is silence, and gets no label.
+            batch_size: Windows in a batch.
+            on_error: Called with a file that cannot be read to its end, and its error; the other files are labelled.
+                None raises the first error.
+            progress: Show a bar in a terminal.
 
         Yields:
-            The files' predictions in order, or their windows'.
+            One prediction a file or window, in order.
 
         Raises:
             UserError: A wrong window, hop or batch size, or a file that cannot be read.
@@ -178,29 +161,31 @@ class EmotionClassifier:
         )
 
     def time_clips(self, clips: Sequence[np.ndarray]) -> tuple[float, float]:
-        """Seconds that clips take one by one, from samples to probabilities, after one that does not count.
+        """Measure the seconds from samples to probabilities, clip by clip.
 
         Args:
             clips: `(samples,)` each, mono at 16 kHz.
 
         Returns:
-            The medians of their durations and of their times.
+            Median duration of the clips, and the median of their times. A clip's time is the least of three rounds,
+            since other programs can only make it longer.
         """
         self._classify([clips[0]])
-        times = []
-        for clip in clips:
-            started = time.perf_counter()
-            self._classify([clip])
-            times.append(time.perf_counter() - started)
-        return statistics.median(len(clip) / SAMPLING_RATE for clip in clips), statistics.median(times)
+        least = [min(self._seconds(clip) for _ in range(TIMED_ROUNDS)) for clip in clips]
+        return statistics.median(len(clip) / SAMPLING_RATE for clip in clips), statistics.median(least)
+
+    def _seconds(self, clip: np.ndarray) -> float:
+        started = time.perf_counter()
+        self._classify([clip])
+        return time.perf_counter() - started
 
     @torch.inference_mode()
     def _classify(self, clips: list[np.ndarray]) -> list[dict[str, float]]:
-        """Probabilities of clips at 16 kHz by label, in the model's order."""
+        """Return each clip's probabilities by label, in the model's order; the device is waited for once."""
         speaker = None if self.speaker_mean is None else self.speaker_mean.expand(len(clips), -1)
-        probabilities = self.model(**self._extract(clips), speaker_mean=speaker).logits.softmax(dim=-1)
+        logits = self.model(**self._extract(clips), speaker_mean=speaker).logits
         labels = self.labels
-        return [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+        return [dict(zip(labels, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
 
     def _extract(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
         inputs = self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
@@ -209,7 +194,7 @@ class EmotionClassifier:
     def _predict(self, files, window, hop, silence_dbfs, batch_size, on_error, progress) -> Iterator[Prediction]:
         counts = "{percentage:3.0f}%|{bar}| {n:.1f} of {total} files [{elapsed}<{remaining}]"
         with tqdm(total=len(files), bar_format=counts, disable=None if progress else True) as bar:
-            for pool in _pools(_read(files, window, hop, on_error), silence_dbfs, batch_size):
+            for pool in pool_pieces(read_pieces(files, window, hop, on_error), silence_dbfs, batch_size):
                 waiting = deque(pool)
                 for batch in chain(self._batches([piece for piece in pool if not piece.silent], batch_size), [[]]):
                     if batch:
@@ -221,76 +206,51 @@ class EmotionClassifier:
                         yield piece.prediction()
             bar.update(bar.total - bar.n)
 
-    def _batches(self, pieces: list[_Piece], batch_size: int) -> Iterator[list[_Piece]]:
-        """Pieces of like length together, as many as are asked for, or as go through the encoder together."""
+    def _batches(self, pieces: list[Piece], batch_size: int) -> Iterator[list[Piece]]:
+        """Group pieces of like length; a processor gets at most `MOST_MEL_FRAMES` at once."""
         pieces = sorted(pieces, key=lambda piece: len(piece.samples))
         mel_frames = torch.tensor([-(-len(piece.samples) // self.extractor.hop_length) for piece in pieces])
-        frames = encoder_frames(self.model.encoder.encoded_frames(mel_frames)).tolist()
-        packed = self.model.device.type == "cpu"  # where more would only take memory
-        batch, rows = [], 0
-        for piece, own in zip(pieces, frames, strict=True):
-            if len(batch) == batch_size or (packed and batch and rows + own > PACKED_ROWS):
+        most = MOST_MEL_FRAMES if self.model.device.type == "cpu" else math.inf
+        batch: list[Piece] = []
+        for piece, frames in zip(pieces, self.model.encoder.encoded_mel_frames(mel_frames).tolist(), strict=True):
+            if len(batch) == batch_size or (batch and (len(batch) + 1) * frames > most):
                 yield batch
-                batch, rows = [], 0
+                batch = []
             batch.append(piece)
-            rows += own
         if batch:
             yield batch
 
 
-def _beginning(file: str | os.PathLike[str], instead: str = "") -> np.ndarray:
-    """A file's samples, as many as the encoder takes at once; what is dropped is said, and what would hear it."""
-    samples = read_audio(file)
+def choose_device(name: str = "auto") -> torch.device:
+    """Find a device by torch's name; `auto` is the accelerator that torch finds, otherwise the processor.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return found or torch.device("cpu")
+    names = ["cpu"]
+    if found is not None:
+        names += [found.type, *(f"{found.type}:{index}" for index in range(torch.accelerator.device_count()))]
+    if name not in names:
+        raise UserError(f"--device {name}: is not here: it must be auto or one of {', '.join(names)}")
+    return torch.device(name)
+
+
+def _as_list(recordings: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
+    """Make a list of one recording or several; a tuple whose second item is a number is `(array, rate)`."""
+    pair = isinstance(recordings, tuple) and len(recordings) == 2 and isinstance(recordings[1], numbers.Real)
+    return [recordings] if pair or isinstance(recordings, (str, os.PathLike, Mapping)) else list(recordings)
+
+
+def _beginning(source: AudioSource, instead: str = "") -> np.ndarray:
+    """Return the samples of a recording up to 30 s; warn if it is longer, and name what to use `instead`."""
+    samples = read_audio(source)
     if len(samples) > LONGEST_SECONDS * SAMPLING_RATE:
         logger.warning(
             "%s lasts %.1f s: only its first %d s are used%s",
-            *(printable(os.fspath(file)), len(samples) / SAMPLING_RATE, LONGEST_SECONDS, instead),
+            printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "a recording",
+            *(len(samples) / SAMPLING_RATE, LONGEST_SECONDS, instead),
         )
     return samples[: LONGEST_SECONDS * SAMPLING_RATE]
-
-
-def _read(
-    files: list[str], window: float | None, hop: float | None, on_error: Callable[[str, UserError], None] | None
-) -> Iterator[_Piece]:
-    """All pieces of all files in order."""
-    size, step = window_samples(window, hop)
-    said = False
-    for number, file in enumerate(files):
-        try:
-            seconds = audio_seconds(file)
-            if window is None and seconds <= LONGEST_SECONDS:
-                yield _Piece(file, 0, read_audio(file), number + 1)
-                continue
-            if window is None and not said:
-                logger.warning(
-                    "%s lasts %.1f s: files of more than %d s are labelled in windows of %g s, one every %g s",
-                    *(printable(file), seconds, LONGEST_SECONDS, size / SAMPLING_RATE, step / SAMPLING_RATE),
-                )
-                said = True
-            for start, samples in cut_windows(stream_audio(file), size, step):
-                done = number + min(1.0, (start + len(samples)) / SAMPLING_RATE / seconds)
-                yield _Piece(file, start, samples, done)
-        except UserError as error:
-            if on_error is None:
-                raise
-            on_error(file, error)
-
-
-def _pools(pieces: Iterable[_Piece], silence_dbfs: float, batch_size: int) -> Iterator[list[_Piece]]:
-    """Pieces in order, as many together as may be read ahead, so that all batches but the last one are full.
-
-    Full batches are faster, and batches of many sizes leave holes of many sizes in the memory.
-    """
-    pool, loud, samples = [], 0, 0
-    for piece in pieces:
-        pool.append(piece)
-        if piece.dbfs < silence_dbfs:
-            piece.silent, piece.samples = True, np.zeros(0, np.float32)  # those it had are no longer needed
-        else:
-            loud, samples = loud + 1, samples + len(piece.samples)
-        enough = loud >= POOL_BATCHES * batch_size or samples >= POOL_SECONDS * SAMPLING_RATE
-        if (enough and loud % batch_size == 0) or len(pool) == POOL_PIECES:
-            yield pool
-            pool, loud, samples = [], 0, 0
-    if pool:
-        yield pool

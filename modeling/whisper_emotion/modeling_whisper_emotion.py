@@ -65,6 +65,8 @@ class LayerMerge(nn.Module):
 class SpeakerAdaptation(nn.Module):
     """Move a speaker's frames by the difference between the training speakers' mean frame and the speaker's own."""
 
+    population_mean: torch.Tensor
+
     def __init__(self, frame_size: int):
         super().__init__()
         self.register_buffer("population_mean", torch.zeros(frame_size))  # 0 where no training has set it
@@ -133,7 +135,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
     config_class = WhisperEmotionConfig
     base_model_prefix = "model"  # OpenAI's keys begin with it
     main_input_name = "input_features"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
     supports_gradient_checkpointing = True
     # The loss is a mean over the batch, so Trainer must divide it by its accumulation steps itself.
     accepts_loss_kwargs = False

@@ -1,4 +1,4 @@
-"""A trained folder, or a Space, to the Hugging Face Hub: checked before anything is sent, uploaded in one commit."""
+"""Upload a model folder or a Space to the Hugging Face Hub, checked before anything is sent, in one commit."""
 
 import json
 import os
@@ -7,37 +7,73 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging, validate_repo_id
 
+from whisper_emotion.card_metadata import LIBRARY, TAGS, TASK, CardOptions, describe_missing, missing_options
 from whisper_emotion.errors import UserError, errors_only, one_line, reading
 from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
-REQUIRED = ("README.md", "config.json", "preprocessor_config.json", "scores.json", *CODE)
-# What is published and no more: a folder may also hold checkpoints, caches, or predictions.csv, which names every test
+REQUIRED = ("config.json", "preprocessor_config.json", *CODE)
+# Only these are published: a folder may also hold checkpoints, caches, or predictions.csv, which names every test
 # recording and its label, and these belong to the corpus's owners.
-PUBLISHED = ("*.safetensors", "model.safetensors.index.json", "*.png", "LICENSE*", *REQUIRED)
-CARD_FIELDS = ("license", "library_name", "pipeline_tag")
+PUBLISHED = (
+    "*.safetensors", "model.safetensors.index.json", "*.png", "LICENSE*", "README.md", "scores.json", *REQUIRED
+)  # fmt: skip
+EXAMPLE = re.compile(r'(pipeline\("audio-classification", model=)"[^"\n]*"')
+UNTESTED_CARD = """---
+{{}}
+---
+
+# {name}
+
+Names the emotion of a spoken utterance: {labels}. The frames of a Whisper encoder are pooled into one
+vector, and a linear classifier gives one probability a class.
+
+## How to use
+
+```python
+import soundfile
+from transformers import pipeline
+
+recognise = pipeline("audio-classification", model="{name}", trust_remote_code=True)
+audio, rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono, at most 30 s
+print(recognise({{"raw": audio, "sampling_rate": rate}}, top_k=None))
+```
+
+`trust_remote_code=True` runs the Python files of this repository: read them, or pin a `revision` that you have read.
+
+## Results
+
+**No test of this model is recorded here.** How well it does on speakers that it was not trained on is not known.
+
+## Intended use
+
+Research on speech emotion recognition. Decisions about a person must not rest on it. It must not be used to infer the
+emotions of people at work or in education: article 5(1)(f) of the EU AI Act (Regulation 2024/1689) forbids that,
+medical and safety reasons excepted.
+"""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What would be uploaded where.
+    """The files of an upload and where they go.
 
     Args:
         repo_id: The repository, `namespace/name`.
         files: By name, the file itself, or its content where that differs from the file's.
         left_out: Names of the other files and folders, which stay where they are.
+        remarks: Lines that the user should read before the upload.
         repo_type: `model` or `space`.
     """
 
     repo_id: str
     files: dict[str, Path | bytes]
     left_out: list[str]
+    remarks: tuple[str, ...] = ()
     repo_type: str = "model"
 
     def sizes(self) -> dict[str, int]:
@@ -47,35 +83,48 @@ class Upload:
         }
 
 
-def prepare_upload(folder: str | os.PathLike[str], repo_id: str) -> Upload:
-    """Check that a folder is a complete trained model with a valid card, and list what would be uploaded.
+def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptions | None = None) -> Upload:
+    """Check that a folder is a complete model with a valid card, and list the files of its upload.
 
-    Nothing in the folder is changed, and no network is used.
+    A folder that `Trainer` or `save_pretrained` wrote has no `scores.json` and often no `README.md`: it gets a short
+    card that says that no test is recorded. Nothing in the folder is changed, and no network is used.
 
     Args:
-        folder: What `train.py` left behind.
+        folder: A folder that `train.py`, a `Trainer` or `save_pretrained` wrote.
         repo_id: The repository, `namespace/name`; the card's example gets this name.
+        card: Metadata that replace the card's own.
 
     Raises:
-        UserError: The name is not allowed, a file is missing, the model does not load, or the card's metadata are not
-            what the Hub takes.
+        UserError: The name is not allowed, a file is missing, the model does not load, or the Hub would not take the
+            card's metadata.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
     if not folder.is_dir():
-        raise UserError(f"--model {folder}: is no folder, expected one that train.py wrote")
+        raise UserError(f"--model {folder}: is no folder, expected one that train.py or a Trainer wrote")
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"--model {folder}: lacks {', '.join(missing)}, expected a folder that train.py finished")
-    with reading(folder / "scores.json", "what train.py wrote"):
-        labels = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["labels"]
+        raise UserError(
+            f"--model {folder}: lacks {', '.join(missing)}, expected a complete model; save_pretrained(folder) of the "
+            "model and of its feature extractor writes these files"
+        )
     classifier = EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
-    if classifier.labels != labels:
-        raise UserError(f"{folder / 'scores.json'}: has other labels than the model, expected what train.py wrote")
+    scores = folder / "scores.json"
+    if scores.is_file():
+        with reading(scores, "what train.py wrote"):
+            labels = json.loads(scores.read_text(encoding="utf-8"))["labels"]
+        if classifier.labels != labels:
+            raise UserError(f"{scores}: has other labels than the model, expected what train.py wrote")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
-    files["README.md"] = _published_card(folder / "README.md", repo_id)
-    return Upload(repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in files))
+    readme, remarks = folder / "README.md", []
+    if not readme.is_file():
+        remarks.append("README.md: is not there, so a short card is uploaded; it says that no test is recorded")
+    files["README.md"], lacking = _published_card(readme, repo_id, classifier.labels, card or CardOptions())
+    if lacking:
+        remarks.append(describe_missing(lacking))
+    left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
+    return Upload(repo_id, dict(sorted(files.items())), left_out, tuple(remarks))
 
 
 def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
@@ -93,7 +142,7 @@ def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
     if not folder.is_dir():
         raise UserError(f"--space {folder}: is no folder, expected one that demo.py --space wrote")
     readme = folder / "README.md"
-    data = _read_metadata(readme) if readme.is_file() else {}
+    data = _read_card(readme, readme.read_bytes()).data.to_dict() if readme.is_file() else {}
     if data.get("sdk") != "gradio" or not (folder / str(data.get("app_file"))).is_file():
         raise UserError(f"--space {folder}: is no Gradio Space, expected a folder that demo.py --space wrote")
     files: dict[str, Path | bytes] = {}
@@ -102,7 +151,9 @@ def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
         if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
             files["/".join(parts)] = path
     sent = {name.split("/")[0] for name in files}
-    return Upload(repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in sent), "space")
+    return Upload(
+        repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in sent), repo_type="space"
+    )
 
 
 def push_upload(upload: Upload, private: bool = False, revision: str | None = None) -> str:
@@ -153,21 +204,27 @@ def _check_repo_id(repo_id: str) -> None:
         raise UserError(f"--repo_id {repo_id}: has no namespace, expected NAMESPACE/NAME such as me/{repo_id}")
 
 
-def _published_card(path: Path, repo_id: str) -> bytes:
-    """The card with the repository's name in its example, if its metadata are valid and complete."""
-    data = _read_metadata(path)
-    missing = [name for name in CARD_FIELDS if not data.get(name)]
-    if missing:
-        raise UserError(f"{path}: its metadata lack {', '.join(missing)}, expected them between the lines of ---")
-    return re.sub(r'"<namespace>/[^"\n]*"', f'"{repo_id}"', path.read_bytes().decode()).encode()
+def _published_card(path: Path, repo_id: str, labels: list[str], options: CardOptions) -> tuple[bytes, list[str]]:
+    """The card with complete metadata and the repository's name in its example, and the options that it lacks."""
+    if path.is_file():
+        content = path.read_bytes()
+    else:
+        content = UNTESTED_CARD.format(name=repo_id.partition("/")[2], labels=", ".join(labels)).encode()
+    card = _read_card(path, content)
+    data, before = card.data, card.data.to_dict()
+    data.library_name, data.pipeline_tag = data.library_name or LIBRARY, data.pipeline_tag or TASK
+    data.tags = data.tags or list(TAGS)
+    options.update(data)
+    text = content.decode() if data.to_dict() == before else str(card)
+    return EXAMPLE.sub(rf'\1"{repo_id}"', text).encode(), missing_options(data)
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a card, as the Hub's own classes read them."""
+def _read_card(path: Path, content: bytes) -> ModelCard:
+    """Read a card as the Hub's own classes do; one without metadata gets an empty block of them."""
     try:
-        text = path.read_bytes().decode()
-        return ModelCard(text).data.to_dict() if text.startswith("---") else {}
-    except Exception as error:  # whatever a parser of YAML raises on what a person has typed
+        text = content.decode()
+        return ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+    except Exception as error:  # a YAML parser raises any class on a person's typing
         raise UserError(f"{path}: its metadata are not valid: {one_line(error)}") from error
 
 

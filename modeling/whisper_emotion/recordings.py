@@ -1,14 +1,24 @@
 """From what a user names, files, folders and patterns, to the sound files that are meant."""
 
 import glob
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from whisper_emotion.errors import UserError
+from whisper_emotion.errors import UserError, printable
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"),
+    *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"),
+    *(".m4a", ".mp4", ".mov", ".3gp", ".aac", ".webm", ".mka", ".mkv", ".amr", ".wma"),  # need the extra `media`
+)
 """Endings, in any case, of the files that are taken from a folder; a file that is named itself may have any."""
+
+MOST_ENDINGS = 5  # are named of the files that are left out
 
 
 def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserError]]:
@@ -20,7 +30,8 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
 
     Returns:
         Paths, and for each name that stands for none (and each folder that cannot be listed) what is wrong with it.
-        Whether a named file can be read is found out by reading it.
+        Whether a named file can be read is found out by reading it. One line is logged for each folder with files of
+        other endings: how many were left out, and their endings.
     """
     found: dict[str, None] = {}
     wrong: dict[str, UserError] = {}
@@ -39,14 +50,30 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
             if not os.path.isdir(path):
                 found[path] = None
                 continue
-            inside = sorted(str(file) for file in walk(path, SUFFIXES, refuse))
+            left_out: Counter[str] = Counter()
+            inside = sorted(str(file) for file in walk(path, SUFFIXES, refuse, left_out))
             if not inside and path not in wrong:
                 wrong[path] = UserError(f"{path}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
+            if left_out:
+                logger.warning("%s", printable(f"{path}: left out {_count(left_out)}"))
             found |= dict.fromkeys(inside)
     return list(found), wrong
 
 
-def walk(root: str | os.PathLike[str], suffixes: tuple[str, ...], refuse: Callable[[OSError], None]) -> Iterator[Path]:
+def _count(left_out: Counter[str]) -> str:
+    """How many files were left out, and their most common endings."""
+    total = left_out.total()
+    endings = [f"{count} {ending or 'without an ending'}" for ending, count in left_out.most_common(MOST_ENDINGS)]
+    more = [] if len(left_out) <= MOST_ENDINGS else ["…"]
+    return f"{total} file{'' if total == 1 else 's'} of unknown endings ({', '.join(endings + more)})"
+
+
+def walk(
+    root: str | os.PathLike[str],
+    suffixes: tuple[str, ...],
+    refuse: Callable[[OSError], None],
+    left_out: Counter[str] | None = None,
+) -> Iterator[Path]:
     """All files below a folder with one of these endings, in any case.
 
     Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
@@ -56,6 +83,7 @@ def walk(root: str | os.PathLike[str], suffixes: tuple[str, ...], refuse: Callab
         root: The folder.
         suffixes: Endings in small letters.
         refuse: Called with the error of a folder that cannot be listed.
+        left_out: Counts the endings of the visible files that have none of these.
 
     Yields:
         Paths, in no order.
@@ -64,7 +92,11 @@ def walk(root: str | os.PathLike[str], suffixes: tuple[str, ...], refuse: Callab
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
         inner[:] = [name for name in inner if not _visited(os.path.join(folder, name), seen)]
-        yield from (Path(folder, name) for name in files if has_suffix(name, suffixes))
+        for name in files:
+            if has_suffix(name, suffixes):
+                yield Path(folder, name)
+            elif left_out is not None and not name.startswith("."):
+                left_out[Path(name).suffix.lower()] += 1
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from whisper_emotion.corpora import utterance_names
 from whisper_emotion.errors import UserError, one_line, reading
 
 UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
+SETTINGS = "settings.json"
 FINISHED = UNFINISHED + ".part"  # the work on its way out: its files go one by one, and some must not pass for all
 
 
+@contextmanager
 def claim(
     output_dir: Path, corpus: Dataset, encoders: Sequence[str], settings: dict[str, Any], work: str = UNFINISHED
-) -> Path:
-    """Take a folder for a run, and make sure that what an interrupted one left there was made of the same.
+) -> Iterator[Path]:
+    """Take a folder for a run, if what an interrupted run left there was made with the same settings.
 
-    Of several processes (`torchrun`, `accelerate launch`) the first one does it.
+    A run that ends before it has written any work leaves the folder as it was. Of several processes (`torchrun`,
+    `accelerate launch`) the first one does all of it.
 
     Args:
         output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
@@ -34,7 +37,7 @@ def claim(
         settings: Options by name.
         work: `UNFINISHED` or `CELLS`.
 
-    Returns:
+    Yields:
         The folder of the run's work.
 
     Raises:
@@ -42,37 +45,75 @@ def claim(
             the first that differs.
     """
     settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoders)}
-    with PartialState().main_process_first():
-        if PartialState().is_main_process:
-            _claim(output_dir, work, settings)
-    return output_dir / work
-
-
-def _claim(output_dir: Path, work: str, settings: dict[str, Any]) -> None:
-    work_dir = output_dir / work
-    record = work_dir / "settings.json"
+    work_dir, is_first = output_dir / work, PartialState().is_main_process
+    missing = [folder for folder in (work_dir, output_dir, *output_dir.parents) if not folder.exists()]
     try:
-        shutil.rmtree(output_dir / FINISHED, ignore_errors=True)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        with PartialState().main_process_first():
+            if is_first:
+                _check(output_dir, work_dir, settings)
+                _make(output_dir, work_dir, settings)
+        yield work_dir
+    finally:
+        if is_first:
+            _give_back(work_dir, missing)
+
+
+def _check(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that a run with these settings may not use; nothing is written."""
+    work = work_dir.name
+    record = work_dir / SETTINGS
+    try:
         known = work_dir.exists() or (work == UNFINISHED and (output_dir / "scores.json").exists())
-        if any(output_dir.iterdir()) and not known:
-            raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
-        work_dir.mkdir(exist_ok=True)
+        others = [path for path in output_dir.iterdir() if path.name != FINISHED] if output_dir.exists() else []
     except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})") from error
-    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-    if record.exists() and len(list(work_dir.iterdir())) > 1:
-        with reading(record, "what an earlier run wrote: delete its folder, or name another --output_dir"):
-            before, now = dict(json.loads(record.read_text(encoding="utf-8"))), json.loads(text)
-        for name in sorted(before.keys() & now.keys()):  # an option that only one version has is not at odds
-            if before[name] != now[name]:
-                raise UserError(
-                    f"--output_dir: {work_dir} holds {'a sweep' if work == CELLS else 'an unfinished run'} with "
-                    f"{name}={before[name]}, not {now[name]}: finish that one, delete the folder, or name "
-                    "another --output_dir"
-                )
-    else:
-        write_whole(record, text)
+        raise _not_writable(output_dir, error) from error
+    if others and not known:
+        raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
+    if not (record.exists() and _holds_work(work_dir)):
+        return
+    with reading(record, "what an earlier run wrote: delete its folder, or name another --output_dir"):
+        before, now = dict(json.loads(record.read_text(encoding="utf-8"))), json.loads(_as_text(settings))
+    for name in sorted(before.keys() & now.keys()):  # an option that only one version has is not at odds
+        if before[name] != now[name]:
+            raise UserError(
+                f"--output_dir: {work_dir} holds {'a sweep' if work == CELLS else 'an unfinished run'} with "
+                f"{name}={before[name]}, not {now[name]}: finish that one, delete the folder, or name "
+                "another --output_dir"
+            )
+
+
+def _make(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
+    """Make the folder, with a record of the settings."""
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output_dir / FINISHED, ignore_errors=True)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+    if not ((work_dir / SETTINGS).exists() and _holds_work(work_dir)):
+        write_whole(work_dir / SETTINGS, _as_text(settings))
+
+
+def _give_back(work_dir: Path, missing: Sequence[Path]) -> None:
+    """Remove what a run that has done no work left there: its record, and the folders that were missing before it."""
+    if work_dir not in missing or not work_dir.exists() or _holds_work(work_dir):
+        return
+    shutil.rmtree(work_dir)
+    for folder in missing[1:]:  # from the inside out
+        with suppress(OSError):  # something else was written there since
+            folder.rmdir()
+
+
+def _holds_work(work_dir: Path) -> bool:
+    """Whether a run's folder holds any file but the record of its settings."""
+    return any(path.is_file() and path != work_dir / SETTINGS for path in work_dir.rglob("*"))
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2, sort_keys=True, default=str)
+
+
+def _not_writable(output_dir: Path, error: OSError) -> UserError:
+    return UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})")
 
 
 @contextmanager

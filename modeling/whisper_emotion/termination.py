@@ -9,7 +9,7 @@ class Terminated(BaseException):
 
 
 class Termination:
-    """The handler of SIGTERM that `arguments.run_script` installs."""
+    """The handler of SIGTERM that `cli.run_script` installs."""
 
     def __init__(self):
         self.asked = self._held = False

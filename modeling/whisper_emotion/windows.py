@@ -26,9 +26,10 @@ WINDOW_SECONDS = 4.0
 average, RAVDESS's 3.7 s), half of it for the hop."""
 
 SILENCE_DBFS = -60.0
-"""RMS of the loudest 25 ms in decibels of full scale (1.0), below which a window is silent. An absolute level, since a
-recording that arrives in a stream has no loudest moment yet, and since a window is then silent whatever stands around
-it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15."""
+"""RMS of the loudest 25 ms around their mean in decibels of full scale (1.0), below which a window is silent. An
+absolute level, since a recording that arrives in a stream has no loudest moment yet, and since a window is then silent
+whatever stands around it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15.
+"""
 
 DIGITAL_SILENCE_DBFS = -200.0  # of samples that are all zero
 
@@ -116,10 +117,11 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
 def loudness(samples: np.ndarray) -> float:
     """RMS of the loudest 25 ms of `(samples,)`, 25 ms or more, in decibels of full scale.
 
-    The stretches of 25 ms lie side by side; one more ends with the last sample.
+    The stretches of 25 ms lie side by side; one more ends with the last sample. Each is measured around its mean: a
+    constant offset, which some microphones add, is not loud.
     """
     whole = samples[: len(samples) // SHORTEST * SHORTEST].reshape(-1, SHORTEST)
-    powers = np.square(np.concatenate([whole, samples[None, -SHORTEST:]]), dtype=np.float64).mean(axis=1)
+    powers = np.concatenate([whole, samples[None, -SHORTEST:]]).var(axis=1, dtype=np.float64)
     return max(10 * float(np.log10(max(powers.max(), 1e-30))), DIGITAL_SILENCE_DBFS)
 
 

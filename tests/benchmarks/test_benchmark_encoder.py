@@ -1,4 +1,4 @@
-"""What the encoder's benchmark measures and reports; how fast it is decides no test."""
+"""Figures and report of the encoder's benchmark; no test depends on speed."""
 
 import json
 
@@ -9,8 +9,8 @@ from conftest import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
 from whisper_emotion.benchmarks import Clips, benchmark_encoder, describe_encoder
-from whisper_emotion.benchmarks.encoder import STOCK, Way, encoder_flops, list_ways
-from whisper_emotion.training import build_model
+from whisper_emotion.benchmarks.products import encoder_flops
+from whisper_emotion.benchmarks.ways import STOCK, Way, list_ways, load_ours
 
 SPARSE = (("encoder_context", "sparse_window"), ("silence_stride", 32))
 
@@ -31,11 +31,11 @@ def test_clips_are_batched_by_length_and_cut_from_one_another():
 
 
 def test_the_operations_are_those_that_torch_counts_without_padding(tiny_encoder):
-    model = build_model(str(tiny_encoder), ["a", "b"], {"encoder_layer": 2, **dict(SPARSE)}, seed=0).eval()
+    model = load_ours(Way(context=SPARSE), str(tiny_encoder), 2, torch.device("cpu"))
     model.set_attn_implementation("eager")  # all of whose products torch counts
     mel = 400
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        frames, _ = model.encode(torch.zeros(1, 80, mel))
+        frames = model.encoder(torch.zeros(1, 80, mel), torch.ones(1, mel)).frames
     flops, rows = encoder_flops(model.config, [mel, mel])
     assert rows == 2 * frames.shape[1]
     # torch's convolutions also see the silence behind the clip: 8 mel frames of 408

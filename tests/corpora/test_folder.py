@@ -41,11 +41,11 @@ def test_the_pattern_finds_the_speaker(folder):
     "pattern, message",
     [
         ("([a-z", "is no regular expression"),
-        (5, "5 is no regular expression"),
+        (5, "5: is no regular expression"),
         ("[a-z]+", "has no group"),
         ("^(anna)_", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker in its name 'bert_01', expected such as"),
         ("^(anna)?", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker"),
-        (r"(\.wav)$", "finds no speaker in its name 'anna_01'"),
+        (r"(\.wav)$", r"--speaker_pattern \(\\\.wav\)\$ finds no speaker in its name 'anna_01'"),
     ],
 )
 def test_a_pattern_that_does_not_fit_is_refused(folder, pattern, message):

@@ -1,19 +1,21 @@
 from collections import Counter
 
 import pytest
-from conftest import iemocap_files, silent_wav, write_files
+from conftest import iemocap_files, read_table, silent_wav, write_files
+from datasets import Value
 
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 
 
-def sheet_row(name: str, emotion: str) -> dict[str, str]:
-    return dict(name=name, emotion=emotion, start="0.5", end="1.5", valence="2.5", activation="3", dominance="2.5")
+def sheet_row(name: str, emotion: str, valence="2.5", activation="3", dominance="2.5") -> dict[str, str]:
+    ratings = dict(valence=valence, activation=activation, dominance=dominance)
+    return dict(name=name, emotion=emotion, start="0.5", end="1.5", **ratings)
 
 
 ROWS = [
     sheet_row("Ses01F_impro01_F000", "neu"),
-    sheet_row("Ses01F_impro01_M003", "ang"),
+    sheet_row("Ses01F_impro01_M003", "ang", valence="1.6667", activation="4", dominance="5"),
     sheet_row("Ses01F_script01_1_F001", "exc"),
     sheet_row("Ses01F_script01_1_F002", "fru"),
     sheet_row("Ses02M_impro05a_M000", "hap"),
@@ -60,6 +62,24 @@ def test_the_speaker_is_the_last_letter(small_dir):
     assert dataset["session"][:] == ["Ses01", "Ses01", "Ses01", "Ses02"]
 
 
+def test_iemocap_rows_have_the_three_dimensions(small_dir):
+    dataset = load_corpus("iemocap", small_dir)
+    assert list(dataset.features)[-3:] == ["arousal", "valence", "dominance"]
+    assert {dataset.features[name] == Value("float64") for name in ("arousal", "valence", "dominance")} == {True}
+    angry = dataset[1]
+    assert (angry["arousal"], angry["valence"], angry["dominance"]) == (4.0, 1.6667, 5.0)
+    assert dataset["arousal"][:] == [3.0, 4.0, 3.0, 3.0]
+
+
+def test_iemocap_dimensions_are_the_published_ones(iemocap_dir, shared_dir):
+    dataset = load_corpus("iemocap", iemocap_dir)
+    rated = {row["name"]: row for row in read_table(shared_dir / "labels" / "iemocap.csv")}
+    names = utterance_names(dataset)
+    for column, owners in (("arousal", "activation"), ("valence", "valence"), ("dominance", "dominance")):
+        expected = [float(rated[name][owners]) for name in names]
+        assert dataset[column][:] == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_folder_above_is_the_same_corpus(small_dir):
     assert load_corpus("iemocap", small_dir.parent)[:] == load_corpus("iemocap", small_dir)[:]
 
@@ -81,6 +101,7 @@ def test_a_labelled_utterance_without_audio_is_named(small_dir):
     [
         ("", "holds no label line"),
         ("[1.0 - 2.0] Ses01F_impro01_F000 neu\n", "does not parse, expected .start - end.<TAB>name"),
+        ("[1.0 - 2.0]\tSes01F_impro01_F000\tneu\t[2.5, 2.5]\n", "does not parse, expected .start - end.<TAB>name"),
         ("[1.0 - 2.0]\tF000\tneu\t[2.5, 2.5, 2.5]\n", "utterance 'F000' is unknown, expected such as Ses01F"),
     ],
 )

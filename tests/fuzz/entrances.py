@@ -24,17 +24,19 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from mutations import Draw
 
-from whisper_emotion import arguments, protocol
+from whisper_emotion import cli
 from whisper_emotion.audio import audio_seconds, read_audio, read_stretch, stream_audio
 from whisper_emotion.corpora import hub, load_corpus, utterance_names
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError, printable
+from whisper_emotion.experiments import load_experiment
 from whisper_emotion.features import FeatureStore
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, settings
 from whisper_emotion.publishing import prepare_upload
 from whisper_emotion.reporting import SweepResults, read_contexts
-from whisper_emotion.results import read_compared
 from whisper_emotion.run_folder import CELLS, claim
+from whisper_emotion.scoring import read_compared
 from whisper_emotion.sweeps import RECORD, Grid, finished_cells
 from whisper_emotion.training import (
     EmotionTrainingArguments,
@@ -137,8 +139,11 @@ def _exits(call: Callable[[], object]) -> None:
 # --- sound files -----------------------------------------------------------------------------------------------------
 
 
+SHAPES = ((3200,), (2, 3200), (3200, 2), (0,), (1, 0), (), (2, 2, 800), (300,))
+
+
 def audio(place: Workplace, draw: Draw, folder: Path) -> Attempt:
-    """One file, or its bytes as a dataset has them, read whole, in blocks, in part, or measured."""
+    """One file, its bytes or an array as a dataset has them, read whole, in blocks, in part, or measured."""
     path = folder / f"{mutations.file_name(draw)[:60]}.wav"
     content = mutations.sound(draw)
     read = draw(
@@ -151,7 +156,12 @@ def audio(place: Workplace, draw: Draw, folder: Path) -> Attempt:
             )
         )
     )
-    if draw(st.integers(0, 5)) == 0:
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        source = {"path": str(path), "array": mutations.array(draw, draw(st.sampled_from(SHAPES)))}
+        source["sampling_rate"] = draw(st.sampled_from((16_000, 44_100.0)) | mutations.scalars)
+        return Attempt(lambda: read(source), (path,))
+    if kind == 1:
         return Attempt(lambda: _finite(read_audio({"path": str(path), "bytes": content})), (path,))
     unreadable = mutations.put(draw, path, content)
     return Attempt(lambda: read(path), (path,), unprivileged=unreadable)
@@ -418,7 +428,7 @@ def model(place: Workplace, draw: Draw, folder: Path) -> Attempt:
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
-KINDS = (arguments.CorpusArguments, arguments.ProtocolArguments, arguments.ModelArguments, EmotionTrainingArguments)
+KINDS = (CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments)
 OPTIONS = sorted({field.name for kind in KINDS for field in dataclasses.fields(kind) if field.init})
 OWN_OPTIONS = sorted({field.name for kind in KINDS[:3] for field in dataclasses.fields(kind)})
 
@@ -442,15 +452,15 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     path.write_bytes(text)
 
     def follow() -> None:
-        given = arguments.parse_arguments(*KINDS, argv=["--config", str(path)])
-        corpus, protocol_options, model_options, training = given
-        experiment = arguments.load_experiment(corpus, protocol_options, model_options, training)
+        given = cli.parse_arguments(*KINDS, argv=["--config", str(path)])
+        corpus, protocol, model, training = given
+        experiment = load_experiment(corpus, protocol, model, training)
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
         built = experiment.model(folds[0].train, training.seed, head_only=True)
         frames = [{"encoder_outputs": torch.zeros(3, 16), "label": 0}] * 2
         build_trainer(built, frames, None, collate_frames, training, folder / "out")
-        json.dumps(arguments.settings(*given), default=str)
-        arguments.hyper_parameters(training)
+        json.dumps(settings(*given), default=str)
+        hyper_parameters(training)
 
     # As a message begins with them: a value such as "x" is in any. A list is its values with commas between them
     given = [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in odd.values()]
@@ -507,7 +517,12 @@ def results(place: Workplace, draw: Draw, folder: Path) -> Attempt:
     if kind == "claim":
         path = _damaged(draw, place.sweep, target, (f"{CELLS}/settings.json",))
         options = json.loads((place.sweep / CELLS / "settings.json").read_text())
-        return Attempt(lambda: claim(target, place.corpus, [str(place.encoder)], options, CELLS), (target,))
+
+        def take() -> None:
+            with claim(target, place.corpus, [str(place.encoder)], options, CELLS):
+                pass
+
+        return Attempt(take, (target,))
     patterns = (
         (f"{CELLS}/*.npz",) if kind == "cells" else (RECORD, "results.csv", f"{CELLS}/clips.csv", f"{CELLS}/*.npz")
     )
@@ -549,4 +564,3 @@ ENTRANCES = {  # by name: how many of a thousand cases
     store: 30,
 }
 assert inspect.signature(audio).parameters.keys() == {"place", "draw", "folder"}
-assert protocol.SELECTIONS

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from conftest import media_file
 from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy], Any]
@@ -33,6 +34,13 @@ FORMATS = (  # format, subtype, sampling rate, channels
     ("W64", "FLOAT", 16_000, 1),
     ("RF64", "PCM_16", 16_000, 1),
     ("CAF", "PCM_16", 16_000, 1),
+)
+MEDIA = (  # container, codec, sampling rate, channels
+    ("ipod", "aac", 44_100, 2),
+    ("mov", "pcm_s16le", 16_000, 1),
+    ("webm", "libopus", 48_000, 1),
+    ("adts", "aac", 16_000, 1),
+    ("amr", "libopencore_amrnb", 8_000, 1),
 )
 NO_SOUND = (
     b"",
@@ -84,13 +92,16 @@ NAMES = (
 
 @functools.cache
 def intact_sounds() -> tuple[bytes, ...]:
-    """A recording of 0.2 s in each of `FORMATS`."""
+    """A recording of 0.2 s in each of `FORMATS` and `MEDIA`, two chained files, and a WAV that was never finished."""
     rng, made = np.random.default_rng(0), []
     for form, subtype, rate, channels in FORMATS:
         file = io.BytesIO()
         soundfile.write(file, rng.normal(0, 0.1, (rate // 5, channels)).clip(-1, 1), rate, subtype, format=form)
         made.append(file.getvalue())
-    return tuple(made)
+    for form, codec, rate, channels in MEDIA:
+        made.append(media_file(form, codec, rng.normal(0, 0.1, (rate // 5, channels)), rate))
+    chained = [sound + sound for sound in made if sound[:4] == b"OggS" or sound[:2] == b"\xff\xfb"]
+    return (*made, *chained, made[0][:40] + bytes(4) + made[0][44:])
 
 
 def sound(draw: Draw) -> bytes:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY as ROOT
 from conftest import commands
+from huggingface_hub import ModelCard
 from stand_in import DROP, TOKEN, Hub
 
+from whisper_emotion.card_metadata import CardOptions
 from whisper_emotion.errors import UserError
 from whisper_emotion.publishing import prepare_upload, push_upload
 
@@ -76,6 +78,7 @@ CASES = {
     "the same again": Case("me/secret", ("--private", "--revision", "v1")),
     "dry run": Case("me/dry", ("--dry_run", "--private"), token=None),
     "messy folder": Case("me/messy", folder="messy"),
+    "a Trainer's folder": Case("me/own", ("--license", "mit", "--language", "de"), folder="own"),
     "private where public": Case("me/mood", ("--private",), said="--private: me/mood exists and is public"),
     "no token": Case("me/x", token=None, said="HF_TOKEN: is not set, give a token that may write"),
     "wrong token": Case("me/x", token="hf_wrong", said="does not accept this token (Invalid credentials in Author"),
@@ -84,7 +87,7 @@ CASES = {
     "no namespace": Case("mood", said="--repo_id mood: has no namespace, expected NAMESPACE/NAME such as me/mood"),
     "forbidden name": Case("me/mo--od", said="--repo_id me/mo--od: "),
     "three parts": Case("a/b/c", said="--repo_id a/b/c: "),
-    "no folder": Case("me/x", said="gone: is no folder, expected one that train.py wrote", folder="gone"),
+    "no folder": Case("me/x", said="gone: is no folder, expected one that train.py or a", folder="gone"),
     "unknown licence": Case(
         "me/f0", said='did not take the upload: Invalid metadata in README.md. - "license" must', folder="unlicensed"
     ),
@@ -118,7 +121,22 @@ def folders(trained_dir, tmp_path_factory):
         (messy / name).write_text("not to be published")
     card = unlicensed / "README.md"
     card.write_text(card.read_text().replace("license: apache-2.0", "license: none-such"))
-    return {None: trained_dir, "messy": messy, "unlicensed": unlicensed, "gone": root / "gone"}
+    own = trainer_folder(trained_dir, root / "own")
+    return {None: trained_dir, "messy": messy, "unlicensed": unlicensed, "own": own, "gone": root / "gone"}
+
+
+def trainer_folder(trained_dir: Path, to: Path) -> Path:
+    """The folder that a user's own Trainer saves: no card, no scores."""
+    from transformers import Trainer, TrainingArguments
+
+    from whisper_emotion import WhisperEmotionFeatureExtractor, WhisperForEmotionClassification
+
+    Trainer(
+        model=WhisperForEmotionClassification.from_pretrained(trained_dir),
+        args=TrainingArguments(output_dir=str(to), report_to=[], use_cpu=True),
+        processing_class=WhisperEmotionFeatureExtractor.from_pretrained(trained_dir),
+    ).save_model()
+    return to
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +177,7 @@ def test_what_goes_well_exits_with_0(pushes, name):
 
 
 def test_refused_names_and_tokens_make_no_repository(hub, pushes):
-    made = {"emodb1", "mine", "mood", "secret", "messy", *(f"f{number}" for number in range(8))}
+    made = {"emodb1", "mine", "mood", "secret", "messy", "own", *(f"f{number}" for number in range(8))}
     assert {name for _, name in hub.repos} == {f"me/{name}" for name in made}
 
 
@@ -171,9 +189,9 @@ def test_the_whole_model_goes_in_one_commit_and_the_card_names_the_repository(hu
     assert set(repo.files()) == REPOSITORY
     for name in PUBLISHED - {"README.md"}:
         assert repo.files()[name] == (trained_dir / name).read_bytes(), name
-    card, placeholder = (trained_dir / "README.md").read_bytes(), f"<namespace>/{trained_dir.name}".encode()
+    card, placeholder = (trained_dir / "README.md").read_bytes(), f'model="{trained_dir.name}"'.encode()
     assert card.count(placeholder) == 1
-    assert repo.files()["README.md"] == card.replace(placeholder, b"me/mood")
+    assert repo.files()["README.md"] == card.replace(placeholder, b'model="me/mood"')
 
 
 def test_private_and_on_a_branch(hub, pushes):
@@ -185,13 +203,33 @@ def test_private_and_on_a_branch(hub, pushes):
 
 
 def test_a_dry_run_lists_files_with_sizes_and_asks_nobody(hub, pushes, trained_dir):
-    *listed, total, left_out, end = (line.split() for line in pushes["dry run"].out.splitlines())
+    *listed, total, left_out, _, end = (line.split() for line in pushes["dry run"].out.splitlines())
     sizes = {name: int(size.replace(",", "")) for size, name in listed}
-    shorter = len(f"<namespace>/{trained_dir.name}") - len("me/dry")
+    shorter = len(trained_dir.name) - len("me/dry")
     assert sizes == {name: (trained_dir / name).stat().st_size - shorter * (name == "README.md") for name in PUBLISHED}
     assert int(total[0].replace(",", "")) == sum(sizes.values())
     assert left_out == ["left", "out:", "predictions.csv"] and end == ["nothing", "was", "uploaded"]
     assert not [request for request in hub.requests if "me/dry" in request]
+
+
+def test_push_names_the_options_that_the_card_lacks(pushes):
+    line = pushes["dry run"].out.splitlines()[-2]
+    assert line.startswith("the model card states no language, datasets, base_model: --language, --datasets, --base_m")
+
+
+def test_push_of_a_trainers_folder_uploads_an_honest_card(hub, pushes):
+    repo, push = hub.repos["model", "me/own"], pushes["a Trainer's folder"]
+    assert set(repo.files()) == REPOSITORY - {"scores.json", "confusion_matrix.png"}
+    card = ModelCard(repo.files()["README.md"].decode())
+    assert "**No test of this model is recorded here.**" in card.text
+    assert 'pipeline("audio-classification", model="me/own", trust_remote_code=True)' in card.text
+    assert "Names the emotion of a spoken utterance: angry, happy, neutral, sad." in card.text
+    assert card.data.to_dict() == {
+        "language": "de", "license": "mit", "library_name": "transformers", "pipeline_tag": "audio-classification",
+        "tags": ["speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion"],
+    }  # fmt: skip
+    assert "README.md: is not there, so a short card is uploaded; it says that no test is recorded" in push.out
+    assert "left out: training_args.bin" in push.out.splitlines()
 
 
 def test_checkpoints_caches_and_secrets_stay_at_home(hub, pushes):
@@ -302,11 +340,11 @@ def copy(folder: Path, to: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        ({"README.md": None, "scores.json": None}, "lacks README.md, scores.json, expected a folder that train.py"),
+        ({"preprocessor_config.json": None}, "lacks preprocessor_config.json, expected a complete model; save_pretr"),
+        ({"scores.json": b"{}"}, "scores.json: KeyError: 'labels'; expected what train.py wrote"),
         ({"encoder_whisper_emotion.py": None}, "lacks encoder_whisper_emotion.py"),
         ({"model.safetensors": None}, "no model to load"),
         ({"model.safetensors": b"cut"}, "no model to load"),
-        ({"README.md": b"# No metadata\n"}, "README.md: its metadata lack license, library_name, pipeline_tag"),
         ({"README.md": b"---\na: [\n---\n"}, "README.md: its metadata are not valid: "),
         ({"README.md": b"---\nmodel-index:\n- name: x\n---\n"}, "README.md: its metadata are not valid: "),
         ({"README.md": b"\xff"}, "README.md: its metadata are not valid: "),
@@ -320,3 +358,26 @@ def test_a_folder_that_is_not_whole_is_not_uploaded(trained_dir, tmp_path, spoil
         prepare_upload(folder, "me/mood")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_prepare_upload_completes_metadata_and_keeps_the_text(trained_dir, tmp_path):
+    folder = copy(trained_dir, tmp_path / "bare")
+    text = "# Mine\n\nTrained at home.\n"
+    (folder / "README.md").write_text(text)
+    upload = prepare_upload(folder, "me/mood", CardOptions(base_model="openai/whisper-base"))
+    card = ModelCard(upload.files["README.md"].decode())
+    assert card.text.strip() == text.strip()
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "audio-classification")
+    assert (card.data.base_model, card.data.license) == ("openai/whisper-base", None)
+    assert upload.remarks == (
+        "the model card states no language, license, datasets: --language, --license, --datasets (of train.py or "
+        "push_to_hub.py) would",
+    )
+    assert (folder / "README.md").read_text() == text
+
+
+def test_prepare_upload_replaces_only_the_options_that_are_given(trained_dir):
+    kept = prepare_upload(trained_dir, "me/mood").files["README.md"].decode()
+    changed = prepare_upload(trained_dir, "me/mood", CardOptions(language="fa")).files["README.md"].decode()
+    assert ModelCard(changed).text == ModelCard(kept).text
+    assert ModelCard(changed).data.to_dict() == ModelCard(kept).data.to_dict() | {"language": "fa"}

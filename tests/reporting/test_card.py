@@ -1,4 +1,4 @@
-"""The model card: metadata that the Hub's own classes read back, and text that hides nothing."""
+"""The model card: metadata that the Hub's own classes read back, and text that states every caveat."""
 
 import copy
 from pathlib import Path
@@ -9,6 +9,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from whisper_emotion.card_metadata import CardOptions, describe_missing
+from whisper_emotion.errors import UserError
 from whisper_emotion.reporting import describe_scores, write_model_card
 
 EXPECTED = Path(__file__).with_name("expected_card.md")
@@ -27,11 +29,11 @@ CONFIG = SimpleNamespace(
     pooling_head_dim=4,
     pooling_scores="paper",
     mask_padding=True,
-    freeze_encoder=True,
     num_labels=4,
     id2label=dict(enumerate(LABELS)),
 )
 TRAINING = {
+    "freeze_encoder": True,
     "learning_rate": 0.001,
     "num_train_epochs": 30,
     "per_device_train_batch_size": 16,
@@ -54,6 +56,7 @@ SCORES = {
     "pooled": {"weighted_accuracy": 0.8921, "unweighted_accuracy": 0.8312, "macro_f1": 0.8402},
     "confusion_matrix": [[90, 5, 5, 0], [2, 16, 2, 0], [5, 1, 92, 2], [1, 1, 8, 30]],
     "ece": 0.0512,
+    "mean_confidence": 0.934,
     "speakers_shared": [0, 0],
     "seconds": 12.5,
 }
@@ -66,26 +69,26 @@ def one_fold(**changes):
     return scores | changes
 
 
-def write(folder, scores=SCORES, config=CONFIG, training=TRAINING):
+def write(folder, scores=SCORES, config=CONFIG, training=TRAINING, options=None):
     folder = folder / "my-model"
-    folder.mkdir()
-    write_model_card(folder, scores, config, training, "a clip of 2.8 s takes 39 ms")
+    folder.mkdir(exist_ok=True)
+    write_model_card(folder, scores, config, training, options)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_whole_card_is_as_recorded(tmp_path):
+def test_card_equals_the_recorded_one(tmp_path):
     text = write(tmp_path)
     assert text == EXPECTED.read_text(encoding="utf-8"), "read the new card, then record it"
 
 
-def test_where_speakers_are_not_known_none_is_said_to_have_been_held_out(tmp_path):
-    facts = TRAINING | {"speakers": "not known", "speaker_adaptation": "dev: no"}
+def test_card_says_clips_were_held_out_where_speakers_are_unknown(tmp_path):
+    facts = TRAINING | {"speakers": "not known", "adaptation": "dev: no"}
     text = write(tmp_path, training=facts)
     assert "the epoch was chosen on clips held out of the training folds" in text
     assert "did not help on held-out training clips" in text and "held-out training speakers" not in text
 
 
-def test_metadata_survives_the_hubs_own_classes(tmp_path):
+def test_card_metadata_are_read_back_by_the_hubs_classes(tmp_path):
     write(tmp_path)
     data = ModelCard.load(tmp_path / "my-model" / "README.md").data
     common = {
@@ -100,17 +103,24 @@ def test_metadata_survives_the_hubs_own_classes(tmp_path):
     macro = {"average": "macro"}
     assert data.eval_results == [
         EvalResult(
-            metric_type="accuracy", metric_value="89.2 ± 2.7", metric_name="Weighted accuracy (WA), %", **common
+            metric_type="accuracy",
+            metric_value=89.2,
+            metric_name="Weighted accuracy (WA), %, mean over 2 folds, 1 seed (± 2.7)",
+            **common,
         ),
         EvalResult(
             metric_type="recall",
-            metric_value="83.1 ± 5.0",
-            metric_name="Unweighted accuracy (UA), %",
+            metric_value=83.1,
+            metric_name="Unweighted accuracy (UA), %, mean over 2 folds, 1 seed (± 5.0)",
             metric_args=macro,
             **common,
         ),
         EvalResult(
-            metric_type="f1", metric_value="84.1 ± 3.0", metric_name="Macro F1, %", metric_args=macro, **common
+            metric_type="f1",
+            metric_value=84.1,
+            metric_name="Macro F1, %, mean over 2 folds, 1 seed (± 3.0)",
+            metric_args=macro,
+            **common,
         ),
     ]
     metadata = metadata_load(tmp_path / "my-model" / "README.md")
@@ -136,7 +146,7 @@ def test_metadata_survives_the_hubs_own_classes(tmp_path):
         ("hub:someone/voices", None, "other", "https://huggingface.co/datasets/someone/voices"),
     ],
 )
-def test_language_licence_and_notes_follow_the_corpus(tmp_path, corpus, language, license, says):
+def test_card_language_licence_and_notes_follow_the_corpus(tmp_path, corpus, language, license, says):
     text = write(tmp_path, one_fold(corpus=corpus))
     metadata = metadata_load(tmp_path / "my-model" / "README.md")
     assert metadata is not None
@@ -148,7 +158,7 @@ def test_language_licence_and_notes_follow_the_corpus(tmp_path, corpus, language
 @pytest.mark.parametrize(
     "corpus", ["emodb", "ravdess", "iemocap", "shemo", "synthetic", "folder", "hub:someone/voices"]
 )
-def test_all_metadata_go_through_the_hubs_own_classes_and_back(tmp_path, corpus):
+def test_card_metadata_survive_the_hubs_classes_unchanged(tmp_path, corpus):
     write(tmp_path, SCORES | {"corpus": corpus})
     metadata = metadata_load(tmp_path / "my-model" / "README.md")
     assert metadata is not None
@@ -163,23 +173,24 @@ def test_all_metadata_go_through_the_hubs_own_classes_and_back(tmp_path, corpus)
     name, results = model_index_to_eval_results(metadata["model-index"])
     assert name == "my-model"
     assert [result.metric_type for result in results] == data.metrics == ["accuracy", "recall", "f1"]
-    assert [result.metric_value for result in results] == ["89.2 ± 2.7", "83.1 ± 5.0", "84.1 ± 3.0"]
+    assert [result.metric_value for result in results] == [89.2, 83.1, 84.1]
     assert {result.dataset_type for result in results} == {corpus.removeprefix("hub:")}
     assert ("as far as the dataset tells" in (tmp_path / "my-model" / "README.md").read_text()) == (
         corpus == "hub:someone/voices"
     )
 
 
-def test_one_fold_is_one_number_without_a_spread(tmp_path):
+def test_card_of_one_fold_has_no_spread(tmp_path):
     text = write(tmp_path, one_fold(), training=TRAINING | {"test_fold": 3})
     results = ModelCard.load(tmp_path / "my-model" / "README.md").data.eval_results
     assert results is not None
     assert [result.metric_value for result in results] == [89.2, 83.1, 84.0]
     assert "±" not in text
+    assert [result.metric_name for result in results][2] == "Macro F1, %"
     assert "Folds: `paper`, test fold 3; seeds 42." in text
 
 
-def test_selection_on_the_test_fold_is_called_optimistic(tmp_path):
+def test_card_calls_selection_on_the_test_fold_optimistic(tmp_path):
     text = write(tmp_path, one_fold(select_on="test"))
     assert "- **Selection: the epoch was chosen on the test fold itself. These figures are optimistic" in text
     metadata = metadata_load(tmp_path / "my-model" / "README.md")
@@ -189,11 +200,11 @@ def test_selection_on_the_test_fold_is_called_optimistic(tmp_path):
 
 
 def write_again(folder, scores):
-    write_model_card(folder / "my-model", scores, CONFIG, TRAINING, "fast")
+    write_model_card(folder / "my-model", scores, CONFIG, TRAINING)
     return (folder / "my-model" / "README.md").read_text(encoding="utf-8")
 
 
-def test_shared_speakers_are_stated_in_text_and_caption(tmp_path):
+def test_card_and_caption_state_shared_speakers(tmp_path):
     shared = SCORES | {"speakers_shared": [10, 9]}
     text = write(tmp_path, shared)
     assert "- **Speaker leakage: test speakers also heard in training, fold by fold: 10, 9." in text
@@ -203,13 +214,13 @@ def test_shared_speakers_are_stated_in_text_and_caption(tmp_path):
     assert describe_scores(SCORES).endswith("Test speakers also heard in training: 0.")
 
 
-def test_unknown_speakers_are_not_called_new(tmp_path):
+def test_card_does_not_call_unknown_speakers_new(tmp_path):
     text = write(tmp_path, one_fold(corpus="folder"))
     assert "- Test speakers also heard in training: 0, as far as the file names tell.\n" in text
     assert "new voices" not in text
 
 
-def test_a_model_without_a_test_says_so_and_gives_no_figure(tmp_path):
+def test_card_without_a_test_gives_no_figure(tmp_path):
     text = write(tmp_path, None, training=TRAINING | {"corpus": "emodb", "encoder": "openai/whisper-base"})
     metadata = metadata_load(tmp_path / "my-model" / "README.md")
     assert metadata is not None
@@ -220,7 +231,7 @@ def test_a_model_without_a_test_says_so_and_gives_no_figure(tmp_path):
     assert "\n\n\n" not in text
 
 
-def test_local_paths_never_reach_the_card(tmp_path, monkeypatch):
+def test_card_holds_no_local_path(tmp_path, monkeypatch):
     local = tmp_path / "secret-home" / "my-encoder"
     local.mkdir(parents=True)
     training = TRAINING | {"resumed": str(local), "init": local, "files": [local / "a.yaml", "b.yaml"]}
@@ -235,7 +246,7 @@ def test_local_paths_never_reach_the_card(tmp_path, monkeypatch):
     assert "secret-home" not in text and "base_model" not in text
 
 
-def test_folder_names_cannot_break_a_table_and_missing_figures_are_dashes(tmp_path):
+def test_card_tables_survive_odd_labels_and_missing_figures(tmp_path):
     labels = ["a|b", "two\nlines", "neutral", "absent"]
     config = SimpleNamespace(**vars(CONFIG) | {"id2label": dict(enumerate(labels)), "pooling": "mean"})
     matrix = [[3, 1, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
@@ -247,7 +258,7 @@ def test_folder_names_cannot_break_a_table_and_missing_figures_are_dashes(tmp_pa
     assert "| pooling | `mean` |" in text
 
 
-def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_path):
+def test_card_states_adaptation_and_the_effect_of_the_temperature(tmp_path):
     scores = SCORES | {
         "concatenated_layers": [2, 3, 4],
         "adapted": [[True, False]],
@@ -262,7 +273,7 @@ def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_pa
     config = SimpleNamespace(
         **vars(CONFIG) | {"concatenated_layers": [2, 3, 4], "temperature": 0.5, "adapted_temperature": 0.25}
     )
-    write_model_card(tmp_path, scores, config, TRAINING | {"speaker_adaptation": "dev: yes"}, "fast")
+    write_model_card(tmp_path, scores, config, TRAINING | {"adaptation": "dev: yes"})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "layers 2, 3, 4 of openai/whisper-small, qkv pooling" in text
     assert (
@@ -277,5 +288,66 @@ def test_a_card_says_who_was_adapted_to_and_what_the_temperature_is_worth(tmp_pa
     assert "| layer | 2, 3, 4 side by side, of 12" in text
 
 
-def test_nothing_is_said_of_adaptation_where_there_was_none():
+def test_caption_is_silent_about_adaptation_where_there_was_none():
     assert "adapted" not in describe_scores(SCORES | {"adapted": [[False, False]]})
+
+
+# --- metadata that the user gives ------------------------------------------------------------------------------------
+
+
+def test_card_options_fill_the_metadata_of_a_folder_corpus(tmp_path):
+    options = CardOptions(
+        language="de,en", license="cc-by-4.0", datasets="me/voices, me/more", base_model="me/encoder"
+    )
+    write(tmp_path, one_fold(corpus="folder", encoder="models/whisper"), options=options)
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert (metadata["language"], metadata["license"]) == (["de", "en"], "cc-by-4.0")
+    assert (metadata["datasets"], metadata["base_model"]) == (["me/voices", "me/more"], "me/encoder")
+    assert "license_name" not in metadata and "license_link" not in metadata
+    assert ModelCardData(**copy.deepcopy(metadata)).to_dict() == metadata
+
+
+def test_card_options_win_over_the_corpus(tmp_path):
+    write(tmp_path, options=CardOptions(license="mit"))
+    metadata = metadata_load(tmp_path / "my-model" / "README.md")
+    assert metadata is not None
+    assert (metadata["license"], metadata["language"]) == ("mit", "fa")
+    assert "license_name" not in metadata and "license_link" not in metadata
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "missing"),
+    [
+        ({"corpus": "folder"}, {}, ["language", "license", "datasets"]),
+        ({"corpus": "folder", "encoder": "my-encoder"}, {}, ["language", "license", "datasets", "base_model"]),
+        ({"corpus": "folder", "encoder": "x"}, {"from_scratch": True}, ["language", "license", "datasets"]),
+        ({"corpus": "hub:me/voices"}, {}, ["language", "license"]),
+        ({"corpus": "emodb"}, {}, []),
+        ({"corpus": "synthetic", "encoder": "my-encoder"}, {}, []),
+    ],
+)
+def test_write_model_card_names_the_options_that_are_missing(tmp_path, changes, training, missing):
+    assert write_model_card(tmp_path, one_fold(**changes), CONFIG, TRAINING | training) == missing
+    given = {"language": "de", "license": "mit", "datasets": "me/voices", "base_model": "me/encoder"}
+    options = CardOptions(**{name: given[name] for name in missing})
+    assert write_model_card(tmp_path, one_fold(**changes), CONFIG, TRAINING | training, options) == []
+
+
+def test_describe_missing_names_every_flag_in_one_line():
+    line = describe_missing(["language", "license"])
+    assert "\n" not in line and "states no language, license: --language, --license" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "German"}, "^--language German: must be language codes, such as de or de,en$"),
+        ({"language": "de,Farsi"}, "^--language de,Farsi: "),
+        ({"datasets": "my voices"}, "^--datasets my voices: must be Hub names"),
+        ({"base_model": "./whisper"}, "^--base_model ./whisper: must be a Hub name, such as openai/whisper-base$"),
+    ],
+)
+def test_card_options_name_a_value_that_the_hub_does_not_take(options, message):
+    with pytest.raises(UserError, match=message):
+        CardOptions(**options)

@@ -1,6 +1,6 @@
 """Audio in, probabilities out: clips a second against transformers' own class, on the same clips in the same run.
 
-All ways take turns, so that what slows the machine down for a while slows them all, and medians are compared.
+All ways take turns, so that other load on the machine slows all of them. Medians are compared.
 """
 
 import itertools
@@ -8,63 +8,24 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import WhisperFeatureExtractor, WhisperForAudioClassification, pipeline
-from transformers.utils import logging
 
 from whisper_emotion.audio import SAMPLING_RATE
-from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
-from whisper_emotion.encoder_whisper_emotion import encoder_frames
-from whisper_emotion.export import INPUTS, export_onnx, open_session
+from whisper_emotion.benchmarks.products import Products
+from whisper_emotion.benchmarks.ways import STOCK, Way, build_pipelines, build_way
 from whisper_emotion.reporting import markdown_table
-from whisper_emotion.training import build_extractor, build_model
 
 BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
-DTYPES = ("float32", "bfloat16")
-LABELS = tuple("abcdefg")  # as many as EMO-DB has; their names play no part
 LATENCY_SECONDS = 3
 PEAK = Path("/proc/self/clear_refs")  # Linux alone says what a process took at most, from a moment on
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way from audio to probabilities.
-
-    Args:
-        runtime: `stock` (transformers' class and extractor), `torch` (ours), `onnx` or `onnx int8` (ours, exported).
-        context: Fields of `WhisperEmotionConfig` that say what the encoder sees.
-        dtype: Of the encoder.
-    """
-
-    runtime: str = "torch"
-    context: tuple[tuple[str, Any], ...] = ()
-    dtype: str = "float32"
-
-    @property
-    def name(self) -> str:
-        """What the tables call it."""
-        values = [f"{value:g}" if isinstance(value, float) else str(value) for _, value in self.context]
-        return ", ".join([self.runtime, *[" ".join(values)] * bool(values), self.dtype])
-
-
-STOCK = Way("stock")
-
-
-def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
-    """The stock class, ours with the whole window, with a second of silence, and, exported too, with `context`."""
-    window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
-    contexts = [*(one for one in (window, utterance) if one != context), context]
-    torch_ways = [Way(context=one, dtype=dtype) for one in contexts for dtype in DTYPES]
-    return [STOCK, *torch_ways, Way("onnx", context), Way("onnx int8", context)]
 
 
 class Clips:
@@ -85,6 +46,11 @@ class Clips:
     def batches(self, size: int) -> list[list[np.ndarray]]:
         """All clips, in batches of like length."""
         return [self.audio[start : start + size] for start in range(0, len(self.audio), size)]
+
+    def middle(self, size: int) -> list[np.ndarray]:
+        """Return clips of medium length, at most `size`."""
+        start = max(0, (len(self.audio) - size) // 2)
+        return self.audio[start : start + size]
 
     def cut(self, seconds: float, number: int) -> "Clips":
         """Clips of one length, of the same speech behind one another."""
@@ -127,7 +93,7 @@ def benchmark_encoder(
     """
     ways = [way for way in ways if device.type == "cpu" or not way.runtime.startswith("onnx")]
     with tempfile.TemporaryDirectory() as folder:
-        labelled = {way: _build(way, encoder, layer, device, Path(folder)) for way in ways}
+        labelled = {way: build_way(way, encoder, layer, device, Path(folder)) for way in ways}
         tasks: dict[tuple, Callable[[], Any]] = {}
         sizes: dict[tuple, int] = {}
 
@@ -142,11 +108,13 @@ def benchmark_encoder(
             for seconds in LENGTHS:
                 measure(("lengths", way, seconds), label, [clips.cut(seconds, 4).audio])
         own = {way.dtype: Way(context=ways[-1].context, dtype=way.dtype) for way in ways}
-        products = {dtype: _Products(way, encoder, layer, clips, device) for dtype, way in own.items()}
+        products = {
+            dtype: Products(way, encoder, layer, clips.middle(BATCH_SIZE), device) for dtype, way in own.items()
+        }
         for dtype, one in products.items():
             for name, task in one.tasks().items():
                 tasks["products", dtype, name], sizes["products", dtype, name] = task, 1
-        for name, label in _pipelines(encoder, layer, device, own.values()).items():
+        for name, label in build_pipelines(encoder, layer, device, own.values()).items():
             clip = clips.cut(LATENCY_SECONDS, 1).audio
             measure(("latency", name, 1), lambda batch, label=label: label(*batch), [clip])
         seconds = _take_turns(tasks, repetitions, device)
@@ -195,7 +163,7 @@ def time_contexts(
     """Seconds a clip, the median, of each way at each layer, in batches of like length; the arguments are as above."""
     tasks: dict[tuple, Callable[[], Any]] = {}
     for way, layer in itertools.product(dict.fromkeys(ways), layers):
-        label = _build(way, encoder, layer, device, Path())
+        label = build_way(way, encoder, layer, device, Path())
         tasks[way, layer] = lambda label=label: [label(batch) for batch in clips.batches(BATCH_SIZE)]
     seconds = _take_turns(tasks, repetitions, device)
     return {(way, layer): statistics.median(times) / len(clips.audio) for (way, layer), times in seconds.items()}
@@ -236,67 +204,8 @@ def describe_encoder(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _build(way: Way, encoder: str, layer: int, device: torch.device, folder: Path) -> Callable[[list], Any]:
-    """A function that gives a batch of clips their probabilities."""
-    if way.runtime == "stock":
-        model, extractor = _stock(encoder, device)
-        model.to(getattr(torch, way.dtype))
-
-        def label_stock(batch):
-            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-            return model(inputs.input_features.to(device, model.dtype)).logits.softmax(dim=-1).float().cpu()
-
-        return label_stock
-    model, extractor = _ours(way, encoder, layer, device), build_extractor(encoder)
-    if way.runtime == "torch":
-
-        def label_ours(batch):
-            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-            return model(**inputs.to(device)).logits.softmax(dim=-1).cpu()
-
-        return label_ours
-    path = folder / f"{way.name}.onnx"
-    export_onnx(model, extractor, path, quantize=way.runtime == "onnx int8")
-    session = open_session(path)
-
-    def label_onnx(batch):
-        inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="np")
-        return session.run(["probabilities"], {name: inputs[name] for name in INPUTS})[0]
-
-    return label_onnx
-
-
-def _stock(encoder: str, device: torch.device):
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its head is new, as ours is
-    try:
-        model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32)
-        return model.eval().to(device), WhisperFeatureExtractor.from_pretrained(encoder)
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _ours(way: Way, encoder: str, layer: int, device: torch.device):
-    model = build_model(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)}, seed=0).eval().to(device)
-    model.encoder.to(getattr(torch, way.dtype))
-    return model
-
-
-def _pipelines(
-    encoder: str, layer: int, device: torch.device, ways: Iterable[Way]
-) -> dict[str, Callable[[np.ndarray], Any]]:
-    """A function that labels one clip through `pipeline`, by the name of its way: the stock one, and these of ours."""
-    model, extractor = _stock(encoder, device)
-    pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
-    own = build_extractor(encoder)
-    for way in ways:
-        model = _ours(way, encoder, layer, device)
-        pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
-    return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}
-
-
 def _take_turns(tasks: dict[tuple, Callable], repetitions: int, device: torch.device) -> dict[tuple, list[float]]:
-    """Seconds of each task, every one once in each round; the first round warms up."""
+    """Measure the seconds of each task, once in each round; the first round warms up."""
     seconds: dict[tuple, list[float]] = {key: [] for key in tasks}
     with torch.inference_mode():
         for turn in tqdm(range(repetitions + 1), desc="measuring", unit="round"):
@@ -310,72 +219,8 @@ def _take_turns(tasks: dict[tuple, Callable], repetitions: int, device: torch.de
     return seconds
 
 
-class _Products:
-    """The encoder alone on a batch, and what the machine reaches in products of matrices of its shapes."""
-
-    def __init__(self, way: Way, encoder: str, layer: int, clips: Clips, device: torch.device):
-        self.extractor = build_extractor(encoder)
-        self.model = _ours(way, encoder, layer, device)
-        middle = max(0, (len(clips.audio) - BATCH_SIZE) // 2)
-        self.batch = clips.audio[middle : middle + BATCH_SIZE]
-        inputs = self.extractor(self.batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-        self.inputs = inputs.to(device)
-        lengths = inputs.attention_mask.sum(dim=1)
-        self.flops, rows = encoder_flops(self.model.config, lengths.tolist())
-        width, inner = self.model.config.d_model, self.model.config.encoder_ffn_dim
-        shapes = {(2048, 2048, 2048), (rows, width, width), (rows, width, inner), (rows, inner, width)}
-        numbers = {"dtype": getattr(torch, way.dtype), "device": device}
-        self.pairs = {
-            shape: (torch.randn(shape[0], shape[1], **numbers), torch.randn(shape[2], shape[1], **numbers))
-            for shape in shapes
-        }
-
-    def tasks(self) -> dict[Any, Callable[[], Any]]:
-        """What is measured, by name: the encoder, the extractor, and a product a shape."""
-        extract = {"sampling_rate": SAMPLING_RATE, "padding": "longest", "return_tensors": "pt"}
-        return {
-            "encoder": lambda: self.model.encode(**self.inputs),
-            "features": lambda: self.extractor(self.batch, **extract),
-            **{
-                shape: (lambda left=left, right=right: torch.nn.functional.linear(left, right))
-                for shape, (left, right) in self.pairs.items()
-            },
-        }
-
-    def figures(self, seconds: dict[Any, float]) -> dict[str, float]:
-        """GFLOP/s from the tasks' seconds, and shares."""
-        machine = max(2 * np.prod(shape) / seconds[shape] for shape in self.pairs) / 1e9
-        encoder = self.flops / seconds["encoder"] / 1e9
-        return {
-            "machine_gflops": float(machine),
-            "encoder_gflops": encoder,
-            "share": float(encoder / machine),
-            "features_share": seconds["features"] / seconds["encoder"],
-        }
-
-
-def encoder_flops(config: WhisperEmotionConfig, mel_frames: Sequence[int]) -> tuple[float, int]:
-    """Operations that the encoder cannot do without for clips of so many frames in the sparse window.
-
-    Returns:
-        Multiplications and additions in the convolutions, linear layers and attention, of real frames only; and the
-        frames that go through the layers.
-    """
-    width, inner, window = config.d_model, config.encoder_ffn_dim, config.max_source_positions
-    flops, rows = 0.0, 0
-    for mel in mel_frames:
-        audible = min(encoder_frames(mel) + 2, window)
-        frames = audible - (audible - window) // config.silence_stride
-        convolutions = 2 * 3 * width * (config.num_mel_bins * mel + width * encoder_frames(mel))
-        linear = 2 * frames * (4 * width * width + 2 * width * inner)
-        attention = 2 * 2 * frames * frames * width
-        flops += convolutions + config.encoder_layer * (linear + attention)
-        rows += frames
-    return flops, rows
-
-
 def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict[str, float]:
-    """Megabytes that a batch takes, at its peak, more than the loaded model did: each way in a fresh process."""
+    """Measure the peak megabytes of a batch beside the loaded model, each way in a fresh process."""
     batch = clips.batches(BATCH_SIZE)[-1]
     spawn = multiprocessing.get_context("spawn")
     found = {}
@@ -388,7 +233,7 @@ def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict
 
 def _peak(way: Way, encoder: str, layer: int, batch: list[np.ndarray], threads: int) -> float:
     torch.set_num_threads(threads)
-    label = _build(way, encoder, layer, torch.device("cpu"), Path())
+    label = build_way(way, encoder, layer, torch.device("cpu"), Path())
     with torch.inference_mode():
         label([batch[0][:SAMPLING_RATE]])
         PEAK.write_text("5")  # forget the peak of loading

@@ -48,7 +48,8 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **o
     Returns:
         `Dataset` sorted by file name, with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes),
         `label` (`ClassLabel`), `speaker`, `gender` (`female`, `male` or `None`), `session` (or `None`) and `seconds`
-        (float, from the files' headers). From the Hub it is in the dataset's order, and `audio` may hold bytes.
+        (float, from the files' headers); `iemocap` adds `arousal`, `valence` and `dominance` (floats).
+        From the Hub it is in the dataset's order, and `audio` may hold bytes.
 
     Raises:
         UserError: An unknown corpus, option or class; a missing or empty folder; a file whose name does not parse or
@@ -62,7 +63,7 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **o
             raise UserError(f"corpus_dir: {name} comes from the Hub, leave {corpus_dir} out")
         return hub.load(name, lambda labels, spoken: _chosen_classes(classes, labels, Counter(spoken)))
     if name not in CORPORA:
-        raise UserError(f"corpus: unknown name {name!r}, expected one of {', '.join(CORPORA)} or hub:NAMESPACE/NAME")
+        raise UserError(f"corpus: unknown name '{name}', expected one of {', '.join(CORPORA)} or hub:NAMESPACE/NAME")
     if corpus_dir is None:
         raise UserError(f"corpus_dir: is missing, expected the folder of {name}")
     corpus = CORPORA[name]
@@ -124,7 +125,7 @@ def _check_unique(utterances: Iterable[Utterance]) -> None:
 def _chosen_classes(classes: str | Iterable[str] | None, labels: Sequence[str], counts: Counter[str]) -> list[str]:
     """The classes to keep, in the corpus's order."""
     if classes is not None and not isinstance(classes, Iterable):
-        raise UserError(f"classes: {classes!r} is no list of names, expected some of {', '.join(labels)}")
+        raise UserError(f"classes: {classes} is no list of names, expected some of {', '.join(labels)}")
     if classes is None:
         chosen = set(labels)
     else:
@@ -132,9 +133,9 @@ def _chosen_classes(classes: str | Iterable[str] | None, labels: Sequence[str], 
         chosen = {str(name).strip() for name in names} - {""}
         for name in sorted(chosen):
             if name not in labels:
-                raise UserError(f"classes: unknown class {name!r}, expected some of {', '.join(labels)}")
+                raise UserError(f"classes: unknown class '{name}', expected some of {', '.join(labels)}")
             if not counts[name]:
-                raise UserError(f"classes: no recording of class {name!r} is there, found {', '.join(sorted(counts))}")
+                raise UserError(f"classes: no recording of class '{name}' is there, found {', '.join(sorted(counts))}")
     kept = [label for label in labels if label in chosen]
     if len(kept) < 2:
         raise UserError(f"classes: {', '.join(kept) or 'none'} alone, expected two or more of {', '.join(labels)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Audio, ClassLabel, Dataset, Features, Value
@@ -26,6 +26,7 @@ class Utterance:
             without its ending: it has a slash, which no known speaker's name has.
         gender: `female`, `male`, or `None` where it is not known.
         session: The recording session, or `None` where the corpus has none.
+        ratings: Emotional dimensions by name, the same names in all of a corpus; empty where it has none.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Utterance:
     speaker: str
     gender: str | None = None
     session: str | None = None
+    ratings: Mapping[str, float] = field(default_factory=dict)
 
 
 def audio_files(root: Path) -> list[Path]:
@@ -109,7 +111,8 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
 
     Returns:
         `Dataset` with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes), `label` (`ClassLabel`),
-        `speaker`, `gender`, `session` (strings, the last two `None` where unknown) and `seconds`.
+        `speaker`, `gender`, `session` (strings, the last two `None` where unknown), `seconds`, and one column
+        (`float64`) for each rating.
 
     Raises:
         UserError: A file is missing, unreadable or empty.
@@ -123,8 +126,10 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
         "session": [row.session for row in rows],
         "seconds": [audio_seconds(row.path) for row in rows],
     }
+    ratings = rows[0].ratings if rows else {}
+    columns |= {name: [row.ratings[name] for row in rows] for name in ratings}
     kinds = {name: Value("string") for name in ("audio", "speaker", "gender", "session")}
-    kinds |= {"label": ClassLabel(names=list(labels)), "seconds": Value("float64")}
+    kinds |= {"label": ClassLabel(names=list(labels))} | dict.fromkeys(("seconds", *ratings), Value("float64"))
     features = Features({name: kinds[name] for name in columns})
     # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
     return Dataset.from_dict(columns, features=features).cast_column("audio", Audio(decode=False))

@@ -54,10 +54,10 @@ def _compile(speaker_pattern: str) -> re.Pattern[str]:
         pattern = re.compile(speaker_pattern)
     except (re.error, TypeError) as error:
         raise UserError(
-            f"--speaker_pattern: {speaker_pattern!r} is no regular expression ({error}), expected such as '^([a-z]+)_'"
+            f"--speaker_pattern {speaker_pattern}: is no regular expression ({error}), expected such as '^([a-z]+)_'"
         ) from error
     if not pattern.groups:
-        raise UserError(f"--speaker_pattern: {speaker_pattern!r} has no group, expected such as '^([a-z]+)_'")
+        raise UserError(f"--speaker_pattern {speaker_pattern}: has no group, expected such as '^([a-z]+)_'")
     return pattern
 
 
@@ -66,7 +66,7 @@ def _speaker(pattern: re.Pattern[str], path: Path) -> str:
     match = pattern.search(path.stem)
     if match is None or not match[1]:
         raise UserError(
-            f"{path}: --speaker_pattern {pattern.pattern!r} finds no speaker in its name {path.stem!r}, "
+            f"{path}: --speaker_pattern {pattern.pattern} finds no speaker in its name '{path.stem}', "
             "expected such as '^([a-z]+)_', which finds anna in anna_01"
         )
     return match[1]

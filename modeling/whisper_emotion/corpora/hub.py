@@ -70,7 +70,7 @@ def load(name: str, choose: Callable[[Sequence[str], Sequence[str]], list[str]])
 def _download(name: str) -> Dataset:
     """The dataset, all splits as one."""
     if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+", name):
-        raise UserError(f"corpus: {name!r} names no dataset on the Hub, expected hub:NAMESPACE/NAME")
+        raise UserError(f"corpus: '{name}' names no dataset on the Hub, expected hub:NAMESPACE/NAME")
     try:
         # As an address: a name alone would mean a local folder, if there is one that is called so
         return load_dataset(f"hf://datasets/{name.removeprefix(PREFIX)}", split="all")

@@ -1,4 +1,8 @@
-"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008), four emotions as usual: 5,531 English utterances."""
+"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008), four emotions as usual: 5,531 English utterances.
+
+Its rows also have the three dimensions that the annotators rated, as means from 1 to 5: `arousal`, `valence` and
+`dominance`. The owners call arousal activation.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ LAYOUT = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentence
 EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
 GENDERS = {"F": "female", "M": "male"}
 
-LABEL_LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t(\S+)\t\[.*\]\s*")
+RATING = r"(\d+(?:\.\d+)?)"
+LABEL_LINE = re.compile(rf"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t(\S+)\t\[{RATING}, *{RATING}, *{RATING}\]\s*")
 LABEL_EXPECTED = "[start - end]<TAB>name<TAB>emotion<TAB>[valence, activation, dominance]"
 NAME = re.compile(r"(Ses0[1-5])[FM]_(impro|script)\w+_([FM])\d{3}")
 
@@ -29,7 +34,8 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
         improvised_only: Leave out the scripted dialogues (2,943 utterances remain).
 
     Returns:
-        The utterances, sorted by name. A speaker is the session and the letter before the last number: who spoke
+        The utterances, sorted by name, each with its `ratings`.
+        A speaker is the session and the letter before the last number: who spoke
         `Ses01F_impro01_M003` is `Ses01M`, since the first letter only says who wore the motion-capture markers.
 
     Raises:
@@ -41,7 +47,7 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
     for session in sorted(path for path in root.glob("Session[1-5]") if path.is_dir()):
         recordings = named_files(session / "sentences" / "wav")
         for sheet in _label_sheets(session):
-            for name, code in _labels(sheet):
+            for name, code, ratings in _labels(sheet):
                 match = NAME.fullmatch(name)
                 if match is None:
                     raise UserError(f"{sheet}: utterance {name!r} is unknown, expected such as Ses01F_impro01_M003")
@@ -50,7 +56,9 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
                 if name not in recordings:
                     raise UserError(f"{session / 'sentences' / 'wav'}: has no {name}.wav, which {sheet.name} labels")
                 speaker = match[1] + match[3]
-                utterances.append(Utterance(recordings[name], EMOTIONS[code], speaker, GENDERS[match[3]], match[1]))
+                utterances.append(
+                    Utterance(recordings[name], EMOTIONS[code], speaker, GENDERS[match[3]], match[1], ratings)
+                )
     return sorted(utterances, key=lambda utterance: utterance.path.stem)
 
 
@@ -64,8 +72,8 @@ def _label_sheets(session: Path) -> list[Path]:
     return sheets
 
 
-def _labels(sheet: Path) -> list[tuple[str, str]]:
-    """Names and emotion codes of the utterances in a label file, without the lines of the single annotators."""
+def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:
+    """Names, emotion codes and ratings of the utterances in a label file, without the single annotators' lines."""
     try:
         text = sheet.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,7 +84,8 @@ def _labels(sheet: Path) -> list[tuple[str, str]]:
             match = LABEL_LINE.fullmatch(line)
             if match is None:
                 raise UserError(f"{sheet}: line {line.strip()!r} does not parse, expected {LABEL_EXPECTED}")
-            found.append((match[1], match[2]))
+            valence, arousal, dominance = map(float, match.groups()[2:])
+            found.append((match[1], match[2], {"arousal": arousal, "valence": valence, "dominance": dominance}))
     if not found:
         raise UserError(f"{sheet}: holds no label line, expected {LABEL_EXPECTED}")
     return found

@@ -81,7 +81,7 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
     if folds in published:
         raise UserError(f"folds: {folds} is defined for {', '.join(published[folds])} only, not for {corpus}")
     known = ["loso", *(name for name, corpora in published.items() if corpus in corpora), "speakers:K"]
-    raise UserError(f"folds: unknown value {folds!r}, expected one of {', '.join(known)} for {corpus}")
+    raise UserError(f"folds: unknown value '{folds}', expected one of {', '.join(known)} for {corpus}")
 
 
 def speakers_known(dataset: Dataset) -> bool:
@@ -191,7 +191,7 @@ def _balanced_groups(dataset: Dataset, folds: str) -> np.ndarray:
     most = len(set(speakers))
     digits = folds.removeprefix("speakers:")
     if not re.fullmatch("[0-9]{1,9}", digits) or not 2 <= int(digits) <= most:
-        raise UserError(f"folds: {folds!r} does not apply, expected speakers:K with K from 2 to {most} (the speakers)")
+        raise UserError(f"folds: '{folds}' does not apply, expected speakers:K with K from 2 to {most} (the speakers)")
     groups = np.zeros(len(speakers), dtype=np.int64)
     divisions = GroupKFold(n_splits=int(digits)).split(speakers, groups=speakers)
     for number, (_, test) in enumerate(divisions, start=1):

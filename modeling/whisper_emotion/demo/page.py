@@ -60,6 +60,7 @@ def run_page(
     most_megabytes: float,
     host: str | None = None,
     port: int | None = None,
+    device: str = "auto",
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -69,16 +70,17 @@ def run_page(
         most_megabytes: Larger ones are.
         host: The address to listen on; that of `GRADIO_SERVER_NAME`, or this machine alone, where not given.
         port: The port; that of `GRADIO_SERVER_PORT`, or the first free one from 7860 on, where not given.
+        device: Where the models run, as in `EmotionClassifier`.
 
     Raises:
         UserError: A model cannot be loaded, or the port is taken.
     """
-    page = build_page(load_models(models), most_minutes, most_megabytes)
+    page = build_page(load_models(models, device), most_minutes, most_megabytes)
     print(f"{launch_page(page, most_megabytes, host, port)} (Ctrl+C ends it)", flush=True)
     page.block_thread()
 
 
-def load_models(models: Sequence[str]) -> dict[str, EmotionClassifier]:
+def load_models(models: Sequence[str], device: str = "auto") -> dict[str, EmotionClassifier]:
     """The models by the names that the page shows.
 
     Raises:
@@ -89,7 +91,7 @@ def load_models(models: Sequence[str]) -> dict[str, EmotionClassifier]:
         name = model_name(model)
         if name in loaded:
             raise UserError(f"--model {model}: another one is named {name}, too; rename one of the folders")
-        loaded[name] = EmotionClassifier(model)
+        loaded[name] = EmotionClassifier(model, device=device)
     return loaded
 
 

@@ -4,9 +4,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
+
+from whisper_emotion.card_metadata import (
+    CORPORA,
+    TASK,
+    CardOptions,
+    corpus_facts,
+    is_hub_name,
+    missing_options,
+    run_metadata,
+)
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -20,87 +30,70 @@ SELECTION = {
 }
 
 
-class _Corpus(NamedTuple):
-    """What the metadata says of a corpus; its notes are in the template, under the same key."""
-
-    name: str
-    language: str | None = None
-    license: str = "other"
-    license_link: str | None = None
-
-
-CORPORA = {
-    "emodb": _Corpus("EMO-DB", "de", license_link="http://emodb.bilderbar.info/docu/"),
-    "ravdess": _Corpus("RAVDESS", "en", "cc-by-nc-sa-4.0"),
-    "iemocap": _Corpus("IEMOCAP", "en", license_link="https://sail.usc.edu/iemocap/"),
-    "shemo": _Corpus("ShEMO", "fa", license_link="https://github.com/pariajm/sharif-emotional-speech-database"),
-    "synthetic": _Corpus("synthetic speech", license="apache-2.0"),
-    "folder": _Corpus("a folder of recordings"),
-}
-
-
 def write_model_card(
     folder: str | os.PathLike[str],
     scores: Mapping[str, Any] | None,
     config: Any,
     training: Mapping[str, Any],
-    speed: str,
-) -> None:
-    """Writes the `README.md` of a trained folder.
+    options: CardOptions | None = None,
+) -> list[str]:
+    """Write the `README.md` of a trained folder.
 
     Args:
-        folder: the Hub folder; its name is the model's. The card shows its `confusion_matrix.png`.
-        scores: what `scores.json` holds, or None when the model was trained on everything and no test was held out.
-        config: the model's `WhisperEmotionConfig`.
-        training: hyper-parameters by name, shown in their order (None is left out); `test_fold` names the fold that
-            was held out. Without `scores`, its `corpus` and `encoder` say what the model was trained on.
-            Local paths among the values are shown by their last component only.
-        speed: what a clip takes, and where that was measured, in words.
+        folder: The Hub folder; its name is the model's. The card shows its `confusion_matrix.png`.
+        scores: The content of `scores.json`, or None when no test was held out.
+        config: The model's `WhisperEmotionConfig`.
+        training: Facts and hyper-parameters by name, shown in their order (None is left out). `test_fold` names the
+            fold that was held out; `from_scratch` and `freeze_encoder` describe the encoder. Without `scores`,
+            `corpus` and `encoder` name the training data and the checkpoint. Local paths among the values are cut to
+            their last component.
+        options: Metadata that the user gives.
+
+    Returns:
+        The names of the options that would fill what the metadata lack.
     """
     folder = Path(folder).resolve()
     run = scores or training
-    corpus = _corpus(run["corpus"])
-    metadata = ModelCardData(
-        language=corpus.language,
-        library_name="transformers",
-        pipeline_tag="audio-classification",
-        base_model=run["encoder"] if _is_hub_id(run["encoder"]) and not training.get("from_scratch") else None,
-        datasets=None if run["corpus"] in ("synthetic", "folder") else [run["corpus"].removeprefix("hub:")],
+    corpus = run["corpus"]
+    metadata = run_metadata(
+        corpus,
+        encoder=None if training.get("from_scratch") else run["encoder"],
         metrics=None if scores is None else [hub_metric for _, hub_metric, _ in METRICS.values()],
-        tags=["speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion"],
         model_name=None if scores is None else folder.name,
-        eval_results=None if scores is None else _eval_results(scores, corpus),
-        license=corpus.license,
-        license_name="terms-of-the-training-data" if corpus.license == "other" else None,
-        license_link=corpus.license_link,
+        eval_results=None if scores is None else _eval_results(scores),
     )
+    if options is not None:
+        options.update(metadata)
     rows = {name: value for name, value in training.items() if name not in ("corpus", "encoder", "test_fold")}
     card = ModelCard.from_template(
         metadata,
         template_path=str(_template()),
         model_name=folder.name,
-        corpus=run["corpus"].partition(":")[0],
-        corpus_name=corpus.name,
+        corpus=corpus.partition(":")[0],
+        corpus_name=corpus_title(corpus),
         encoder=_public(run["encoder"]),
         config=config,
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
         held_out="clips" if "speakers" in rows else "speakers",
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
-        speed=_cell(speed),
         **({"scores": None} if scores is None else _results(scores)),
     )
     card.save(folder / "README.md")
+    if corpus == "synthetic":
+        return []  # of no language and no licence but the code's
+    unneeded = ["base_model"] if training.get("from_scratch") else []
+    return [name for name in missing_options(metadata) if name not in unneeded]
 
 
 def describe_scores(scores: Mapping[str, Any]) -> str:
-    """Says in one caption what was tested, how, how well, and how many test speakers were heard in training.
+    """Say in one caption what was tested, how, how well, and how many test speakers were also in training.
 
     Args:
-        scores: what `scores.json` holds.
+        scores: The content of `scores.json`.
     """
     return (
-        f"{_corpus(scores['corpus']).name}, {_plural(len(scores['speakers_shared']), 'test fold')} "
+        f"{corpus_title(scores['corpus'])}, {_plural(len(scores['speakers_shared']), 'test fold')} "
         f"({scores['folds']}), "
         f"{_layers(scores)} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
         f"pooled UA {_percent(scores['pooled']['unweighted_accuracy'])} %, "
@@ -110,10 +103,10 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
 
 
 def describe_adaptation(scores: Mapping[str, Any]) -> str:
-    """Says in a sentence, with a space behind it, whether test clips were adapted to their speakers; nothing if not.
+    """Say in a sentence, with a space behind it, whether test clips were adapted to their speakers; nothing if not.
 
     Args:
-        scores: what `scores.json` holds.
+        scores: The content of `scores.json`.
     """
     adapted = [cell for seed in scores.get("adapted", []) for cell in seed]
     if not any(adapted):
@@ -123,12 +116,12 @@ def describe_adaptation(scores: Mapping[str, Any]) -> str:
 
 
 def corpus_title(name: str) -> str:
-    """A corpus's name as its owners write it."""
-    return _corpus(name).name
+    """Return a corpus's name as its owners write it."""
+    return corpus_facts(name).name
 
 
 def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
-    """Says in a sentence how many test speakers were heard in training.
+    """Say in a sentence how many test speakers were heard in training.
 
     Args:
         corpus: the corpus's name, as `load_corpus` takes it.
@@ -150,7 +143,7 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "scores": scores,
         "runs": _count_runs(scores),
-        "spread": f"{_plural(len(scores['speakers_shared']), 'fold')}, {_plural(len(scores['seeds']), 'seed')}",
+        "repeats": _repeats(scores),
         "figures": [
             (name, _figure(scores, key), _percent(scores["pooled"][key])) for key, (name, _, _) in METRICS.items()
         ],
@@ -165,27 +158,30 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "speakers_known": _speakers_are_known(scores["corpus"]),
         "leaks": any(scores["speakers_shared"]),
         "ece": None if scores["ece"] is None else _percent(scores["ece"]),
+        "mean_confidence": None if scores["ece"] is None else _percent(scores["mean_confidence"]),
         "ece_unscaled": _percent(scores["ece_unscaled"]) if "ece_unscaled" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
         "alone": _alone(scores) if any(map(any, scores.get("adapted", []))) else None,
     }
 
 
-def _eval_results(scores: Mapping[str, Any], corpus: _Corpus) -> list[EvalResult]:
+def _eval_results(scores: Mapping[str, Any]) -> list[EvalResult]:
+    """The scores as the Hub takes them: the mean is a number in percent, its spread is in the metric's name."""
     shared = list(scores["speakers_shared"])
+    optimistic = ", chosen on the test fold: optimistic" if scores["select_on"] == "test" else ""
+    several = _count_runs(scores) > 1
     return [
         EvalResult(
-            task_type="audio-classification",
+            task_type=TASK,
             task_name="Speech emotion recognition",
             dataset_type=scores["corpus"].removeprefix("hub:"),
-            dataset_name=corpus.name,
+            dataset_name=corpus_title(scores["corpus"]),
             dataset_config=scores["folds"],
             dataset_split="test",
             dataset_args={"select_on": scores["select_on"], "speakers_shared": shared},
             metric_type=hub_metric,
-            # With several folds a text, for a mean without its spread says too little
-            metric_value=_figure(scores, key) if _count_runs(scores) > 1 else float(_figure(scores, key)),
-            metric_name=f"{name}, %" + (", chosen on the test fold: optimistic" * (scores["select_on"] == "test")),
+            metric_value=round(100 * scores[key]["mean"], 1),
+            metric_name=f"{name}, %{_spread(scores, key) if several else ''}{optimistic}",
             metric_args=arguments,
         )
         for key, (name, hub_metric, arguments) in METRICS.items()
@@ -203,10 +199,10 @@ def _alone(scores: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_unadapted(scores: Mapping[str, Any]) -> str:
-    """Says in a line how well the same models do on each clip by itself, where they could be adapted to speakers.
+    """Say in a line how well the same models do on each clip by itself, where they could be adapted to speakers.
 
     Args:
-        scores: what `scores.json` holds.
+        scores: The content of `scores.json`.
     """
     alone = _alone(scores)
     return (
@@ -229,6 +225,14 @@ def _figure(scores: Mapping[str, Any], key: str) -> str:
     return f"{mean} ± {std}" if _count_runs(scores) > 1 else mean
 
 
+def _spread(scores: Mapping[str, Any], key: str) -> str:
+    return f", mean over {_repeats(scores)} (± {_percent(scores[key]['std'])})"
+
+
+def _repeats(scores: Mapping[str, Any]) -> str:
+    return f"{_plural(len(scores['speakers_shared']), 'fold')}, {_plural(len(scores['seeds']), 'seed')}"
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
@@ -241,21 +245,12 @@ def _speakers_are_known(corpus: str) -> bool:
     return corpus in CORPORA and corpus != "folder"
 
 
-def _corpus(name: str) -> _Corpus:
-    return CORPORA.get(name) or _Corpus(name.removeprefix("hub:"))
-
-
-def _is_hub_id(name: str) -> bool:
-    # As transformers decides it: a folder that exists comes before a repository of the same name
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
-
-
 def _public(value: Any) -> Any:
     """A value without the user's folders: a local path is cut to its last component."""
     if isinstance(value, (list, tuple)):
         return ", ".join(str(_public(item)) for item in value)
     if isinstance(value, PurePath) or (
-        isinstance(value, str) and re.search(r"[/\\]", value) and not _is_hub_id(value)
+        isinstance(value, str) and re.search(r"[/\\]", value) and not is_hub_name(value)
     ):
         return re.split(r"[/\\]", str(value).rstrip("/\\"))[-1]
     return value

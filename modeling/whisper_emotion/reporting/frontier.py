@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.grid import CLIPS, read_clips, read_record
 from whisper_emotion.reporting.card import corpus_title
 from whisper_emotion.reporting.plots import Curve, plot_curves
 from whisper_emotion.reporting.sweep import (
@@ -17,9 +18,8 @@ from whisper_emotion.reporting.sweep import (
     with_gain,
     with_interval,
 )
-from whisper_emotion.results import interval
 from whisper_emotion.run_folder import CELLS, write_whole
-from whisper_emotion.sweeps import CLIPS, read_clips, read_record
+from whisper_emotion.scoring import interval
 
 CONTEXT = ("encoder_context", "context_margin", "silence_stride", "mask_padding", "encoder_dtype")
 

@@ -12,12 +12,21 @@ import numpy as np
 import pandas as pd
 
 from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.grid import (
+    RECORD,
+    REFERENCE,
+    WRITTEN,
+    Cell,
+    choose_layers,
+    read_cells,
+    read_clips,
+    read_record,
+)
 from whisper_emotion.metrics import compute_scores
 from whisper_emotion.reporting.card import SELECTION, corpus_title, describe_leakage
 from whisper_emotion.reporting.plots import Curve, plot_confusion_matrix, plot_curves
-from whisper_emotion.results import bootstrap, interval
 from whisper_emotion.run_folder import write_whole
-from whisper_emotion.sweeps import RECORD, REFERENCE, WRITTEN, Cell, choose_layers, read_cells, read_clips, read_record
+from whisper_emotion.scoring import bootstrap, interval
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 PAPER = "paper (all 1,500 frames, chosen on test), WA / UA"
@@ -105,7 +114,7 @@ class SweepResults:
         return float(values.mean()), float(values.std(axis=1).mean())
 
     def pooled(self, system: System, figure: str) -> tuple[float, float, float]:
-        """A figure over all folds' clips together, mean over seeds, and its 95 % interval (`results.bootstrap`)."""
+        """A figure over all folds' clips together, mean over seeds, and its 95 % interval (`scoring.bootstrap`)."""
         return interval(self.draws[figure][:, self._place[system]])
 
     def difference(self, one: System, other: System) -> tuple[float, float, float]:
@@ -269,7 +278,7 @@ def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> 
     """Draw the same clips and seeds for the same systems of several sweeps of the same clips.
 
     Returns:
-        A sweep's pooled unweighted accuracies `(1 + RESAMPLES, systems)`, as `results.bootstrap` has them, for each
+        A sweep's pooled unweighted accuracies `(1 + RESAMPLES, systems)`, as `scoring.bootstrap` has them, for each
         sweep; and the seeds that all have. Where they share none, each has its own.
     """
     shared = [seed for seed in sweeps[0].seeds if all(seed in other.seeds for other in sweeps)]

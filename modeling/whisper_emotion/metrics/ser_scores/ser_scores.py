@@ -1,7 +1,6 @@
-"""Scores of a speech emotion classifier as an `evaluate` metric.
+"""Scores of speech emotion recognition as an `evaluate` metric: of classes, and of dimensions such as arousal.
 
-The folder is whole in itself: `evaluate.load` copies this one file, so the arithmetic lives here and the package
-imports it from here.
+`evaluate.load` copies this one file, so the arithmetic lives here and the package imports it from here.
 """
 
 from typing import Any
@@ -17,6 +16,7 @@ SUM_TOLERANCE = 1e-3  # what float16 probabilities may miss 1 by
 _DESCRIPTION = """
 Scores of a speech emotion classifier: weighted accuracy (WA), unweighted accuracy (UA), macro and weighted F1, the
 recall of every class, the confusion matrix and, given probabilities, the expected calibration error (ECE).
+With the configuration `regression`: the concordance correlation coefficient (CCC) of arousal, valence, dominance.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -33,10 +33,24 @@ Returns:
     recall: recall of each class, None where the class does not occur in `references`.
     confusion_matrix: counts, `(classes, classes)`; rows are references, columns predictions.
     ece: expected calibration error over 15 equal bins of confidence, or None.
+    mean_confidence: mean of the largest probability, or None.
 Examples:
     >>> scores = evaluate.load("path/to/ser_scores").compute(predictions=[0, 1, 1], references=[0, 1, 0])
     >>> scores["unweighted_accuracy"]
     0.75
+"""
+
+_REGRESSION_DESCRIPTION = """
+Args:
+    predictions: predicted values, `(clips, dimensions)`.
+    references: true values, `(clips, dimensions)`.
+Returns:
+    concordance_correlation: coefficient of each dimension, -1 to 1; None where both sides are the same constant.
+    mean_concordance_correlation: mean of the coefficients that are defined, or None.
+Examples:
+    >>> metric = evaluate.load("path/to/ser_scores", "regression")
+    >>> metric.compute(predictions=[[1.0], [2.0], [3.0]], references=[[2.0], [3.0], [4.0]])
+    {'concordance_correlation': [0.5714285714285714], 'mean_concordance_correlation': 0.5714285714285714}
 """
 
 _CITATION = """
@@ -45,6 +59,15 @@ _CITATION = """
   author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
   booktitle = {Proceedings of the 34th International Conference on Machine Learning},
   year = {2017}
+}
+@article{lin1989concordance,
+  title = {A Concordance Correlation Coefficient to Evaluate Reproducibility},
+  author = {Lin, Lawrence I-Kuei},
+  journal = {Biometrics},
+  volume = {45},
+  number = {1},
+  pages = {255--268},
+  year = {1989}
 }
 """
 
@@ -56,7 +79,7 @@ def compute_scores(
     probabilities: ArrayLike | None = None,
     num_classes: int | None = None,
 ) -> dict[str, Any]:
-    """Scores one set of predictions.
+    """Score one set of predicted classes.
 
     Args:
         predictions: predicted class ids, `(clips,)`.
@@ -65,10 +88,10 @@ def compute_scores(
         num_classes: number of classes; without it, the width of `probabilities`, or else the largest id plus one.
 
     Returns:
-        `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`, `weighted_f1`, `ece` (floats, fractions of 1; `ece` is
-        None without probabilities), `recall` (a list, None where a class does not occur in `references`) and
-        `confusion_matrix` (lists of counts, rows are references): plain Python values that JSON can hold. The
-        figures are scikit-learn's, with its defaults, on the same ids.
+        `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`, `weighted_f1`, `ece`, `mean_confidence` (floats,
+        fractions; the last two are None without probabilities), `recall` (a list, None where a class does not occur
+        in `references`) and `confusion_matrix` (lists of counts, rows are references): plain Python values that JSON
+        can hold. The figures equal scikit-learn's, with its defaults, on the same ids.
 
     Raises:
         ValueError: nothing to score, lengths that differ, ids that are no integers or out of range, or probabilities
@@ -106,7 +129,43 @@ def compute_scores(
         "ece": None
         if table is None
         else _calibration_error(table[np.arange(len(true)), predicted], predicted == true),
+        "mean_confidence": None if table is None else float(table.max(axis=1).mean()),
     }
+
+
+def concordance_correlation(predictions: ArrayLike, references: ArrayLike) -> list[float | None]:
+    """Compute the concordance correlation coefficient of each dimension.
+
+    `2 covariance / (variance + variance + (difference of means)²)` with population moments, as in Lin 1989
+    (Biometrics 45), "A Concordance Correlation Coefficient to Evaluate Reproducibility".
+
+    Args:
+        predictions: predicted values, `(clips, dimensions)`.
+        references: true values, `(clips, dimensions)`.
+
+    Returns:
+        A coefficient from -1 to 1 for each dimension. It is 0 where one side is constant, and None (undefined) where
+        both are constant and equal.
+
+    Raises:
+        ValueError: arrays of other or of different shapes, without clips, or with values that are not finite.
+    """
+    predicted, true = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    for name, values in (("predictions", predicted), ("references", true)):
+        if values.ndim != 2:
+            raise ValueError(f"{name} must have two dimensions (clips, dimensions), found the shape {values.shape}")
+        if not np.isfinite(values).all():
+            clip = int(np.argmin(np.isfinite(values).all(axis=1)))
+            raise ValueError(f"{name} of clip {clip} are not finite: {values[clip].tolist()}")
+    if predicted.shape != true.shape:
+        raise ValueError(f"predictions and references differ in shape: {predicted.shape} and {true.shape}")
+    if not true.size:
+        raise ValueError("nothing to score: predictions and references are empty")
+    predicted, true = predicted - true[0], true - true[0]  # constants become exact zeros
+    means, true_means = predicted.mean(axis=0), true.mean(axis=0)
+    covariance = ((predicted - means) * (true - true_means)).mean(axis=0)
+    spread = predicted.var(axis=0) + true.var(axis=0) + (means - true_means) ** 2
+    return [None if total == 0 else float(2 * one / total) for one, total in zip(covariance, spread, strict=True)]
 
 
 def _class_ids(name: str, ids: ArrayLike) -> NDArray[np.int64]:
@@ -143,19 +202,28 @@ def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class SerScores(evaluate.Metric):
-    """`compute_scores` behind `evaluate`'s interface."""
+    """`compute_scores` behind `evaluate`'s interface, and `concordance_correlation` in its config `regression`."""
 
     def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in ("default", "regression"):
+            raise ValueError(f"config_name must be default or regression, found {self.config_name}")
+        regression = self.config_name == "regression"
+        value = datasets.Sequence(datasets.Value("float64")) if regression else datasets.Value("int64")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
+            inputs_description=_REGRESSION_DESCRIPTION if regression else _KWARGS_DESCRIPTION,
+            features=datasets.Features({"predictions": value, "references": value}),
             reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
-            format="numpy",
+            format=None if regression else "numpy",  # which evaluate allows for single values only
         )
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return compute_scores(predictions, references, **kwargs)
+        if self.config_name == "default":
+            return compute_scores(predictions, references, **kwargs)
+        coefficients = concordance_correlation(predictions, references, **kwargs)
+        defined = [value for value in coefficients if value is not None]
+        return {
+            "concordance_correlation": coefficients,
+            "mean_concordance_correlation": float(np.mean(defined)) if defined else None,
+        }

@@ -1,6 +1,5 @@
 """A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times."""
 
-import copy
 import functools
 import hashlib
 import json
@@ -18,114 +17,80 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import cached_assets_path
-from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
-from whisper_emotion.encoder_whisper_emotion import encoder_frames
+from whisper_emotion.encoder_whisper_emotion import prefix_mask
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole, writing_to
-from whisper_emotion.training import AudioCollator
 
-FORMAT = 1  # of the store; another number is another store
+FORMAT = 2  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
 FRAMES, DONE, INDEX = "frames.f16", "done", "index.json"
 LARGEST = 65_504  # of half precision
 INTACT = "a whole feature store: delete the folder to have it made anew"
 
 
-class StoredFrames(Sequence):
+class StoredFrames:
     """The frames of a corpus at one encoder layer or several, read from disk when they are looked at.
 
-    Row `i` is what `collate_frames` takes: `encoder_outputs`, `(frames, d_model)` or, of several layers,
-    `(layers, frames, d_model)` in half precision, and `label`; of `adapted` ones `speaker_mean`, too.
-
     Args:
-        folders: The store's folder of each layer.
-        labels: A class id a row.
+        folders: The store's folder of each layer, ascending.
+
+    Attributes:
+        lengths: Frames of each clip, `(clips,)`.
+        starts: Row at which each clip begins in a layer, `(clips,)`.
+        layers: One tensor `(all frames, d_model)` a layer, half precision, clip behind clip.
     """
 
-    def __init__(self, folders: Sequence[Path], labels: Sequence[int]):
-        self.folders, self.labels = list(folders), list(labels)
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = list(folders)
         index = _read_index(self.folders[0])
-        self.width: int = index["d_model"]
-        self.lengths: list[int] = index["frames"]
-        self.own_lengths: list[int] = index["own_frames"]  # without the silence that is pooled along
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
-        self._speaker_means: list[torch.Tensor] | None = None
-        self._open()
-
-    def _open(self) -> None:
-        shape = (self._starts[-1], self.width)
+        self.lengths = np.asarray(index["frames"])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        shape = (int(self.lengths.sum()), index["d_model"])
         with warnings.catch_warnings():
-            # Read-only, and so it should be: a map that may be written to counts as memory in use.
+            # A map that may be written to would count as memory in use.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self._layers = []
+            self.layers: list[torch.Tensor] = []
             for folder in self.folders:
                 with reading(folder, INTACT):
-                    self._layers.append(torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)))
-
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "_layers"}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._open()
+                    self.layers.append(torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        frames = [layer[self._starts[row] : self._starts[row + 1]] for layer in self._layers]
-        return {
-            "encoder_outputs": frames[0] if len(frames) == 1 else torch.stack(frames),
-            "label": self.labels[row],
-            **({} if self._speaker_means is None else {"speaker_mean": self._speaker_means[row]}),
-        }
+    def __getitem__(self, row: int) -> torch.Tensor:
+        """Frames of one clip, `(frames, layers, d_model)` in half precision."""
+        rows = slice(self.starts[row], self.starts[row] + self.lengths[row])
+        return torch.stack([layer[rows] for layer in self.layers], dim=1)
 
-    def packed(self) -> torch.Tensor:
-        """All frames of the one layer that there is, utterance behind utterance, `(all frames, d_model)`."""
-        (layer,) = self._layers
-        return layer
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames of clips `(clips, frames, layers, d_model)` float32 and their mask, as `EmotionHead` takes them."""
+        clips = [self[row].float() for row in rows]
+        lengths = torch.from_numpy(self.lengths[list(rows)])
+        return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), prefix_mask(lengths, int(lengths.max()))
 
-    def select(self, rows: Sequence[int]) -> "list[dict[str, Any]] | Subset":
-        """Some rows, as `Dataset.select` gives them; of several layers, stacked only when they are looked at."""
-        return [self[row] for row in rows] if len(self._layers) == 1 else Subset(self, rows)
+    @functools.cached_property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each clip's frames, layers side by side, each `(clips, layers * d_model)`.
 
-    def adapted(self, speakers: Sequence[str]) -> "StoredFrames":
-        """The same frames, each row with the mean of its speaker's `own_means` beside it.
-
-        Args:
-            speakers: A speaker a row.
+        Raises:
+            UserError: The store holds NaN or infinity.
         """
-        means, names = self.own_means(), np.asarray(speakers)
-        of_speaker = {name: torch.from_numpy(means[names == name].mean(0)) for name in set(speakers)}
-        adapted = copy.copy(self)
-        adapted._speaker_means = [of_speaker[speaker] for speaker in speakers]
-        return adapted
-
-    def own_means(self) -> np.ndarray:
-        """The mean of each utterance's own frames, without padding; layers side by side, `(utterances, width)`."""
-        return _own_means(tuple(self.folders))
-
-
-@functools.lru_cache(maxsize=2)
-def _own_means(folders: tuple[Path, ...]) -> np.ndarray:
-    frames = StoredFrames(folders, [])
-    clips = list(zip(frames._starts[:-1], frames.own_lengths, strict=True))
-    means = np.concatenate([
-        np.stack([layer[start : start + length].float().mean(0).numpy() for start, length in clips])
-        for layer in frames._layers
-    ], axis=1)  # fmt: skip
-    if not np.isfinite(means).all():
-        raise UserError(f"{folders[0]}: holds frames that are NaN or infinite, expected {INTACT}")
-    return means
+        clips = (self[row].float().flatten(1) for row in range(len(self)))
+        found = [torch.stack(torch.var_mean(clip, dim=0, correction=0)) for clip in clips]
+        variance, mean = torch.stack(found, dim=1).numpy()
+        if not np.isfinite(variance).all():
+            raise UserError(f"{self.folders[0]}: holds frames that are NaN or infinite, expected {INTACT}")
+        return mean, np.sqrt(variance)
 
 
 class FeatureStore:
-    """The frames of a corpus at some layers of an encoder, on disk or still to be put there.
+    """The frames of a corpus at some layers of an encoder, on disk or still to be computed.
 
     A layer's folder is named by a hash of all that its frames depend on: the encoder's weights up to that layer, the
     extractor, the context, which frames are pooled, and the bytes of every recording. Utterances are encoded in
@@ -172,7 +137,7 @@ class FeatureStore:
             clips = tqdm(self.corpus["audio"], desc="measuring", unit="clip")  # one by one: they may be bytes
             samples = [len(read_audio(audio)) for audio in clips]
             mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
-            width, pooled = self.model.config.d_model, self.model.pooled_frames(mel).tolist()
+            width, pooled = self.model.config.d_model, self.model.encoder.pooled_frames(mel).tolist()
             size = np.dtype(np.float16).itemsize * width * sum(pooled)
             what = (
                 f"{len(new)} layer{'s' * (len(new) != 1)} of {len(mel)} utterances take {_gigabytes(len(new) * size)}"
@@ -192,7 +157,6 @@ class FeatureStore:
                         **_describe_input(self.model, self.extractor)["context"],
                         "d_model": width,
                         "frames": pooled,
-                        "own_frames": encoder_frames(mel).tolist(),
                     }
                     self._reserve(folder, size, json.dumps(index))
             except OSError as error:
@@ -222,8 +186,8 @@ class FeatureStore:
                 shutil.rmtree(folder, ignore_errors=True)  # and give back what room it has taken
             raise
 
-    def fill(self) -> dict[int, StoredFrames]:
-        """Run the encoder for what is not there yet, and return the frames of each layer.
+    def fill(self) -> None:
+        """Run the encoder for the frames that are not there yet.
 
         Raises:
             UserError: As `lay_out`; or several machines do not share the folder.
@@ -242,14 +206,16 @@ class FeatureStore:
                 f"--store_dir {self.root}: lacks what other processes have encoded, expected a folder that all "
                 "machines share"
             )
-        labels = self.corpus["label"][:]
-        return {layer: StoredFrames([folder], labels) for layer, folder in self.folders.items()}
+
+    def open(self, layers: Sequence[int]) -> StoredFrames:
+        """Open the frames of some of the layers, ascending, once the store is filled."""
+        return StoredFrames([self.folders[layer] for layer in layers])
 
     def _check(self, folder: Path) -> None:
         """Raise for a layer's folder that is not as it was laid out."""
         index, width = _read_index(folder), self.model.config.d_model
         if index["d_model"] != width or len(index["frames"]) != len(self.corpus):
-            raise UserError(f"{folder / INDEX}: is of other frames than its folder's name says, expected {INTACT}")
+            raise UserError(f"{folder / INDEX}: does not match its store key, expected {INTACT}")
         sizes = {FRAMES: 2 * width * sum(index["frames"]), DONE: len(self._batches)}
         for name, size in sizes.items():
             with reading(folder / name, INTACT):
@@ -294,13 +260,13 @@ class FeatureStore:
                 rows = self._batches[number]
                 batch = collate([self.corpus[row] for row in rows])
                 inputs = {name: batch[name].to(self.model.device) for name in ("input_features", "attention_mask")}
-                frames, mask = self.model.encode(**inputs, all_layers=True)
+                encoded = self.model.encoder(**inputs, layers=open_layers)
                 for place, row in enumerate(rows):
-                    kept = frames[place, :, : int(mask[place].sum())].float().cpu()
-                    for layer in open_layers:
+                    kept = encoded.frames[place, : int(encoded.mask[place].sum())].float().cpu()
+                    for layer, frames in zip(open_layers, kept.unbind(1), strict=True):
                         # Half precision ends at 65,504, which a large encoder's upper layers may pass.
-                        cut += int((kept[layer].abs() > LARGEST).sum())
-                        half = kept[layer].clamp(-LARGEST, LARGEST).half().numpy()
+                        cut += int((frames.abs() > LARGEST).sum())
+                        half = frames.clamp(-LARGEST, LARGEST).half().numpy()
                         _write_at(frame_files[layer], starts[row] * row_bytes, half.tobytes())
                 for layer in open_layers:  # frames first, then the tick, also if the machine goes down between them
                     os.fsync(frame_files[layer].fileno())
@@ -314,10 +280,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
     """A layer's width, and its utterances' numbers of frames."""
     with reading(folder / INDEX, INTACT):
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        pairs = zip(index["frames"], index["own_frames"], strict=True)
-        fit = all(type(one) is int and type(own) is int and 0 < own <= one for one, own in pairs)
-        if not fit or type(index["d_model"]) is not int:
-            raise ValueError("d_model, frames, own_frames: are no width and numbers of frames")
+        if type(index["d_model"]) is not int or not all(type(one) is int and one > 0 for one in index["frames"]):
+            raise ValueError("d_model, frames: must be a width and numbers of frames")
         return index
 
 
@@ -331,12 +295,6 @@ def _write_at(file: RawIOBase, place: int, content: bytes) -> None:
 def _ticks(folder: Path) -> np.ndarray:
     """A byte a batch, 1 where it is done, as it is now and as other processes change it."""
     return np.memmap(folder / DONE, np.uint8, "r")
-
-
-def stack_layers(stored: dict[int, StoredFrames]) -> StoredFrames:
-    """The frames of several layers together, for a learned mix of them."""
-    layers = [stored[layer] for layer in sorted(stored)]
-    return StoredFrames([folder for layer in layers for folder in layer.folders], layers[0].labels)
 
 
 def _describe_input(
@@ -367,9 +325,8 @@ def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]
                 running.update(tensor.float().cpu().contiguous().numpy())
         if part is None or digests:
             digests.append(running.copy())
-    if hasattr(encoder, "layer_norm"):  # the top layer's output is normalised
-        for tensor in encoder.layer_norm.state_dict().values():
-            digests[-1].update(tensor.float().cpu().numpy())
+    for tensor in encoder.layer_norm.state_dict().values():  # the top layer's output is normalised
+        digests[-1].update(tensor.float().cpu().numpy())
     return [digests[layer].hexdigest() for layer in layers]
 
 

@@ -1,0 +1,76 @@
+"""The encoder's throughput in matrix products, against the machine's peak."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from whisper_emotion.audio import SAMPLING_RATE
+from whisper_emotion.benchmarks.ways import Way, load_ours
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.encoder_whisper_emotion import encoder_frames
+from whisper_emotion.fitting.experiment import build_extractor
+
+
+class Products:
+    """The encoder alone on a batch, and the machine's peak matmul throughput in the encoder's shapes."""
+
+    def __init__(self, way: Way, encoder: str, layer: int, batch: list[np.ndarray], device: torch.device):
+        self.extractor = build_extractor(encoder)
+        self.model = load_ours(way, encoder, layer, device)
+        self.batch = batch
+        inputs = self.extractor(self.batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+        self.inputs = inputs.to(device)
+        lengths = inputs.attention_mask.sum(dim=1)
+        self.flops, rows = encoder_flops(self.model.config, lengths.tolist())
+        width, inner = self.model.config.d_model, self.model.config.encoder_ffn_dim
+        shapes = {(2048, 2048, 2048), (rows, width, width), (rows, width, inner), (rows, inner, width)}
+        numbers = {"dtype": getattr(torch, way.dtype), "device": device}
+        self.pairs = {
+            shape: (torch.randn(shape[0], shape[1], **numbers), torch.randn(shape[2], shape[1], **numbers))
+            for shape in shapes
+        }
+
+    def tasks(self) -> dict[Any, Callable[[], Any]]:
+        """Return the tasks to measure by name: the encoder, the extractor, and a product a shape."""
+        extract = {"sampling_rate": SAMPLING_RATE, "padding": "longest", "return_tensors": "pt"}
+        return {
+            "encoder": lambda: self.model.encoder(**self.inputs),
+            "features": lambda: self.extractor(self.batch, **extract),
+            **{
+                shape: (lambda left=left, right=right: torch.nn.functional.linear(left, right))
+                for shape, (left, right) in self.pairs.items()
+            },
+        }
+
+    def figures(self, seconds: dict[Any, float]) -> dict[str, float]:
+        """Compute GFLOP/s and shares from the seconds of the tasks."""
+        machine = max(2 * np.prod(shape) / seconds[shape] for shape in self.pairs) / 1e9
+        encoder = self.flops / seconds["encoder"] / 1e9
+        return {
+            "machine_gflops": float(machine),
+            "encoder_gflops": encoder,
+            "share": float(encoder / machine),
+            "features_share": seconds["features"] / seconds["encoder"],
+        }
+
+
+def encoder_flops(config: WhisperEmotionConfig, mel_frames: Sequence[int]) -> tuple[float, int]:
+    """Count the operations that the encoder needs for clips of `mel_frames` in the sparse window.
+
+    Returns:
+        Multiplications and additions in the convolutions, linear layers and attention, of real frames only; and the
+        number of tokens in the layers.
+    """
+    width, inner, window = config.d_model, config.encoder_ffn_dim, config.max_source_positions
+    flops, rows = 0.0, 0
+    for mel in mel_frames:
+        audible = min(encoder_frames(mel) + 2, window)
+        frames = audible - (audible - window) // config.silence_stride
+        convolutions = 2 * 3 * width * (config.num_mel_bins * mel + width * encoder_frames(mel))
+        linear = 2 * frames * (4 * width * width + 2 * width * inner)
+        attention = 2 * 2 * frames * frames * width
+        flops += convolutions + config.encoder_layer * (linear + attention)
+        rows += frames
+    return flops, rows

@@ -1,0 +1,107 @@
+"""Ways from audio to probabilities: transformers' own class, ours in several contexts and precisions, ONNX graphs."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import WhisperFeatureExtractor, WhisperForAudioClassification, pipeline
+
+from whisper_emotion.audio import SAMPLING_RATE
+from whisper_emotion.errors import without_loading_report
+from whisper_emotion.export import INPUTS, export_onnx, open_session
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+
+DTYPES = ("float32", "bfloat16")
+LABELS = tuple("abcdefg")  # the number of EMO-DB's classes
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from audio to probabilities.
+
+    Args:
+        runtime: `stock` (transformers' class and extractor), `torch` (ours), `onnx` or `onnx int8` (ours, exported).
+        context: Names and values of the fields of `WhisperEmotionConfig` that set the encoder's context.
+        dtype: Precision of the encoder.
+    """
+
+    runtime: str = "torch"
+    context: tuple[tuple[str, Any], ...] = ()
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+        values = [f"{value:g}" if isinstance(value, float) else str(value) for _, value in self.context]
+        return ", ".join([self.runtime, *[" ".join(values)] * bool(values), self.dtype])
+
+
+STOCK = Way("stock")
+
+
+def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
+    """List the stock class, ours with window, a second of silence and `context`, and ONNX graphs with `context`."""
+    window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
+    contexts = [*(one for one in (window, utterance) if one != context), context]
+    torch_ways = [Way(context=one, dtype=dtype) for one in contexts for dtype in DTYPES]
+    return [STOCK, *torch_ways, Way("onnx", context), Way("onnx int8", context)]
+
+
+def build_way(way: Way, encoder: str, layer: int, device: torch.device, folder: Path) -> Callable[[list], Any]:
+    """Return a function from a batch of clips to their probabilities; ONNX graphs are written to `folder`."""
+    if way.runtime == "stock":
+        model, extractor = _stock(encoder, device)
+        model.to(getattr(torch, way.dtype))
+
+        def label_stock(batch):
+            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+            return model(inputs.input_features.to(device, model.dtype)).logits.softmax(dim=-1).float().cpu()
+
+        return label_stock
+    model, extractor = load_ours(way, encoder, layer, device), build_extractor(encoder)
+    if way.runtime == "torch":
+
+        def label_ours(batch):
+            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+            return model(**inputs.to(device)).logits.softmax(dim=-1).cpu()
+
+        return label_ours
+    path = folder / f"{way.name}.onnx"
+    export_onnx(model, extractor, path, quantize=way.runtime == "onnx int8")
+    session = open_session(path)
+
+    def label_onnx(batch):
+        inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="np")
+        return session.run(["probabilities"], {name: inputs[name] for name in INPUTS})[0]
+
+    return label_onnx
+
+
+def _stock(encoder: str, device: torch.device):
+    with without_loading_report():  # which would name the new head
+        model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32)
+    return model.eval().to(device), WhisperFeatureExtractor.from_pretrained(encoder)
+
+
+def load_ours(way: Way, encoder: str, layer: int, device: torch.device):
+    """Load our model with a new head."""
+    config = load_config(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)})
+    model = build_model(encoder, config, seed=0).eval().to(device)
+    model.encoder.to(getattr(torch, way.dtype))
+    return model
+
+
+def build_pipelines(
+    encoder: str, layer: int, device: torch.device, ways: Iterable[Way]
+) -> dict[str, Callable[[np.ndarray], Any]]:
+    """Return functions that label one clip through `pipeline`, by name: the stock class's and those of these ways."""
+    model, extractor = _stock(encoder, device)
+    pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
+    own = build_extractor(encoder)
+    for way in ways:
+        model = load_ours(way, encoder, layer, device)
+        pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
+    return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}

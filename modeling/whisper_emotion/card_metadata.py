@@ -1,0 +1,138 @@
+"""The metadata of a model card, which the Hub shows and searches: from a run, and from the user's options."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import ModelCardData
+
+from whisper_emotion.errors import UserError
+from whisper_emotion.options import option
+
+LIBRARY, TASK = "transformers", "audio-classification"
+TAGS = ("speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+LANGUAGE = re.compile(r"[a-z]{2,3}(-\w+)*|multilingual")  # BCP 47
+UNSTATED_LICENSE = "terms-of-the-training-data"
+
+
+@dataclass
+class CardOptions:
+    """Metadata of the model card that a run cannot know. An option that is given wins over what the run knows.
+
+    Raises:
+        UserError: A name or a language that the Hub does not take.
+    """
+
+    GROUP = "model card"
+
+    language: str | None = option(
+        None,
+        help="card: the recordings' language, such as de; several with commas between them",
+        influences_results=False,
+    )
+    license: str | None = option(
+        None, help="card: the model's licence by its Hub identifier, such as cc-by-4.0", influences_results=False
+    )
+    datasets: str | None = option(
+        None, help="card: the training data's Hub names, with commas between them", influences_results=False
+    )
+    base_model: str | None = option(
+        None, help="card: the encoder's Hub name, such as openai/whisper-base", influences_results=False
+    )
+
+    def __post_init__(self):
+        """Refuse what the Hub would not link."""
+        for code in _split(self.language):
+            if not LANGUAGE.fullmatch(code):
+                raise UserError(f"--language {self.language}: must be language codes, such as de or de,en")
+        for name in _split(self.datasets):
+            if not HUB_NAME.fullmatch(name):
+                raise UserError(f"--datasets {self.datasets}: must be Hub names, such as me/voices")
+        if self.base_model is not None and not HUB_NAME.fullmatch(self.base_model):
+            raise UserError(f"--base_model {self.base_model}: must be a Hub name, such as openai/whisper-base")
+
+    def update(self, data: ModelCardData) -> None:
+        """Write the options that are given into a card's metadata."""
+        if self.language is not None:
+            codes = _split(self.language)
+            data.language = codes[0] if len(codes) == 1 else codes
+        if self.license is not None:
+            data.license, data.license_name, data.license_link = self.license, None, None
+        if self.datasets is not None:
+            data.datasets = _split(self.datasets)
+        if self.base_model is not None:
+            data.base_model = self.base_model
+
+
+def missing_options(data: ModelCardData) -> list[str]:
+    """Name the fields of `CardOptions` that a card's metadata lack. A licence without a text counts as lacking."""
+    unstated = data.license_name == UNSTATED_LICENSE and data.license_link is None
+    lacking = {"language": not data.language, "license": not data.license or unstated}
+    lacking |= {"datasets": not data.datasets, "base_model": not data.base_model}
+    return [name for name, lacks in lacking.items() if lacks]
+
+
+def describe_missing(names: Sequence[str]) -> str:
+    """Say in one line which options fill what a card lacks."""
+    flags = ", ".join(f"--{name}" for name in names)
+    return f"the model card states no {', '.join(names)}: {flags} (of train.py or push_to_hub.py) would"
+
+
+class Corpus(NamedTuple):
+    """A corpus in the metadata; the card's template has its notes under the same key."""
+
+    name: str
+    language: str | None = None
+    license: str = "other"
+    license_link: str | None = None
+
+
+CORPORA = {
+    "emodb": Corpus("EMO-DB", "de", license_link="http://emodb.bilderbar.info/docu/"),
+    "ravdess": Corpus("RAVDESS", "en", "cc-by-nc-sa-4.0"),
+    "iemocap": Corpus("IEMOCAP", "en", license_link="https://sail.usc.edu/iemocap/"),
+    "shemo": Corpus("ShEMO", "fa", license_link="https://github.com/pariajm/sharif-emotional-speech-database"),
+    "synthetic": Corpus("synthetic speech", license="apache-2.0"),
+    "folder": Corpus("a folder of recordings"),
+}
+
+
+def corpus_facts(name: str) -> Corpus:
+    """The record of a corpus by the name that `load_corpus` takes."""
+    return CORPORA.get(name) or Corpus(name.removeprefix("hub:"))
+
+
+def run_metadata(corpus: str, encoder: str | None, **more: object) -> ModelCardData:
+    """Build the metadata of a model that a run trained.
+
+    Args:
+        corpus: The corpus, as `load_corpus` takes it.
+        encoder: The encoder that the model started from; a folder gives no `base_model`. None where it started from
+            random weights.
+        **more: Other fields of `ModelCardData`.
+    """
+    facts = corpus_facts(corpus)
+    return ModelCardData(
+        language=facts.language,
+        library_name=LIBRARY,
+        pipeline_tag=TASK,
+        base_model=encoder if encoder is not None and is_hub_name(encoder) else None,
+        datasets=None if corpus in ("synthetic", "folder") else [corpus.removeprefix("hub:")],
+        tags=list(TAGS),
+        license=facts.license,
+        license_name=UNSTATED_LICENSE if facts.license == "other" else None,
+        license_link=facts.license_link,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether transformers would look for a name on the Hub: a folder that exists comes first."""
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _split(names: str | None) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()] if names else []

@@ -1,0 +1,334 @@
+"""Any recording as blocks of samples: libsndfile decodes most files, FFmpeg (PyAV) what phones and browsers record."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import soundfile
+
+from whisper_emotion.containers import Span, find_audio, media_format
+from whisper_emotion.errors import UserError, one_line, printable
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SECONDS = 10  # of a recording that are in memory at a time
+BLOCK_VALUES = 2**23  # of all its channels together, at most
+RATES = (1_000, 1_000_000)  # Hz; beyond, a header is damaged, and believing it would take all memory
+MEDIA_TOLERANCE = 0.25  # seconds by which containers of compressed audio announce more than they hold
+FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31}  # by type; unsigned samples lie around it
+
+# A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
+# neither seek in the file nor read it in parts.
+_UNKNOWN_LENGTH = 2**63 - 1
+
+
+class Header(NamedTuple):
+    """What a sound file says of itself.
+
+    Args:
+        seconds: Its length, above 0.
+        sampling_rate: In Hz.
+        channels: How many there are.
+    """
+
+    seconds: float
+    sampling_rate: int
+    channels: int
+
+
+class Block(NamedTuple):
+    """Consecutive samples of a recording.
+
+    Args:
+        sampling_rate: In Hz. It may change within a chained file.
+        samples: `(samples, channels)` float32, full scale is 1.
+    """
+
+    sampling_rate: int
+    samples: np.ndarray
+
+
+class Recording(Protocol):
+    """A source of samples with a name for messages."""
+
+    name: str
+
+    def header(self) -> Header:
+        """Length, rate and channels; no sample is decoded."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Decode everything; one line is logged if the file ends before its header says so."""
+
+
+@contextmanager
+def open_recording(source: Any) -> Iterator[Recording]:
+    """Open what `read_audio` takes; errors of decoders become `UserError`s with the recording's name."""
+    source = _plain(source)
+    if isinstance(source, _Array):
+        yield source
+        return
+    name, content = source
+    try:
+        with open(content, "rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+            span = Span(file)
+            kind = media_format(span)
+            yield _SoundFile(name, span) if kind is None else _Media(name, span, kind)
+    except PermissionError as error:
+        raise UserError(f"{name}: may not be read by this user, expected a readable sound file") from error
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _undecodable(name, getattr(error, "error_string", str(error)), error) from error
+
+
+def _plain(source: Any) -> _Array | tuple[str, Path | bytes]:
+    """An array, or a name with a file or its bytes."""
+    name = "audio array"
+    if hasattr(source, "get_all_samples"):
+        try:
+            decoded = source.get_all_samples()
+        except Exception as error:  # torchcodec has no class for them
+            raise UserError(f"audio decoder: cannot be decoded ({one_line(error)}), expected intact audio") from error
+        source = decoded.data, decoded.sample_rate
+    if isinstance(source, Mapping):
+        path, content = source.get("path"), source.get("bytes")
+        if source.get("array") is not None:
+            return _Array(str(path or name), source["array"], source.get("sampling_rate"))
+        if content is not None:
+            return str(path or "audio bytes"), content
+        if path is None:
+            raise UserError("audio: has neither an array nor a path nor bytes, expected one of them")
+        source = path
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise UserError(f"{name}: is a tuple of {len(source)}, expected (array, sampling_rate)")
+        return _Array(name, *source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UserError(f"audio: is a {type(source).__name__}, expected a path, (array, sampling_rate) or a mapping")
+    return _existing_file(Path(source))
+
+
+def _existing_file(path: Path) -> tuple[str, Path]:
+    """A file's name and path, if it is there and a regular one."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a sound file")
+    if not path.exists():
+        kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise UserError(f"{path}: {kind}, expected a sound file")
+    if not path.is_file():  # a pipe would be waited for without an end
+        raise UserError(f"{path}: is a pipe or a device, expected a sound file")
+    return str(path), path
+
+
+class _Array:
+    """Samples in memory.
+
+    Args:
+        name: For messages.
+        array: `(samples,)`, or two axes of which the shorter one is the channels: floats, int16, int32 or uint8.
+        sampling_rate: In Hz.
+    """
+
+    def __init__(self, name: str, array: Any, sampling_rate: Any):
+        self.name = name
+        if not isinstance(sampling_rate, Real) or sampling_rate % 1 != 0:
+            raise UserError(f"{name}: has the sampling rate {sampling_rate!r:.50}, expected (array, rate in Hz)")
+        self.rate = int(sampling_rate)
+        try:
+            samples = np.asarray(array)
+        except Exception as error:  # of tensors on a device, ragged lists and whatever else
+            raise UserError(f"{name}: is no array ({one_line(error)}), expected (samples,) or two axes") from error
+        if samples.ndim not in (1, 2):
+            raise UserError(f"{name}: has the shape {samples.shape}, expected (samples,) or (channels, samples)")
+        if samples.ndim == 1:
+            samples = samples[:, None]
+        elif samples.shape[0] < samples.shape[1]:
+            samples = samples.T
+        self.samples = samples
+        if samples.dtype.kind != "f" and samples.dtype.str[1:] not in FULL_SCALE:
+            raise UserError(
+                f"{name}: holds {samples.dtype} samples, expected floats within -1 to 1, int16 or int32. Convert them"
+            )
+
+    def header(self) -> Header:
+        _require_header(self.name, self.samples.size, self.rate)
+        return Header(len(self.samples) / self.rate, self.rate, self.samples.shape[1])
+
+    def blocks(self) -> Iterator[Block]:
+        self.header()
+        size = _block_size(self.rate, self.samples.shape[1])
+        for start in range(0, len(self.samples), size):
+            yield Block(self.rate, _to_float(self.samples[start : start + size]))
+
+
+class _SoundFile:
+    """A file that libsndfile decodes, one link after the other."""
+
+    def __init__(self, name: str, span: Span):
+        self.name, (self.links, self.cut) = name, find_audio(span)
+
+    def header(self) -> Header:
+        headers = []
+        for link in self.links:
+            with self._open(link) as file:
+                headers.append(Header(file.frames / file.samplerate, file.samplerate, file.channels))
+        return headers[0]._replace(seconds=sum(header.seconds for header in headers))
+
+    def blocks(self) -> Iterator[Block]:
+        cut = self.cut
+        for link in self.links:
+            with self._open(link) as file:
+                size, decoded = _block_size(file.samplerate, file.channels), 0
+                while len(samples := file.read(size, dtype="float32", always_2d=True)):
+                    decoded += len(samples)
+                    yield Block(file.samplerate, samples)
+                if decoded < file.frames:
+                    cut = f"{decoded:,} of {file.frames:,} samples could be decoded"
+        if cut:
+            _warn_of_cut(self.name, cut)
+
+    def _open(self, link: Span) -> soundfile.SoundFile:
+        """A link, with a plausible header."""
+        link.seek(0)
+        file = _ForwardFile(link)
+        if file.frames == _UNKNOWN_LENGTH:
+            raise UserError(
+                f"{self.name}: has no length in its header, expected a FLAC that was written to a file, not a pipe"
+            )
+        _require_header(self.name, file.frames, file.samplerate)
+        return file
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from its start to its end.
+
+    After each block soundfile seeks to where it is already; MP3 decoders then start anew, which is heard.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Media:
+    """A file that FFmpeg decodes: the first audio stream of an MP4, WebM, AAC, ASF or AMR file."""
+
+    def __init__(self, name: str, span: Span, kind: str):
+        self.name, self.span, self.kind = name, span, kind
+
+    def header(self) -> Header:
+        with self._open() as (container, stream):
+            seconds = self._announced(container, stream)
+            if seconds is None:  # only the packets know, which need not be decoded
+                seconds = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
+            _require_header(self.name, round(seconds * stream.rate), stream.rate)
+            return Header(seconds, stream.rate, stream.layout.nb_channels)
+
+    def blocks(self) -> Iterator[Block]:
+        seconds, waiting, rate = 0.0, [], 0
+        with self._open() as (container, stream):
+            announced = self._announced(container, stream)
+            for frame in self._frames(container, stream):
+                samples = _to_float(_interleaved(frame))
+                _require_header(self.name, len(samples), frame.sample_rate)
+                full = sum(map(len, waiting)) >= _block_size(frame.sample_rate, samples.shape[1])
+                if waiting and (full or frame.sample_rate != rate or samples.shape[1] != waiting[0].shape[1]):
+                    yield Block(rate, np.concatenate(waiting))
+                    waiting = []
+                waiting.append(samples)
+                rate = frame.sample_rate
+                seconds += len(samples) / rate
+        if not waiting:
+            raise UserError(f"{self.name}: holds no audio, expected at least one sample at 16 kHz")
+        yield Block(rate, np.concatenate(waiting))
+        if announced is not None and seconds < announced - MEDIA_TOLERANCE:
+            _warn_of_cut(self.name, f"{seconds:.1f} of {announced:.1f} s could be decoded")
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its first audio stream."""
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(
+                f"{self.name}: has the format {self.kind}, which needs PyAV. pip install 'whisper-emotion[media]'"
+            ) from error
+        try:
+            self.span.seek(0)
+            with av.open(self.span, format=self.kind, metadata_errors="ignore") as container:
+                if not container.streams.audio:
+                    raise UserError(f"{self.name}: holds no audio stream, expected one")
+                stream = container.streams.audio[0]
+                if stream.codec_context is None:
+                    raise UserError(f"{self.name}: holds audio of an unknown codec, expected such as AAC or Opus")
+                yield container, stream
+        except av.error.FFmpegError as error:
+            raise _undecodable(self.name, error.strerror, error) from error
+
+    def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Decoded frames. The last packet may be cut off; one line is logged then."""
+        from av.error import FFmpegError
+
+        broken = None
+        for packet in container.demux(stream):
+            if broken is not None and packet.size:
+                raise broken
+            try:
+                yield from packet.decode()
+            except FFmpegError as error:
+                broken = error
+        if broken is not None:
+            _warn_of_cut(self.name, "its last packet is incomplete")
+
+    def _announced(self, container: Any, stream: Any) -> float | None:
+        """Seconds by the header; None where there are none, and FFmpeg would guess them from the bit rate."""
+        if self.kind in ("aac", "amr"):
+            return None
+        if stream.duration is not None:
+            return float(stream.duration * stream.time_base)
+        return None if container.duration is None else container.duration / 1e6  # in microseconds
+
+
+def _interleaved(frame: Any) -> np.ndarray:
+    """The samples of an FFmpeg frame, `(samples, channels)`, of whatever type."""
+    samples = frame.to_ndarray()
+    return samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    """Samples of any type as float32 with a full scale of 1."""
+    kind = samples.dtype.str[1:]
+    if kind not in FULL_SCALE:
+        with np.errstate(over="ignore"):  # such samples are refused later
+            return samples.astype(np.float32)
+    offset = FULL_SCALE[kind] if kind == "u1" else 0
+    return (samples.astype(np.float32) - np.float32(offset)) / np.float32(FULL_SCALE[kind])
+
+
+def _block_size(sampling_rate: int, channels: int) -> int:
+    """Samples of each channel that are decoded at a time."""
+    return max(1, min(BLOCK_SECONDS * sampling_rate, BLOCK_VALUES // channels))
+
+
+def _require_header(name: str, samples: int, sampling_rate: int) -> None:
+    """Raise for a recording without samples, and for one of an impossible rate."""
+    if samples <= 0:
+        raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
+    if not RATES[0] <= sampling_rate <= RATES[1]:
+        raise UserError(f"{name}: has {sampling_rate:,} samples a second, expected {RATES[0]:,} to {RATES[1]:,}")
+
+
+def _warn_of_cut(name: str, cut: str) -> None:
+    """Log that a recording was read although a part of it is missing."""
+    logger.warning("%s: ends early (%s): only what is there is read", printable(name), cut)
+
+
+def _undecodable(name: str, reason: str, error: Exception) -> UserError:
+    """The user's error for a file that its decoder cannot read."""
+    reason = reason.strip().strip(".:").replace("\n", " ")
+    return UserError(f"{name}: cannot be decoded ({reason}), expected an intact WAV, FLAC, MP3, Ogg or MP4 file")

@@ -1,0 +1,125 @@
+"""Train on some speakers, test on others: folds times seeds, as a table of predictions."""
+
+import shutil
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from whisper_emotion.corpora import utterance_names
+from whisper_emotion.corpora.splits import Fold, speakers_known
+from whisper_emotion.fitting.experiment import Experiment
+from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.processes import leave_group
+from whisper_emotion.run_folder import write_whole
+
+PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
+UNADAPTED = "unadapted_"  # prefix of the columns of the clip as it is, where it was adapted to its speaker
+
+
+def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd.DataFrame:
+    """Classify a fold's test clips.
+
+    Returns:
+        A row a clip: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name. With
+        temperature scaling `temperature`, with adaptation `adapted`, and beside it the class and the probabilities
+        of the clip as it is, their names behind `UNADAPTED`.
+    """
+    adapted = fitted.decision.adapted
+    table = prediction_table(experiment, fitted.classify(fold.test, adapted), fold, seed)
+    if experiment.adaptation != "none":
+        alone = prediction_table(experiment, fitted.classify(fold.test, False), fold, seed) if adapted else table
+        table = table.assign(adapted=adapted).join(
+            alone[["predicted", *probability_columns(experiment.labels)]].add_prefix(UNADAPTED)
+        )
+    if experiment.temperature_scaling:
+        table["temperature"] = fitted.head.config.temperature_of(adapted)
+    return table
+
+
+def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, seed: int) -> pd.DataFrame:
+    """Tabulate logits `(clips, labels)` of a fold's test clips; columns as of `predict`."""
+    probabilities = torch.as_tensor(logits, dtype=torch.float64).softmax(dim=-1).numpy()
+    names, labels = utterance_names(experiment.corpus), experiment.label_ids
+    table = pd.DataFrame(
+        {
+            "name": [names[row] for row in fold.test],
+            "fold": fold.number,
+            "seed": seed,
+            "label": [experiment.labels[labels[row]] for row in fold.test],
+            "predicted": [experiment.labels[index] for index in probabilities.argmax(axis=1)],
+        }
+    )
+    table[probability_columns(experiment.labels)] = probabilities
+    return table
+
+
+def probability_columns(labels: Sequence[str]) -> list[str]:
+    """Return the columns of the probabilities in predictions."""
+    return [PROBABILITY + label for label in labels]
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read predictions with names and labels as text: 001 is no number, and neither is a class 0."""
+    text = dict.fromkeys(("name", "label", "predicted", UNADAPTED + "predicted"), str)
+    return pd.read_csv(path, keep_default_na=False, dtype=text)
+
+
+def warn_of_unknown_speakers(experiment: Experiment) -> None:
+    """Say that clips and not speakers are held out, where nothing tells who speaks."""
+    if experiment.select_on == "dev" and not speakers_known(experiment.corpus) and PartialState().is_main_process:
+        tqdm.write(
+            "speakers are unknown: clips are held out in their place, so the confidence may be too high; "
+            "--speaker_pattern finds the speaker in the file names"
+        )
+
+
+def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame | None:
+    """Train and test on every fold with every seed; finished ones are found again in `work_dir`.
+
+    Heads of one seed are trained side by side and finish together, so that a resumed run has the same results.
+
+    Returns:
+        The predictions of all folds and seeds, in order; None in all processes but the main one.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
+    missing = [(path, *cell) for path, cell in cells.items() if not path.exists()]
+    if missing:
+        warn_of_unknown_speakers(experiment)
+        for _, _, fold in missing:
+            experiment.check_speakers(fold.train)
+        frames = load_frames(experiment)
+        if frames is not None and not leave_group():
+            return None
+        together = frames is not None and not experiment.is_linear
+        if together:  # whole seeds, so that the same heads are side by side again
+            begun = {seed for _, seed, _ in missing}
+            missing = [(path, *cell) for path, cell in cells.items() if cell[0] in begun]
+        groups = groupby(missing, key=lambda cell: cell[1] if together else cell[0])
+        bar = tqdm(
+            desc="cross-validation", unit="fold", initial=len(cells) - len(missing), total=len(cells),
+            disable=not PartialState().is_main_process,
+        )  # fmt: skip
+        for _, group in groups:
+            cell_group = list(group)
+            jobs = [Job(fold.train, fold.test, seed) for _, seed, fold in cell_group]
+            folder = cell_group[0][0].with_suffix("")
+            finished = fit(experiment, frames, jobs, folder)
+            tables = [
+                predict(one, experiment, fold, seed) for one, (_, seed, fold) in zip(finished, cell_group, strict=True)
+            ]
+            if PartialState().is_main_process:
+                for (path, _, _), table in zip(cell_group, tables, strict=True):
+                    write_whole(path, table.to_csv(index=False))
+                shutil.rmtree(folder, ignore_errors=True)
+            bar.update(len(cell_group))
+        bar.close()
+    if not PartialState().is_main_process:
+        return None
+    return pd.concat([read_predictions(path) for path in cells], ignore_index=True)

@@ -1,0 +1,298 @@
+"""Training of whole models, encoder included, by the Hugging Face `Trainer`."""
+
+import dataclasses
+import os
+import shutil
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
+
+from whisper_emotion.errors import UserError, one_line, reading
+from whisper_emotion.fitting.collator import AudioCollator
+from whisper_emotion.fitting.losses import classification_loss
+from whisper_emotion.fitting.selection import scores_of
+from whisper_emotion.fitting.stacked_training import sample_order, seed_step
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.run_folder import writing_to
+from whisper_emotion.termination import Terminated, termination
+
+WHOLE = "a whole checkpoint of this run: delete the folder to go on without it"
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Score logits `(clips, labels)`, for the `Trainer`."""
+    return scores_of(prediction.predictions, prediction.label_ids)
+
+
+class StopAfterEpoch(TrainerCallback):
+    """Ends the training after some epochs, without shortening the learning rate's schedule.
+
+    Args:
+        epochs: Number of epochs to train.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Ask the Trainer to stop once enough epochs are done."""
+        control.should_training_stop = control.should_training_stop or round(state.epoch) >= self.epochs
+
+
+class EpochSampler(Sampler[int]):
+    """The order of the clips in an epoch, `sample_order` of the seed and the epoch."""
+
+    def __init__(self, lengths, batch_size: int, strategy: str, seed: int):
+        self.lengths, self.batch_size, self.strategy, self.seed = list(lengths), batch_size, strategy, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self):
+        return iter(sample_order(self.lengths, self.batch_size, self.strategy, self.seed, self.epoch))
+
+
+class EmotionTrainer(Trainer):
+    """The `Trainer` with `EpochSampler`'s order and a seed of its own for each step.
+
+    Evaluation, loaders and interruptions draw random numbers, too, and have no influence on the training.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_callback(_Repeat(self))
+
+    # A checkpoint to go on from has optimizer, schedule and random state as pickles, of which transformers takes
+    # tensors and numbers only (`weights_only`), and its training_args.bin is not read. One that asks for more, or is
+    # damaged, is named.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with reading(resume_from_checkpoint, WHOLE):
+            if not list(Path(resume_from_checkpoint).glob("model*.safetensors")):
+                raise UserError(f"{resume_from_checkpoint}: has no weights in model.safetensors, expected {WHOLE}")
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with reading(checkpoint, WHOLE):
+            super()._load_rng_state(checkpoint)
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        clips, args = train_dataset or self.train_dataset, self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.sampler = EpochSampler(clips["seconds"][:], batch_size, args.train_sampling_strategy, seed)
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        return SequentialSampler(eval_dataset)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The Trainer's, but several processes take whole batches, those of one process, and pad none of them.
+
+        A batch that is filled up to be shared would round its clips differently.
+        """
+        if self.args.world_size == 1:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        clips, size = dataloader.dataset, self.args.eval_batch_size
+        batches = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
+        own = range(self.args.process_index, len(batches), self.args.world_size)
+        loader = DataLoader(
+            clips,
+            batch_sampler=[batches[number] for number in own],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        self.model.to(self.args.device).eval()
+        found = []
+        for number, inputs in zip(own, loader, strict=True):
+            loss, logits, labels = self.prediction_step(self.model, inputs, False, ignore_keys)
+            found.append((number, loss.item(), logits.float().cpu().numpy(), labels.cpu().numpy()))
+        _, losses, logits, labels = zip(*sorted(gather_object(found), key=itemgetter(0)), strict=True)
+        logits, labels = np.concatenate(logits), np.concatenate(labels)
+        metrics = {
+            "loss": float(np.average(losses, weights=[len(batch) for batch in batches])),
+            **self.compute_metrics(EvalPrediction(logits, labels)),
+        }
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(logits, labels, named, len(clips))
+
+
+class _Repeat(TrainerCallback):
+    """Sets the sampler's epoch and each step's seed."""
+
+    def __init__(self, trainer: EmotionTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.sampler.epoch = int(state.epoch)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        seed_step(args.seed, state.global_step)
+
+
+class _Progress(ProgressCallback):
+    """The Trainer's bar, with what matters of an epoch in a line above it."""
+
+    SHOWN = {
+        "loss": "loss {:.3f}",
+        "eval_loss": "on held-out clips loss {:.3f}",
+        "eval_unweighted_accuracy": "UA {:.1%}",
+    }
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
+        said = [text.format(logs[name]) for name, text in self.SHOWN.items() if name in logs]
+        if self.training_bar is not None and said:
+            self.training_bar.write(f"epoch {state.epoch:g}: {', '.join(said)}")
+
+
+class _KeepWhenTerminated(TrainerCallback):
+    """On SIGTERM, has what the step under way has trained saved, and then ends the process.
+
+    At the end of an epoch the Trainer saves anyway, after the evaluation that may choose it.
+    """
+
+    asked = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.asked = termination.asked
+        if args.world_size > 1:  # all processes stop after the same step, whenever each of them was told
+            self.asked = bool(reduce(torch.tensor(float(self.asked), device=args.device)))
+        if self.asked and state.epoch % 1:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked:
+            raise Terminated
+
+
+def build_trainer(
+    model: WhisperForEmotionClassification,
+    train_set: Dataset,
+    selection_set: Dataset | None,
+    collator: AudioCollator,
+    args: EmotionTrainingArguments,
+    output_dir: Path,
+    class_weights: torch.Tensor | None = None,
+    epochs: int | None = None,
+) -> EmotionTrainer:
+    """Make a trainer; the arguments are those of `train_encoder`.
+
+    Raises:
+        UserError: An option needs what is not installed.
+    """
+    try:
+        args = dataclasses.replace(
+            args,
+            output_dir=str(output_dir.resolve()),  # checkpoints name one another by it
+            eval_strategy="no" if selection_set is None else "epoch",
+            load_best_model_at_end=selection_set is not None,
+            save_strategy="epoch",
+            save_total_limit=1 if selection_set is None else 2,  # the best one, and the one to go on from
+            dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+        )
+        trainer = EmotionTrainer(
+            model=model,
+            args=args,
+            train_dataset=train_set,
+            eval_dataset=selection_set,
+            data_collator=collator,
+            compute_metrics=compute_metrics,
+            # In place of the model's own loss and of the Trainer's label smoother: one loss with both options.
+            compute_loss_func=partial(_loss, class_weights=class_weights, smoothing=args.label_smoothing_factor),
+            callbacks=[_KeepWhenTerminated(), *([] if epochs is None else [StopAfterEpoch(epochs)])],
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
+        raise UserError(f"options: {one_line(error)}") from error
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # without bars, no log lines in their place either
+    elif trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(_Progress())
+    return trainer
+
+
+def _loss(outputs, labels, num_items_in_batch=None, *, class_weights, smoothing) -> torch.Tensor:
+    weights = None if class_weights is None else class_weights.to(outputs.logits.device)
+    return classification_loss(outputs.logits, labels, weights, smoothing)
+
+
+def train_encoder(
+    model: WhisperForEmotionClassification,
+    train_set: Dataset,
+    selection_set: Dataset | None,
+    collator: AudioCollator,
+    args: EmotionTrainingArguments,
+    output_dir: Path,
+    class_weights: torch.Tensor | None = None,
+    epochs: int | None = None,
+) -> EmotionTrainer:
+    """Train with the `Trainer`, from the last checkpoint in `output_dir` on where there is one.
+
+    Args:
+        model: Trained in place.
+        train_set: Rows of a corpus.
+        selection_set: Rows that choose the epoch; None keeps the last one.
+        collator: Reads the recordings.
+        args: Hyper-parameters.
+        output_dir: Folder of the checkpoints.
+        class_weights: Weight of each class in the loss, `(labels,)`.
+        epochs: Stop after so many of the schedule's epochs.
+
+    Returns:
+        The trainer; its model has the chosen epoch's weights.
+    """
+    trainer = build_trainer(model, train_set, selection_set, collator, args, output_dir, class_weights, epochs)
+    # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen
+    try:
+        with termination.held(), writing_to(output_dir):
+            checkpoint, trained = last_checkpoint(output_dir)
+            if epochs is not None and trained >= epochs:  # it only has to be loaded
+                trainer._load_from_checkpoint(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        model._keys_to_ignore_on_save = always_ignored
+    return trainer
+
+
+def last_checkpoint(folder: Path) -> tuple[str | None, float]:
+    """The newest checkpoint in a folder and the number of epochs that it has been trained for; `None, 0` of none.
+
+    Its state is the last thing to be written: a checkpoint whose state cannot be read was cut off, and is removed.
+    """
+    with PartialState().main_process_first():
+        while folder.is_dir() and (newest := get_last_checkpoint(folder)) is not None:
+            try:
+                return newest, TrainerState.load_from_json(os.path.join(newest, TRAINER_STATE_NAME)).epoch
+            except (OSError, ValueError):
+                shutil.rmtree(newest)
+    return None, 0.0
+
+
+def best_epoch(trainer: Trainer) -> int:
+    """Number of the epoch, from 1, whose weights a trainer with a selection set has kept."""
+    step = trainer.state.best_global_step
+    return next(round(entry["epoch"]) for entry in trainer.state.log_history if entry["step"] == step)

@@ -1,0 +1,146 @@
+"""The linear classifier as a convex problem: L-BFGS to convergence, its L2 strength chosen on held-out speakers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.model_selection import GroupKFold
+
+from whisper_emotion.fitting.selection import choose_best, selection_value
+
+# L2 penalties beside the mean loss, on standardised inputs, the strongest first; scikit-learn's C is 1 / (clips * it)
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(0, -9, -1))
+DEFAULT_STRENGTH = 0.1  # where nothing chooses
+INNER_FOLDS = 5
+CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of the fits that only compare strengths
+PATIENCE = 2  # strengths without improvement after which no weaker one is tried
+ABSENT = -100.0  # bias of a class that no training clip has
+
+
+class Linear(NamedTuple):
+    """A fitted classifier: weights `(labels, width)` and biases `(labels,)`, for inputs that are not standardised."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, inputs: np.ndarray) -> torch.Tensor:
+        """Return logits `(clips, labels)`, float64, of inputs `(clips, width)`."""
+        return torch.from_numpy(inputs @ self.weight.T + self.bias)
+
+
+class RegularisationPath:
+    """The classifiers of one training set for ever weaker penalties, each started from the one before.
+
+    The inputs are standardised and rotated onto their principal axes. The rotation changes neither the loss nor the
+    penalty, leaves at most as many dimensions as clips, and gives L-BFGS a well-conditioned problem.
+
+    Args:
+        inputs: `(clips, width)`.
+        labels: Class ids `(clips,)`.
+        num_labels: Number of classes.
+        class_weights: Weight of each class in the loss, `(labels,)`; None weighs all alike.
+    """
+
+    def __init__(
+        self, inputs: np.ndarray, labels: np.ndarray, num_labels: int, class_weights: np.ndarray | None = None
+    ):
+        self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+        # A constant dimension has no influence, whatever its rounding errors.
+        self._deviation = np.where(deviation > 1e-7 * np.abs(self._mean), deviation, np.inf)
+        standard = (inputs - self._mean) / self._deviation
+        wide = len(standard) < standard.shape[1]
+        values, vectors = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
+        kept = values > max(values[-1], 0) * 1e-10
+        self._spread = np.sqrt(values[kept])
+        self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
+        self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
+        self._targets = np.eye(num_labels)[labels]
+        weights = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]
+        self._clip_weights = (weights / weights.sum())[:, None]
+        self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
+
+    def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
+        """Minimise the weighted mean cross-entropy plus `strength / 2` times the squared weights.
+
+        Args:
+            strength: Of the penalty.
+            tolerance: Largest slope along any axis at the end.
+        """
+        clips, size = len(self._targets), self._weight.size
+        scale = 1 / np.sqrt(self._spread**2 / clips / len(self._bias) + strength)  # the curvature along each axis
+        scaled, targets, clip_weights = self._rotated * scale, self._targets, self._clip_weights
+
+        def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            weight, bias = parameters[:size].reshape(self._weight.shape), parameters[size:]
+            log_probabilities = log_softmax(scaled @ weight.T + bias, axis=1)
+            penalised = weight * scale**2
+            loss = -(clip_weights * targets * log_probabilities).sum() + strength / 2 * (weight * penalised).sum()
+            slope = clip_weights * (np.exp(log_probabilities) - targets)
+            return loss, np.concatenate([(slope.T @ scaled + strength * penalised).ravel(), slope.sum(axis=0)])
+
+        start = np.concatenate([(self._weight / scale).ravel(), self._bias])
+        options = {"maxiter": 5000, "gtol": tolerance, "ftol": 0}
+        found = minimize(objective, start, method="L-BFGS-B", jac=True, options=options).x
+        self._weight, self._bias = found[:size].reshape(self._weight.shape) * scale, found[size:]
+        weight = self._weight @ self._axes.T / self._deviation
+        absent = ~self._targets.any(axis=0)
+        return Linear(weight, np.where(absent, ABSENT, self._bias - weight @ self._mean))
+
+
+class Selection(NamedTuple):
+    """What held-out speakers chose.
+
+    Args:
+        strength: One of `STRENGTHS`.
+        value: Its selection value.
+        logits: `(clips, labels)` of every training clip, by the classifier that did not train on its speaker.
+        adapted_logits: The same clips adapted to their speakers, or None.
+    """
+
+    strength: float
+    value: float
+    logits: torch.Tensor
+    adapted_logits: torch.Tensor | None
+
+
+def select_strength(
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    num_labels: int,
+    metric: str,
+    class_weights: np.ndarray | None = None,
+    adapt=None,
+) -> Selection:
+    """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
+
+    Args:
+        inputs: `(clips, width)`.
+        labels: Class ids `(clips,)`.
+        groups: The speaker of each clip; two or more.
+        num_labels: Number of classes.
+        metric: What is best on the groups left out, see `selection_value`.
+        class_weights: As of `RegularisationPath`.
+        adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
+            adaptation.
+    """
+    folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
+    paths = [RegularisationPath(inputs[train], labels[train], num_labels, class_weights) for train, _ in folds]
+    adapted = None if adapt is None else [adapt(train, test) for train, test in folds]
+    found: list[Selection] = []
+    targets = torch.from_numpy(labels)
+    for strength in STRENGTHS:
+        fitted = [path.fit(strength, ROUGH) for path in paths]
+        logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
+        moved = None if adapted is None else torch.empty_like(logits)
+        for number, (linear, (_, test)) in enumerate(zip(fitted, folds, strict=True)):
+            logits[test] = linear.logits(inputs[test])
+            if moved is not None:
+                moved[test] = linear.logits(adapted[number])
+        found.append(Selection(strength, selection_value(logits, targets, metric), logits, moved))
+        if choose_best([one.value for one in found]) < len(found) - PATIENCE:
+            break
+    return found[choose_best([one.value for one in found])]

@@ -1,0 +1,119 @@
+"""Everything that held-out speakers choose: the epoch, whether to adapt to speakers, and the temperatures."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import brentq, minimize_scalar
+
+from whisper_emotion.metrics import compute_scores
+
+LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
+
+
+class HeldOut(NamedTuple):
+    """Logits of the speakers that chose.
+
+    Args:
+        logits: `(clips, labels)`, each clip as it is.
+        adapted_logits: The same clips adapted to their speakers; None where the speakers are unknown or not asked for.
+        labels: Class ids `(clips,)`.
+    """
+
+    logits: torch.Tensor
+    adapted_logits: torch.Tensor | None
+    labels: torch.Tensor
+
+
+class Decision(NamedTuple):
+    """What held-out speakers decided about a fitted model.
+
+    Args:
+        adapted: Whether test clips are adapted to their speakers.
+        temperatures: Fields of the model's configuration by name; empty without temperature scaling.
+    """
+
+    adapted: bool
+    temperatures: dict[str, float]
+
+
+def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) -> Decision:
+    """Decide about adaptation and temperatures.
+
+    Args:
+        held_out: None where nothing is held out; `adaptation` is then not `dev`, and `scale` is false.
+        adaptation: `none`, `speaker`, or `dev`: adapt if that improves the metric on held-out speakers.
+        scale: Fit a temperature for the clips as they are, and one for adapted clips.
+        metric: Name of the metric, see `selection_value`.
+    """
+    if held_out is None:
+        return Decision(adaptation == "speaker", {})
+    has_adapted = held_out.adapted_logits is not None
+    adapted = adaptation == "speaker"
+    if adaptation == "dev" and has_adapted:
+        values = [selection_value(logits, held_out.labels, metric) for logits in held_out[:2]]
+        adapted = values[1] > values[0]
+    temperatures = {}
+    if scale:
+        temperatures["logit_temperature"] = fit_temperature(held_out.logits, held_out.labels)
+        if has_adapted:
+            temperatures["adapted_logit_temperature"] = fit_temperature(held_out.adapted_logits, held_out.labels)
+    return Decision(adapted, temperatures)
+
+
+def scores_of(logits: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray) -> dict[str, float]:
+    """Return weighted accuracy, unweighted accuracy and macro F1 of logits `(clips, labels)`."""
+    logits = np.asarray(logits)
+    scores = compute_scores(logits.argmax(axis=-1), np.asarray(labels), num_classes=logits.shape[-1])
+    return {name: scores[name] for name in ("weighted_accuracy", "unweighted_accuracy", "macro_f1")}
+
+
+def selection_value(
+    logits: torch.Tensor, labels: torch.Tensor, metric: str, class_weights: torch.Tensor | None = None
+) -> float:
+    """Return the metric that selects, higher is better: the loss changes its sign.
+
+    Args:
+        logits: `(clips, labels)`.
+        labels: Class ids `(clips,)`.
+        metric: `loss`, `weighted_accuracy`, `unweighted_accuracy` or `macro_f1`.
+        class_weights: `(labels,)`, of the loss.
+    """
+    if metric != "loss":
+        return scores_of(logits, labels)[metric]
+    weights = None if class_weights is None else class_weights.double()
+    return -float(torch.nn.functional.cross_entropy(logits.double(), labels, weights))
+
+
+def choose_best(values: Sequence[float]) -> int:
+    """Return the index of the largest value, the first of equals; NaN is never chosen."""
+    return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Find the divisor of the logits with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    Small held-out sets cannot support high confidence: the mean confidence is at most `(right + 1) / (clips + 2)`,
+    Laplace's rule of succession.
+
+    Args:
+        logits: `(clips, labels)`, not yet divided by a temperature.
+        labels: Class ids `(clips,)`. Classes count alike, whatever weights the training loss has.
+    """
+    logits = logits.double()
+    right = int((logits.argmax(dim=1) == labels).sum())
+    highest_confidence = (right + 1) / (len(labels) + 2)
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
+
+    def excess(log_temperature: float) -> float:
+        confidence = (logits / math.exp(log_temperature)).softmax(dim=1).amax(dim=1).mean()
+        return float(confidence) - highest_confidence
+
+    best, highest = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x, LOG_TEMPERATURES[1]
+    if excess(best) > 0:
+        best = brentq(excess, best, highest) if excess(highest) < 0 else highest
+    return math.exp(best)

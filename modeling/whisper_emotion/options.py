@@ -1,0 +1,197 @@
+"""The options of several scripts, each declared once: its flag, its help, its place on the card, its part in resuming.
+
+A field's metadata says what `cli.parse_arguments` and the functions below need to know; `option` names the keys.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field
+from enum import Enum
+from typing import Any
+
+from whisper_emotion.errors import UserError
+
+ENCODER_DTYPES = ("float32", "bfloat16")
+DEVICE_HELP = "auto (an accelerator where torch finds one), cpu, cuda, cuda:1, mps, …"
+SELECTIONS = ("dev", "last", "test")
+ADAPTATIONS = ("none", "speaker", "dev")
+
+# The options of transformers' TrainingArguments that the model card shows, and all that influence a result
+CARD_TRAINING = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "optim", "seed", "metric_for_best_model",
+)  # fmt: skip
+RESULT_TRAINING = (
+    *CARD_TRAINING, "max_steps", "lr_scheduler_kwargs", "warmup_ratio", "optim_args", "optim_target_modules",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16",
+    "bf16_full_eval", "fp16_full_eval", "tf32", "torch_compile", "greater_is_better", "eval_delay", "data_seed",
+    "train_sampling_strategy", "group_by_length", "length_column_name", "auto_find_batch_size", "accelerator_config",
+    "deepspeed", "average_tokens_across_devices",
+)  # fmt: skip
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,
+    choices: Sequence[str] | None = None,
+    advanced: bool = False,
+    positional: bool = False,
+    card: bool = False,
+    influences_results: bool = True,
+) -> Any:
+    """Declare an option as a dataclass field.
+
+    Args:
+        default: Its value where it is not given; without a default it must be given.
+        help: One line for `--help`; parser and default are added to it.
+        choices: The values that are allowed.
+        advanced: Show it in `--help_all` only.
+        positional: It takes the words of the command line that stand without a flag.
+        card: The model card shows it.
+        influences_results: A run with another value cannot be resumed.
+    """
+    metadata = {
+        "help": help, "choices": choices, "advanced": advanced, "positional": positional, "card": card,
+        "influences_results": influences_results,
+    }  # fmt: skip
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class CorpusOptions:
+    """Which recordings, with which labels, in which folds."""
+
+    GROUP = "recordings"
+
+    corpus: str = option(help="emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAME", card=True)
+    corpus_dir: str | None = option(None, help="folder of the recordings; none with hub:")
+    classes: str | None = option(None, help="comma-separated; default: all")
+    improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out")
+    speaker_pattern: str | None = option(
+        None, help="folder: regular expression of a file name, whose group 1 is the speaker"
+    )
+    folds: str = option("loso", help="loso, paper, emobox or speakers:K")
+
+
+@dataclass
+class ProtocolOptions:
+    """Which encoder, how it is trained on, and what chooses the epoch."""
+
+    GROUP = "encoder and protocol"
+
+    encoder: str = option(help="Whisper checkpoint: folder or Hub name", card=True)
+    from_scratch: bool = option(
+        False, help="start from random weights of the encoder's shape", advanced=True, card=True
+    )
+    freeze_encoder: bool = option(True, help="train the head only", card=True)
+    encoder_dtype: str = option(
+        "float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, advanced=True, card=True
+    )
+    class_weights: str | None = option(None, help="of the loss: balanced, or a number a class", card=True)
+    select_on: str = option(
+        "dev",
+        help="selects epoch or strength: dev (held-out training speakers), last (nothing), test (optimistic)",
+        choices=SELECTIONS,
+        card=True,
+    )
+    refit: bool = option(True, help="dev: then train on all training speakers", card=True)
+    adaptation: str = option(
+        "none",
+        help="move test clips by their speaker's mean frame, without labels: none, speaker or dev (if it helps)",
+        choices=ADAPTATIONS,
+    )
+    temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
+    store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
+
+    def weights(self) -> str | list[float] | None:
+        """`class_weights` as `"balanced"`, or as numbers.
+
+        Raises:
+            UserError: It is neither.
+        """
+        if self.class_weights in (None, "balanced"):
+            return self.class_weights
+        allowed = "balanced, or a number a class, such as 1,2,1"
+        return parse_numbers("class_weights", self.class_weights, float, allowed)
+
+
+@dataclass
+class ModelOptions:
+    """What the model has in place of its checkpoint's values; an option that is None keeps them."""
+
+    GROUP = "model; the checkpoint's values where not given"
+
+    encoder_layer: int | None = option(None, help="layer to pool: 0 convolutions, -1 the last")
+    concatenated_layers: str | None = option(None, help="layers to pool side by side, such as 2,3,4")
+    use_weighted_layer_sum: bool | None = option(
+        None, help="pool a learned mix of the layers 0..encoder_layer", advanced=True
+    )
+    classifier_proj_size: int | None = option(None, help="width of the projector, 0: none")
+    pooling: str | None = option(None, help="mean, attentive, qkv, statistics or attentive_statistics")
+    pooling_heads: int | None = option(None, help="heads of the attentive poolings", advanced=True)
+    pooling_head_dim: int | None = option(None, help="width of one head", advanced=True)
+    pooling_dropout: float | None = option(None, help="dropout inside the attentive poolings", advanced=True)
+    pooling_scores: str | None = option(
+        None, help="paper (its equations) or released (its authors' code)", advanced=True
+    )
+    mask_padding: bool | None = option(None, help="pool real frames only, no silence")
+    encoder_context: str | None = option(None, help="window (30 s), utterance or sparse_window")
+    context_margin: float | None = option(
+        None, help="seconds of silence encoded after the audio in utterance context", advanced=True
+    )
+    silence_stride: int | None = option(
+        None, help="silent positions that one stands for in sparse_window context", advanced=True
+    )
+
+    def overrides(self) -> dict[str, Any]:
+        """The given options by name, as fields of `WhisperEmotionConfig`.
+
+        Raises:
+            UserError: `concatenated_layers` is no list of layers.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if "concatenated_layers" in given:
+            allowed = "layers with commas between them, such as 2,3,4"
+            given["concatenated_layers"] = parse_numbers(
+                "concatenated_layers", given["concatenated_layers"], int, allowed
+            )
+        return given
+
+
+def parse_numbers(name: str, text: str, kind: Callable[[str], Any], allowed: str) -> list[Any]:
+    """Parse an option's numbers, which have commas between them.
+
+    Raises:
+        UserError: One of them is none; the message says what is `allowed`.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--{name} {text}: give {allowed}") from error
+
+
+def settings(*groups: Any) -> dict[str, Any]:
+    """The options by name that influence a result: a run resumes only where all of them are the same."""
+    return _values(groups, lambda metadata: metadata.get("influences_results", True), RESULT_TRAINING)
+
+
+def hyper_parameters(*groups: Any) -> dict[str, Any]:
+    """The options by name that the model card shows."""
+    return _values(groups, lambda metadata: metadata.get("card", False), CARD_TRAINING)
+
+
+def _values(groups: Sequence[Any], wanted: Callable[[Any], bool], training: Sequence[str]) -> dict[str, Any]:
+    """Options by name: those whose metadata are `wanted`, and of TrainingArguments those that `training` names."""
+    from transformers import TrainingArguments
+
+    values = {}
+    for group in groups:
+        if isinstance(group, TrainingArguments):
+            names = [name for name in training if hasattr(group, name)]
+        else:
+            names = [one.name for one in dataclasses.fields(group) if wanted(one.metadata)]
+        values |= {name: getattr(group, name) for name in names}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}

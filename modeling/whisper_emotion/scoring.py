@@ -1,0 +1,222 @@
+"""Score predictions: figures a fold and pooled, their bootstrap intervals, paired differences between systems."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from whisper_emotion.corpora.splits import Fold, speakers_shared
+from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.cross_validation import UNADAPTED, probability_columns, read_predictions
+from whisper_emotion.fitting.experiment import Experiment
+from whisper_emotion.metrics import compute_scores
+
+FIGURES = ("weighted_accuracy", "unweighted_accuracy", "macro_f1")
+CALIBRATION = ("ece", "mean_confidence")
+RESAMPLES = 2000
+RESAMPLED_VALUES = 2**22  # counts in memory at a time: 32 MiB
+
+
+def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fold]) -> dict[str, Any]:
+    """Score predictions fold by fold and pooled.
+
+    Args:
+        predictions: The table that `protocol.predict` returns, of all folds and seeds.
+        experiment: The experiment that made them.
+        folds: Its test folds.
+
+    Returns:
+        The part of `scores.json` that follows from predictions:
+
+        - `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`: each `{mean, std, folds}`, fractions. `mean` and
+          population deviation are taken over folds, then averaged over seeds; `folds` has one list a seed.
+        - `pooled`: the same three of all folds' clips together, mean over seeds.
+        - `interval`: 95 % percentile bootstrap of the pooled figures, `[low, high]` each (see `bootstrap`).
+        - `confusion_matrix`: counts, rows are references, summed over folds and seeds.
+        - `ece`, `mean_confidence`: calibration error and mean of the largest probability, pooled, mean over seeds.
+        - `speakers_shared`: for each fold, the number of its test speakers that are also in its training rows.
+        - `temperature`, `adapted`: the choices of dev, one list a seed. Only where dev had to choose.
+        - `ece_unscaled`: `ece` without the temperature. Only with one.
+        - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
+    """
+    seeds = list(dict.fromkeys(predictions["seed"]))
+    numbers = [fold.number for fold in folds]
+    scores = _score_table(predictions, experiment.labels, numbers)
+    if "temperature" in predictions:
+        unscaled = _score_seeds(_unscale(predictions, experiment.labels), experiment.labels)
+        scores["ece_unscaled"] = _mean(unscaled, "ece")
+    if UNADAPTED + "predicted" in predictions:
+        unadapted = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
+        renamed = unadapted.rename(columns=lambda column: column.removeprefix(UNADAPTED))
+        scores["unadapted"] = _score_table(predictions.assign(**renamed), experiment.labels, numbers)
+    for choice in ("temperature", "adapted"):
+        if choice in predictions:
+            cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
+            scores[choice] = cells.loc[seeds, numbers].to_numpy().tolist()
+    scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
+    return scores
+
+
+def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """Resample the pooled figures of several systems on the same test clips.
+
+    Clips are drawn with replacement, and so are seeds where there are several. All systems get the same draws, in
+    this call and in every other call with as many clips and seeds: the difference of two systems is a paired one.
+    Speakers are not drawn: intervals cover the choice of clips and the training's chance, not other speakers.
+    Memory does not grow with the number of draws.
+
+    Args:
+        predicted: Class ids `(systems, seeds, clips)`.
+        labels: Class ids `(clips,)`.
+        num_classes: Number of classes.
+
+    Returns:
+        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over seeds first, then one row a draw.
+    """
+    seeds, clips = predicted.shape[1:]
+    cells = _confusion_cells(predicted, labels, num_classes)
+    shape = (-1, *predicted.shape[:2], num_classes, num_classes)
+    rng = np.random.default_rng(0)
+    at_a_time = max(1, RESAMPLED_VALUES // max(cells.shape))
+    drawn = [_figures((np.ones((1, clips), np.int64) @ cells).reshape(shape))]
+    for start in range(0, RESAMPLES, at_a_time):
+        counts = rng.multinomial(clips, np.full(clips, 1 / clips), size=min(at_a_time, RESAMPLES - start))
+        drawn.append(_figures((counts @ cells).reshape(shape)))
+    shares = np.vstack([np.ones(seeds), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)]) / seeds
+    return {
+        name: np.einsum("dys,ds->dy", np.concatenate([figures[name] for figures in drawn]), shares) for name in FIGURES
+    }
+
+
+def _confusion_cells(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> sparse.csr_array:
+    """Indicators `(clips, systems * seeds * classes²)`: the cell of each confusion matrix that a clip falls into."""
+    systems, seeds, clips = predicted.shape
+    runs = systems * seeds
+    places = labels * num_classes + predicted.reshape(runs, clips) + num_classes**2 * np.arange(runs)[:, None]
+    data, starts = np.ones(places.size, np.int64), np.arange(clips + 1) * runs
+    return sparse.csr_array((data, places.T.ravel(), starts), shape=(clips, runs * num_classes**2))
+
+
+def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """`FIGURES` of confusion matrices `(…, labels, labels)`, equal to `compute_scores`."""
+    hits, support, answers = confusion.diagonal(axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
+    recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)  # a draw may miss a class
+    f1 = np.where(support + answers > 0, 2 * hits / np.maximum(support + answers, 1), np.nan)
+    return {
+        "weighted_accuracy": hits.sum(axis=-1) / support.sum(axis=-1),
+        "unweighted_accuracy": np.nanmean(recall, axis=-1),
+        "macro_f1": np.nanmean(f1, axis=-1),
+    }
+
+
+def interval(draws: np.ndarray) -> tuple[float, float, float]:
+    """Return a figure `(1 + draws,)` and its 95 % percentile interval: `value, low, high`."""
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return float(draws[0]), float(low), float(high)
+
+
+def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: list[str]) -> pd.DataFrame:
+    """Read the predictions of another cross-validation of the same test clips with the same seeds.
+
+    Args:
+        folder: The other cross-validation's folder.
+        clips: `name, label` of this run's test clips.
+        seeds: This run's seeds.
+        labels: Names of all classes.
+
+    Raises:
+        UserError: The folder holds no predictions, damaged ones, or predictions of other clips, labels or seeds.
+    """
+    path = folder / "predictions.csv"
+    if not path.exists():
+        raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
+    with reading(path, "what cross_validate.py wrote"):
+        predictions = read_predictions(path)
+        predictions[["name", "label", "predicted", "seed"]]  # a KeyError names the columns that are missing
+    if set(predictions["seed"]) != set(seeds):
+        raise UserError(f"--compare_with {folder}: has other seeds than this run")
+    mine = clips[["name", "label"]].sort_values("name").to_numpy().tolist()
+    for _, table in predictions.groupby("seed"):
+        if table[["name", "label"]].sort_values("name").to_numpy().tolist() != mine:
+            raise UserError(f"--compare_with {folder}: has other test clips than this run, or other labels")
+    if not set(predictions["predicted"]) <= set(labels):
+        raise UserError(f"--compare_with {folder}: has classes that this run has not")
+    return predictions
+
+
+def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
+    """Subtract the scores of other predictions of the same clips with the same seeds.
+
+    Returns:
+        For each of `FIGURES` the difference of the pooled figures and its paired 95 % interval, `[value, low, high]`.
+    """
+    both = [table.sort_values(["seed", "name"]) for table in (predictions, other)]
+    seeds = predictions["seed"].nunique()
+    predicted = np.stack([_ids(table["predicted"], labels).reshape(seeds, -1) for table in both])
+    figures = bootstrap(predicted, _ids(both[0]["label"], labels)[: predicted.shape[2]], len(labels))
+    return {name: list(interval(draws[:, 0] - draws[:, 1])) for name, draws in figures.items()}
+
+
+def _score_table(predictions: pd.DataFrame, labels: list[str], folds: list[int]) -> dict[str, Any]:
+    """Score a table of predictions: each fold by itself, and all folds' clips together."""
+    scores: dict[str, Any] = {}
+    by_fold = [
+        [_score(table[table["fold"] == fold], labels) for fold in folds]
+        for _, table in predictions.groupby("seed", sort=False)
+    ]
+    for name in FIGURES:
+        values = np.array([[cell[name] for cell in row] for row in by_fold])
+        scores[name] = {
+            "mean": float(values.mean()),
+            "std": float(values.std(axis=1).mean()),
+            "folds": values.tolist(),
+        }
+    by_seed = _score_seeds(predictions, labels)
+    return scores | {
+        "pooled": {name: _mean(by_seed, name) for name in FIGURES},
+        "interval": _intervals(predictions, labels),
+        "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
+        **{name: _mean(by_seed, name) for name in CALIBRATION},
+    }
+
+
+def _score_seeds(predictions: pd.DataFrame, labels: list[str]) -> list[dict[str, Any]]:
+    """Score all folds' clips together, for each seed."""
+    return [_score(table, labels) for _, table in predictions.groupby("seed", sort=False)]
+
+
+def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
+    return compute_scores(
+        _ids(predictions["predicted"], labels),
+        _ids(predictions["label"], labels),
+        probabilities=predictions[probability_columns(labels)],
+        num_classes=len(labels),
+    )
+
+
+def _mean(scores: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([score[name] for score in scores]))
+
+
+def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
+    """95 % intervals of the pooled figures."""
+    groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
+    predicted = np.stack([_ids(table["predicted"], labels) for table in groups])
+    figures = bootstrap(predicted[None], _ids(groups[0]["label"], labels), len(labels))
+    return {name: list(interval(draws[:, 0])[1:]) for name, draws in figures.items()}
+
+
+def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
+    """Class names as ids."""
+    return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
+
+
+def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
+    """Undo the temperature: probabilities of the logits before their division."""
+    columns = probability_columns(labels)
+    powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
+    unscaled = predictions.copy()
+    unscaled[columns] = powers / powers.sum(axis=1, keepdims=True)
+    return unscaled
