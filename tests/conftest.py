@@ -212,6 +212,19 @@ def load_model(encoder: Path, **fields: Any) -> Any:
     return WhisperForEmotionClassification.from_pretrained(encoder, **fields).eval()
 
 
+def small_model(**fields: Any) -> Any:
+    """A model of random weights with one layer and three labels, whose classifier tells clips apart."""
+    import torch
+
+    from whisper_emotion import WhisperEmotionConfig, WhisperForEmotionClassification
+
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "encoder_attention_heads": 2, "encoder_layers": 1, "encoder_ffn_dim": 32}
+    model = WhisperForEmotionClassification(WhisperEmotionConfig(**{**shape, "num_labels": 3, **fields})).eval()
+    torch.nn.init.normal_(model.head.classifier.weight)
+    return model
+
+
 def noise_clips(*seconds: float, seed: int = 0) -> list[Any]:
     """Noise of these lengths at 16 kHz."""
     import numpy as np

@@ -64,7 +64,7 @@ def test_features_equal_the_stock_extractors_with_128_bands_on_speech(shared_dir
         torch.testing.assert_close(features, stock(clip, extractor).input_features, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["__init__", "__call__"])
+@pytest.mark.parametrize("method", ["__init__", "__call__", "pad"])
 def test_signature_and_defaults_are_the_parents(method):
     def parameters(cls):
         given = inspect.signature(getattr(cls, method)).parameters.values()
@@ -226,6 +226,49 @@ def test_pad_to_multiple_of_rounds_the_width_up_to_the_window(samples, padding, 
     assert batch["input_features"].shape[-1] == batch["attention_mask"].shape[-1] == width
     plain = OURS(noise(samples), sampling_rate=RATE)["input_features"]
     np.testing.assert_array_equal(batch["input_features"], plain[..., :width])
+
+
+def stored(*samples, label=1):
+    """Features of clips as `Dataset.map` stores them: lists, each as wide as its clip."""
+    rows = [OURS(noise(length), sampling_rate=RATE, padding="longest") for length in samples]
+    return [{**{name: row[name][0].tolist() for name in row}, "label": label} for row in rows]
+
+
+@pytest.mark.parametrize(("padding", "width"), [(True, 202), ("longest", 202), ("max_length", 3000)])
+def test_pad_makes_a_batch_of_stored_features(padding, width):
+    batch = OURS.pad(stored(16_000, 32_000), padding=padding, return_tensors="pt")
+    assert batch["input_features"].shape == (2, 80, width)
+    assert batch["attention_mask"].sum(1).tolist() == [100, 200]
+    assert batch["label"].tolist() == [1, 1]
+    alone = OURS(noise(16_000), sampling_rate=RATE, padding="longest", return_tensors="pt")
+    assert torch.equal(batch["input_features"][0, :, :102], alone["input_features"][0])
+    assert (batch["input_features"][0, :, 102:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [[0] * 12, [0] + [1] * 11, [1, 0] * 6, [1] * 11, [2] * 6 + [0] * 6],
+    ids=lambda mask: "".join(map(str, mask)),
+)
+def test_pad_refuses_a_mask_that_is_not_ones_followed_by_zeros(mask):
+    rows = stored(1600, 1600)
+    rows[1]["attention_mask"] = mask
+    with pytest.raises(ValueError, match="attention_mask of clip 1 of the batch .* ones followed by zeros"):
+        OURS.pad(rows)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pad_refuses_features_that_are_not_finite(value):
+    rows = stored(1600, 1600)
+    rows[1]["input_features"][3][5] = value
+    with pytest.raises(ValueError, match="input_features of clip 1 of the batch hold NaN or infinity"):
+        OURS.pad(rows)
+
+
+@pytest.mark.parametrize("option", [{"max_length": 1600}, {"truncation": True}, {"pad_to_multiple_of": 128}])
+def test_pad_refuses_options_of_the_extracting_call(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* is not allowed in pad"):
+        OURS.pad(stored(1600), **option)
 
 
 def test_features_do_not_change_under_autocast():

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import full_disk, write_files
+from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
+from whisper_emotion.training import AudioCollator, build_extractor, build_model
 
 from whisper_emotion import features
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
-from whisper_emotion.training import AudioCollator, build_extractor, build_model
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 

@@ -135,9 +135,10 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         processed_features,
         padding: bool | str = True,
         max_length: int | None = None,
+        truncation: bool = False,
         pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
-        **kwargs,
     ) -> BatchFeature:
         """Make a batch of features of several widths, such as `Dataset.map` stores. Trainer's collator calls it.
 
@@ -145,28 +146,39 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             processed_features: A dictionary a clip: this extractor's outputs without their batch dimension, and other
                 keys, such as `label`.
             padding: `longest` (default) or `max_length`, the window.
-            max_length: Not supported: give it when the features are extracted.
-            pad_to_multiple_of: Not supported: give it when the features are extracted.
+            max_length: Not supported, as `truncation` and `pad_to_multiple_of`: give it to the extracting call.
+            truncation: Not supported.
+            pad_to_multiple_of: Not supported.
+            return_attention_mask: Without effect: the mask is returned.
             return_tensors: `pt` or `np`; lists of arrays where not given.
-            **kwargs: Accepted for the stock extractor's callers.
 
         Returns:
             As of `__call__`, with the other keys. Zeros fill the features; the model ignores them.
 
         Raises:
-            ValueError: An argument is not supported.
+            ValueError: An argument is not supported, features hold NaN or infinity, or a mask is not ones followed by
+                zeros; the message names the clip's place in the batch.
         """
-        if max_length is not None or pad_to_multiple_of is not None:
-            raise ValueError(
-                f"max_length={max_length!r}, pad_to_multiple_of={pad_to_multiple_of!r}: pad supports neither; give "
-                "them when the features are extracted"
-            )
+        unsupported = {"max_length": max_length, "truncation": truncation, "pad_to_multiple_of": pad_to_multiple_of}
+        for name, value in unsupported.items():
+            if value:
+                raise ValueError(f"{name}={value!r} is not allowed in pad. Give it when the features are extracted.")
         batch = {name: [clip[name] for clip in processed_features] for name in processed_features[0]}
-        longest = max(len(mask) for mask in batch["attention_mask"])
-        width = self.nb_max_frames if padding == "max_length" else longest
-        for name, dtype in (("input_features", np.float32), ("attention_mask", np.int64)):
-            rows = [np.asarray(row, dtype) for row in batch[name]]
-            batch[name] = [np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, width - row.shape[-1])]) for row in rows]
+        features = [np.asarray(clip, np.float32) for clip in batch["input_features"]]
+        masks = [np.asarray(mask, np.int64) for mask in batch["attention_mask"]]
+        for place, (clip, mask) in enumerate(zip(features, masks, strict=True)):
+            if not np.array_equal(mask, np.arange(clip.shape[-1]) < max(mask.sum(), 1)):
+                raise ValueError(
+                    f"attention_mask of clip {place} of the batch is not allowed: it must be ones followed by zeros, "
+                    "one value for each frame"
+                )
+            if not np.isfinite(clip).all():
+                raise ValueError(
+                    f"input_features of clip {place} of the batch hold NaN or infinity. Extract them anew."
+                )
+        width = self.nb_max_frames if padding == "max_length" else max(map(len, masks))
+        batch["input_features"] = [np.pad(clip, ((0, 0), (0, width - clip.shape[-1]))) for clip in features]
+        batch["attention_mask"] = [np.pad(mask, (0, width - len(mask))) for mask in masks]
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _check_call(self, limit, padding, multiple, sampling_rate, others: dict) -> None:

@@ -251,7 +251,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
             return nn.functional.mse_loss(logits, labels.float().view_as(logits))
         if kind == "multi_label_classification":
             return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-        return nn.functional.cross_entropy(logits, labels if labels.is_floating_point() else labels.long())
+        return nn.functional.cross_entropy(logits, labels.float() if labels.is_floating_point() else labels.long())
 
 
 @torch.no_grad()
