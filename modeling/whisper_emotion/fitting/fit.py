@@ -114,7 +114,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     mean, deviation = frames.statistics
     pooled = mean if config.pooling == "mean" else np.concatenate([mean, deviation], axis=1)
     labels, speakers, weights = experiment.label_ids, experiment.speakers, experiment.class_weights_of(job.train)
-    weights = None if weights is None else weights.numpy()
+    loss = (None if weights is None else weights.numpy(), experiment.args.label_smoothing_factor)
     num_labels, metric = len(experiment.labels), experiment.args.metric_for_best_model
 
     def adapt(known: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -126,15 +126,16 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     held_out, choice = None, {"epoch": None, "strength": DEFAULT_STRENGTH, "selection_value": None}
     if experiment.select_on == "dev":
         selected = select_strength(
-            pooled[rows], labels[rows], speakers[rows], num_labels, metric, weights,
+            pooled[rows], labels[rows], speakers[rows], num_labels, metric, *loss,
             (lambda known, other: adapt(rows[known], rows[other])) if experiment.adapts else None,
         )  # fmt: skip
         held_out = HeldOut(selected.logits, selected.adapted_logits, torch.from_numpy(labels[rows]))
         choice |= {"strength": selected.strength, "selection_value": selected.value}
-    path = RegularisationPath(pooled[rows], labels[rows], num_labels, weights)
+    path = RegularisationPath(pooled[rows], labels[rows], num_labels, *loss)
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
-        values = [selection_value(path.fit(one).logits(pooled[job.test]), targets, metric) for one in STRENGTHS]
+        tested = pooled[job.test]
+        values = [selection_value(path.fit(one).logits(tested), targets, metric, weights) for one in STRENGTHS]
         choice |= {"strength": STRENGTHS[choose_best(values)], "selection_value": max(values)}
     linear = path.fit(choice["strength"])
     head = new_head(config, job.seed)

@@ -42,10 +42,16 @@ class RegularisationPath:
         labels: Class ids `(clips,)`.
         num_labels: Number of classes.
         class_weights: Weight of each class in the loss, `(labels,)`; None weighs all alike.
+        label_smoothing: As of `classification_loss`.
     """
 
     def __init__(
-        self, inputs: np.ndarray, labels: np.ndarray, num_labels: int, class_weights: np.ndarray | None = None
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        num_labels: int,
+        class_weights: np.ndarray | None = None,
+        label_smoothing: float = 0.0,
     ):
         self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
         # A constant dimension has no influence, whatever its rounding errors.
@@ -57,13 +63,13 @@ class RegularisationPath:
         self._spread = np.sqrt(values[kept])
         self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
-        self._targets = np.eye(num_labels)[labels]
-        weights = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]
-        self._clip_weights = (weights / weights.sum())[:, None]
+        weights = np.ones(num_labels) if class_weights is None else np.asarray(class_weights, np.float64)
+        smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing / num_labels
+        self._targets = smoothed * weights / weights[labels].sum()  # of the weighted, smoothed cross-entropy
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
-        """Minimise the weighted mean cross-entropy plus `strength / 2` times the squared weights.
+        """Minimise `classification_loss` plus `strength / 2` times the squared weights.
 
         Args:
             strength: Of the penalty.
@@ -71,14 +77,15 @@ class RegularisationPath:
         """
         clips, size = len(self._targets), self._weight.size
         scale = 1 / np.sqrt(self._spread**2 / clips / len(self._bias) + strength)  # the curvature along each axis
-        scaled, targets, clip_weights = self._rotated * scale, self._targets, self._clip_weights
+        scaled, targets = self._rotated * scale, self._targets
+        clip_weights = targets.sum(axis=1, keepdims=True)
 
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             weight, bias = parameters[:size].reshape(self._weight.shape), parameters[size:]
             log_probabilities = log_softmax(scaled @ weight.T + bias, axis=1)
             penalised = weight * scale**2
-            loss = -(clip_weights * targets * log_probabilities).sum() + strength / 2 * (weight * penalised).sum()
-            slope = clip_weights * (np.exp(log_probabilities) - targets)
+            loss = -(targets * log_probabilities).sum() + strength / 2 * (weight * penalised).sum()
+            slope = clip_weights * np.exp(log_probabilities) - targets
             return loss, np.concatenate([(slope.T @ scaled + strength * penalised).ravel(), slope.sum(axis=0)])
 
         start = np.concatenate([(self._weight / scale).ravel(), self._bias])
@@ -113,6 +120,7 @@ def select_strength(
     num_labels: int,
     metric: str,
     class_weights: np.ndarray | None = None,
+    label_smoothing: float = 0.0,
     adapt=None,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
@@ -124,14 +132,18 @@ def select_strength(
         num_labels: Number of classes.
         metric: What is best on the groups left out, see `selection_value`.
         class_weights: As of `RegularisationPath`.
+        label_smoothing: As of `RegularisationPath`.
         adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
             adaptation.
     """
     folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
-    paths = [RegularisationPath(inputs[train], labels[train], num_labels, class_weights) for train, _ in folds]
+    paths = [
+        RegularisationPath(inputs[train], labels[train], num_labels, class_weights, label_smoothing)
+        for train, _ in folds
+    ]
     adapted = None if adapt is None else [adapt(train, test) for train, test in folds]
     found: list[Selection] = []
-    targets = torch.from_numpy(labels)
+    targets, weights = torch.from_numpy(labels), None if class_weights is None else torch.from_numpy(class_weights)
     for strength in STRENGTHS:
         fitted = [path.fit(strength, ROUGH) for path in paths]
         logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
@@ -140,7 +152,7 @@ def select_strength(
             logits[test] = linear.logits(inputs[test])
             if moved is not None:
                 moved[test] = linear.logits(adapted[number])
-        found.append(Selection(strength, selection_value(logits, targets, metric), logits, moved))
+        found.append(Selection(strength, selection_value(logits, targets, metric, weights), logits, moved))
         if choose_best([one.value for one in found]) < len(found) - PATIENCE:
             break
     return found[choose_best([one.value for one in found])]

@@ -1,0 +1,133 @@
+"""The linear classifier: scikit-learn's probabilities, the optimum of the shared loss, and a selection by speakers."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from whisper_emotion.fitting.losses import classification_loss
+from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath, select_strength
+
+WEIGHTS = np.array([1.0, 2.5, 0.5], np.float32)
+
+
+def clips(count, width, seed=0, classes=3):
+    """Inputs of uneven scales whose mean tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    inputs = rng.standard_normal((count, width)) + labels[:, None] * rng.standard_normal(width)
+    return (inputs * np.logspace(-2, 2, width) + 3.0).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("count", "width"), [(90, 8), (20, 50)], ids=["more clips", "more dimensions"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+def test_fit_gives_the_probabilities_of_scikit_learn(count, width, weights):
+    inputs, labels = clips(count, width)
+    clip_weights = np.ones(count) if weights is None else weights[labels]
+    path = RegularisationPath(inputs, labels, 3, weights)
+    scaler = StandardScaler().fit(inputs.astype(np.float64))
+    for strength in (1.0, 0.1, 0.01):
+        # scikit-learn sums the clips' losses, weighted; ours is their mean.
+        reference = LogisticRegression(C=1 / (strength * clip_weights.sum()), tol=1e-10, max_iter=10_000)
+        reference.fit(scaler.transform(inputs), labels, clip_weights)
+        expected = reference.predict_proba(scaler.transform(inputs))
+        found = path.fit(strength, tolerance=1e-9).logits(inputs).softmax(dim=1)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("width", [6, 40])
+def test_gradient_of_the_shared_loss_and_the_penalty_vanishes_at_the_optimum(width, smoothing, weights):
+    inputs, labels = clips(30, width)
+    strength = 0.03
+    linear = RegularisationPath(inputs, labels, 3, weights, smoothing).fit(strength)
+    scale = inputs.std(axis=0, dtype=np.float64)
+    standard = torch.from_numpy((inputs - inputs.mean(axis=0, dtype=np.float64)) / scale).float()
+    weight = torch.from_numpy(linear.weight * scale).float().requires_grad_()
+    bias = torch.from_numpy(linear.bias + linear.weight @ inputs.mean(axis=0, dtype=np.float64)).float()
+    bias.requires_grad_()
+    class_weights = None if weights is None else torch.from_numpy(weights)
+    loss = classification_loss(standard @ weight.T + bias, torch.from_numpy(labels), class_weights, smoothing)
+    (loss + strength / 2 * weight.square().sum()).backward()
+    torch.testing.assert_close(weight.grad, torch.zeros_like(weight), atol=2e-5, rtol=0)
+    torch.testing.assert_close(bias.grad, torch.zeros_like(bias), atol=2e-5, rtol=0)
+    assert weight.abs().max() > 0.01
+
+
+def test_fit_does_not_depend_on_the_strengths_before_it():
+    inputs, labels = clips(40, 10)
+    path = RegularisationPath(inputs, labels, 3)
+    for strength in STRENGTHS[:5]:
+        warm = path.fit(strength)
+    cold = RegularisationPath(inputs, labels, 3).fit(STRENGTHS[4])
+    np.testing.assert_allclose(warm.logits(inputs), cold.logits(inputs), atol=1e-3)
+
+
+def test_constant_dimension_has_no_influence():
+    inputs, labels = clips(40, 10)
+    constant = np.concatenate([inputs, np.full((40, 1), 0.1, np.float32), np.zeros((40, 1), np.float32)], axis=1)
+    linear = RegularisationPath(constant, labels, 3).fit(0.1)
+    assert not linear.weight[:, 10:].any()
+    expected = RegularisationPath(inputs, labels, 3).fit(0.1)
+    np.testing.assert_allclose(linear.logits(constant), expected.logits(inputs), atol=1e-4)
+
+
+def test_inputs_without_any_spread_give_the_frequencies_of_the_classes():
+    labels = np.array([0, 0, 0, 1])
+    linear = RegularisationPath(np.ones((4, 5), np.float32), labels, 2).fit(0.1)
+    np.testing.assert_allclose(linear.logits(np.ones((1, 5))).softmax(dim=1), [[0.75, 0.25]], atol=1e-5)
+
+
+def test_absent_class_is_never_predicted():
+    inputs, labels = clips(40, 10, classes=2)
+    probabilities = RegularisationPath(inputs, labels, 3).fit(0.01).logits(inputs).softmax(dim=1).numpy()
+    assert probabilities[:, 2].max() < 1e-12
+    expected = RegularisationPath(inputs, labels, 2).fit(0.01).logits(inputs).softmax(dim=1)
+    np.testing.assert_allclose(probabilities[:, :2], expected, atol=1e-4)
+
+
+def test_single_class_is_always_predicted():
+    inputs, _ = clips(10, 4)
+    logits = RegularisationPath(inputs, np.full(10, 1), 3).fit(0.1).logits(inputs)
+    assert (logits.argmax(dim=1) == 1).all() and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("metric", ["loss", "unweighted_accuracy"])
+def test_select_strength_is_deterministic(metric):
+    inputs, labels = clips(48, 20)
+    groups = np.repeat(["a", "b", "c", "d"], 12)
+    one, other = (select_strength(inputs, labels, groups, 3, metric, WEIGHTS) for _ in range(2))
+    assert one[:2] == other[:2] and torch.equal(one.logits, other.logits)
+    assert one.strength in STRENGTHS and one.adapted_logits is None
+
+
+def test_select_strength_classifies_each_group_without_its_labels(monkeypatch):
+    """Wrong labels of one group change the logits of the others, and not its own."""
+    monkeypatch.setattr("whisper_emotion.fitting.regression.STRENGTHS", (0.1,))
+    inputs, labels = clips(48, 4)
+    groups = np.repeat(["a", "b", "c", "d"], 12)
+    wrong = np.where(groups == "d", (labels + 1) % 3, labels)
+    known, changed = (select_strength(inputs, one, groups, 3, "unweighted_accuracy") for one in (labels, wrong))
+    torch.testing.assert_close(known.logits[36:], changed.logits[36:])
+    assert not torch.allclose(known.logits[:36], changed.logits[:36])
+
+
+def test_select_strength_prefers_strong_penalties_on_noise():
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.standard_normal((60, 30)).astype(np.float32), rng.integers(0, 3, 60)
+    assert select_strength(inputs, labels, np.arange(60) // 6, 3, "loss").strength == STRENGTHS[0]
+
+
+def test_select_strength_adapts_the_clips_left_out():
+    inputs, labels = clips(24, 5)
+    groups, asked = np.repeat(["a", "b", "c"], 8), []
+
+    def adapt(known, other):
+        asked.append((set(groups[known]), set(groups[other])))
+        return inputs[other]
+
+    selected = select_strength(inputs, labels, groups, 3, "loss", adapt=adapt)
+    torch.testing.assert_close(selected.adapted_logits, selected.logits)
+    assert len(asked) == 3 and all(not known & other for known, other in asked)
