@@ -1,6 +1,6 @@
-"""What 8-bit weights cost in accuracy: ONNX graphs against the models that they were made of, on every fold's test.
+"""Measure the accuracy that 8-bit weights cost: ONNX graphs against their models, on the test clips of every fold.
 
-    python tests/measure_eight_bits.py --config scripts/recipes/best.yaml --corpus_dir EMODB --speaker_adaptation never
+    python tests/measure_eight_bits.py --config scripts/recipes/best.yaml --corpus_dir EMODB --adaptation none
 
 Options are those of `cross_validate.py`, with one seed. Every clip goes through both alone, from audio to its label.
 """
@@ -17,11 +17,11 @@ from whisper_emotion import export
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.experiments import load_experiment
+from whisper_emotion.fitting.experiment import build_extractor, load_experiment
+from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
-from whisper_emotion.protocol import fit
 from whisper_emotion.scoring import bootstrap, interval
-from whisper_emotion.training import EmotionTrainingArguments, build_extractor
 
 
 def main() -> None:
@@ -31,13 +31,12 @@ def main() -> None:
     )
     export.CHECKED_CLIPS = 1  # the folds' own clips are what is compared here
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
-    utterances, collator = experiment.utterances()
-    extractor, labels = build_extractor(experiment.encoder), np.asarray(experiment.corpus["label"][:])
+    frames, extractor, labels = load_frames(experiment), build_extractor(experiment.encoder), experiment.label_ids
     audio, rows, predicted = experiment.corpus["audio"], [], []
     for fold in tqdm(make_folds(experiment.corpus, corpus.corpus, corpus.folds), desc="folds", unit="fold"):
         with tempfile.TemporaryDirectory() as folder:
-            fitted = fit(experiment, utterances, collator, fold.train, None, training.seed, Path(folder))
-            own = fitted.trainer.model.eval()
+            (fitted,) = fit(experiment, frames, [Job(fold.train, fold.test, training.seed)], Path(folder))
+            own = fitted.whole_model(experiment).cpu().eval()
             graph = Path(folder) / "int8.onnx"
             export.export_onnx(own, extractor, graph, quantize=True)
             session = export.open_session(graph)
