@@ -1,4 +1,4 @@
-"""What 8-bit weights cost in accuracy: ONNX graphs against the models that they were made of, on every fold's test.
+"""Measure the accuracy that 8-bit weights cost: ONNX graphs against their models, on the test clips of every fold.
 
     python tests/measure_eight_bits.py --config scripts/recipes/best.yaml --corpus_dir EMODB --adaptation none
 
@@ -31,13 +31,12 @@ def main() -> None:
     )
     export.CHECKED_CLIPS = 1  # the folds' own clips are what is compared here
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
-    frames = load_frames(experiment)
-    extractor, labels = build_extractor(experiment.encoder), np.asarray(experiment.corpus["label"][:])
+    frames, extractor, labels = load_frames(experiment), build_extractor(experiment.encoder), experiment.label_ids
     audio, rows, predicted = experiment.corpus["audio"], [], []
     for fold in tqdm(make_folds(experiment.corpus, corpus.corpus, corpus.folds), desc="folds", unit="fold"):
         with tempfile.TemporaryDirectory() as folder:
-            (fitted,) = fit(experiment, frames, [Job(fold.train, [], training.seed)], Path(folder))
-            own = fitted.whole_model(experiment).eval()
+            (fitted,) = fit(experiment, frames, [Job(fold.train, fold.test, training.seed)], Path(folder))
+            own = fitted.whole_model(experiment).cpu().eval()
             graph = Path(folder) / "int8.onnx"
             export.export_onnx(own, extractor, graph, quantize=True)
             session = export.open_session(graph)

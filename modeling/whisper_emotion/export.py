@@ -1,4 +1,4 @@
-"""ONNX: the whole path from mel frames and their mask to probabilities and pooling weights, as one graph."""
+"""Export to ONNX: one graph from mel frames and their mask to probabilities and pooling weights."""
 
 import json
 import logging
@@ -27,11 +27,11 @@ CHECKED_CLIPS = 50
 
 
 class Comparison(NamedTuple):
-    """How a graph compares with torch, over `CHECKED_CLIPS` clips of generated speech.
+    """Difference between a graph and torch, over `CHECKED_CLIPS` clips of generated speech.
 
     Args:
-        deviation: The largest deviation of a probability.
-        relabelled: How many clips have another label.
+        deviation: Largest deviation of a probability.
+        relabelled: Number of clips with another label.
     """
 
     deviation: float
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
 
 
 class _Graph(nn.Module):
-    """What the graph computes: names and order of inputs and outputs are `INPUTS` and `OUTPUTS`."""
+    """The exported computation; `INPUTS` and `OUTPUTS` name its inputs and outputs in order."""
 
     def __init__(self, model: WhisperForEmotionClassification):
         super().__init__()
@@ -64,15 +64,15 @@ def export_onnx(
     The labels are in its metadata under `labels`, a JSON list.
 
     Args:
-        model: The trained model.
+        model: The trained model, on the processor.
         extractor: Its feature extractor.
         output: The file to write.
         quantize: Store the weights of the encoder's linear layers as 8-bit integers, of which 7 bits are used, and
-            compute their products with them. The head stays as it is: principal components differ by orders of
-            magnitude, and one scale for all of them would leave little of the small ones.
+            compute their products with them. The head stays in float32: its weights may differ by orders of magnitude,
+            and one scale for all of them would erase the small ones.
 
     Returns:
-        How far it is from torch, over 50 clips of generated speech, of random lengths up to the window.
+        The difference from torch, over 50 clips of generated speech of random lengths up to the window.
 
     Raises:
         UserError: The packages of the extra `onnx` are not installed, or the file cannot be written.
@@ -134,10 +134,10 @@ def export_onnx(
 
 
 def _head_nodes(proto: Any, model: WhisperForEmotionClassification) -> list[str]:
-    """Names of a graph's nodes that compute with the weights of anything but the encoder."""
+    """Name the nodes of a graph that compute with the weights of the head."""
     from onnx import numpy_helper
 
-    head = [part.detach().numpy() for name, part in model.named_parameters() if not name.startswith("encoder.")]
+    head = [part.detach().numpy() for part in model.head.parameters()]
     constants = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
     flat = [np.sort(weight, axis=None) for weight in head]  # a graph has them transposed, or head by head
     own = {
@@ -150,7 +150,7 @@ def _head_nodes(proto: Any, model: WhisperForEmotionClassification) -> list[str]
 
 
 def open_session(path: str | os.PathLike[str]) -> Any:
-    """An exported graph that is ready to run on the processor, with the threads that torch has."""
+    """Open an exported graph on the processor, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -159,7 +159,7 @@ def open_session(path: str | os.PathLike[str]) -> Any:
 
 
 def _features(extractor: WhisperEmotionFeatureExtractor, samples: list[int]) -> list[torch.Tensor]:
-    """The graph's inputs for generated speech of these lengths: noise would be far from all that a model has heard."""
+    """Compute the graph's inputs for generated speech of these lengths; noise would be unlike all training data."""
     rng = np.random.default_rng(samples)
     clips = []
     for length in samples:

@@ -121,6 +121,13 @@ def test_models_of_one_name_are_refused(model_dir, tmp_path):
         load_models([str(model_dir), str(model_dir)])
 
 
+def test_a_device_that_is_not_here_is_refused(model_dir):
+    from whisper_emotion.demo.page import load_models
+
+    with pytest.raises(UserError, match="--device tpu: is not here"):
+        load_models([str(model_dir)], "tpu")
+
+
 def test_a_port_that_is_taken_is_named(demo_url, model_dir):
     from whisper_emotion.demo.page import run_page
 

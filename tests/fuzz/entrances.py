@@ -174,7 +174,7 @@ def classifier(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         assert all(one.probabilities is None or abs(sum(one.probabilities.values()) - 1) < 1e-3 for one in found)
 
     def label() -> None:
-        for one in place.classifier([bad, good]):
+        for one in place.classifier([bad, good, (np.linspace(-1, 1, 4000), 8000)]):
             assert abs(sum(one.values()) - 1) < 1e-3
 
     return Attempt(draw(st.sampled_from((predict, label))), (bad,), unprivileged=unreadable)

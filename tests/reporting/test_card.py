@@ -19,7 +19,7 @@ CONFIG = SimpleNamespace(
     encoder_layer=8,
     encoder_layers=12,
     concatenated_layers=None,
-    temperature=1.0,
+    logit_temperature=1.0,
     use_weighted_layer_sum=False,
     encoder_context="window",
     context_margin=1.0,
@@ -271,7 +271,7 @@ def test_card_states_adaptation_and_the_effect_of_the_temperature(tmp_path):
         },
     }
     config = SimpleNamespace(
-        **vars(CONFIG) | {"concatenated_layers": [2, 3, 4], "temperature": 0.5, "adapted_temperature": 0.25}
+        **vars(CONFIG) | {"concatenated_layers": [2, 3, 4], "logit_temperature": 0.5, "adapted_logit_temperature": 0.25}
     )
     write_model_card(tmp_path, scores, config, TRAINING | {"adaptation": "dev: yes"})
     text = (tmp_path / "README.md").read_text(encoding="utf-8")

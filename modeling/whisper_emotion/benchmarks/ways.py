@@ -43,7 +43,7 @@ STOCK = Way("stock")
 
 
 def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
-    """List the stock class, ours with window, a second of silence and `context`, and ONNX graphs with `context`."""
+    """List the stock class, ours with the window, 1 s of silence and `context`, and ONNX graphs with `context`."""
     window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
     contexts = [*(one for one in (window, utterance) if one != context), context]
     torch_ways = [Way(context=one, dtype=dtype) for one in contexts for dtype in DTYPES]

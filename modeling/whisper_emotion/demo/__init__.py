@@ -1,4 +1,4 @@
-"""The demo page: record or upload speech, and see which emotion a model hears in it, where, and when.
+"""The demo page: record or upload speech, and see its emotion, the moments that decided, and its course over time.
 
 `page.py` alone imports Gradio (extra `demo`).
 """
@@ -6,9 +6,9 @@
 import os
 
 MOST_MINUTES, MOST_MEGABYTES = 10.0, 100.0
-"""Of a recording, where nothing else is asked for."""
+"""Default limits of a recording."""
 
 
 def model_name(model: str) -> str:
-    """What a model is called in public: a folder's last part, or the name on the Hub."""
+    """Return the public name of a model: the last part of a folder, or the name on the Hub."""
     return os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model

@@ -1,4 +1,4 @@
-"""What the demo page says of a recording, in words and pictures, whatever shows them."""
+"""Label a recording for the demo page: a summary, probabilities and pictures, independent of Gradio."""
 
 import io
 from collections.abc import Callable
@@ -34,12 +34,12 @@ class Picture(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What a model hears in a recording.
+    """Label, explanation and timeline of a recording.
 
     Args:
-        summary: What was labelled, in words.
+        summary: Length of the recording, windows and silence, in words.
         probabilities: By label, over the whole recording; None if it is silent.
-        attention: Which moment decided; None if it is silent.
+        attention: Explanation of the most certain window; None if the recording is silent.
         timeline: Emotion over time; None for a recording that is labelled whole.
     """
 
@@ -52,13 +52,13 @@ class Account(NamedTuple):
 def listen(
     classifier: EmotionClassifier, file: str, most_seconds: float, progress: Callable[[float], object] = lambda _: None
 ) -> Account:
-    """Label a recording whole, or in windows if it lasts more than 30 s, and draw what led to it.
+    """Label a recording whole, or in windows if it lasts more than 30 s, and draw the explanation.
 
     Args:
         classifier: The trained model.
         file: The recording's path.
         most_seconds: Longer ones are refused.
-        progress: Called with the part of it that is labelled, from 0 to 1.
+        progress: Called with the labelled fraction, from 0 to 1.
 
     Raises:
         UserError: The recording cannot be read, is too long or too short; the message has its name without its folder.
@@ -107,7 +107,7 @@ def _listen(
 
 
 def describe_seconds(seconds: float) -> str:
-    """A length of time for readers: `2.5 s`, `90 s`, `10 min`, `12:05 min`."""
+    """Write a length of time for readers: `2.5 s`, `90 s`, `10 min`, `12:05 min`."""
     if seconds < 120:
         return f"{round(seconds, 1 if seconds < 60 else None):g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -115,7 +115,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _draw_attention(classifier: EmotionClassifier, file: str, window: Prediction, whole: bool) -> Picture:
-    """Which moment of the most certain window decided."""
+    """Draw the explanation of the most certain window."""
     explanation = explain(classifier, read_stretch(file, window.start, window.end))
     title = (
         f"In the most certain window, {window.start:.0f} to {window.end:.0f} s: {window.label}, {window.certainty:.0%}"
@@ -125,13 +125,13 @@ def _draw_attention(classifier: EmotionClassifier, file: str, window: Prediction
 
 
 def _draw_timeline(classifier: EmotionClassifier, file: str, moments: list[Prediction]) -> Picture:
-    """Emotion over time."""
+    """Draw emotion over time."""
     title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
     return _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
 
 
 def _draw(plot: Callable[..., str], title: str, *arguments: object) -> Picture:
-    """A plot in the page's width, its title as the caption."""
+    """Draw a plot in the page's width, with its title as the caption."""
     file = io.BytesIO()
     caption = plot(file, title, *arguments, width=WIDTH, titled=False)
     return Picture(file.getvalue(), caption if caption.endswith(".") else f"{caption}.")
