@@ -1,7 +1,6 @@
 """The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
 
 import json
-import pickle
 import signal
 import subprocess
 import sys
@@ -13,12 +12,13 @@ import pytest
 import torch
 from conftest import full_disk, write_files
 
-from whisper_emotion import features
+from whisper_emotion import feature_store
 from whisper_emotion.corpora import load_corpus
+from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
-from whisper_emotion.features import FeatureStore, StoredFrames, stack_layers
-from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
-from whisper_emotion.training import AudioCollator, build_extractor, build_model
+from whisper_emotion.feature_store import FeatureStore, StoredFrames
+from whisper_emotion.fitting.collator import AudioCollator
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -34,7 +34,14 @@ def extractor(tiny_encoder):
 
 
 def model_of(tiny_encoder, **overrides):
-    return build_model(str(tiny_encoder), LABELS, {"encoder_context": "utterance", **overrides}, seed=0)
+    config = load_config(str(tiny_encoder), LABELS, {"encoder_context": "utterance", **overrides})
+    return build_model(str(tiny_encoder), config, seed=0)
+
+
+def filled(model, extractor, corpus, layers, folder):
+    store = FeatureStore(model, extractor, corpus, layers, folder)
+    store.fill()
+    return store.open(layers)
 
 
 def bits(root: Path) -> dict[str, bytes]:
@@ -42,56 +49,61 @@ def bits(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_every_layer_s_frames_are_those_of_the_encoder(tiny_encoder, corpus, extractor, tmp_path, mask_padding):
+def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpus, extractor, tmp_path, mask_padding):
     model = model_of(tiny_encoder, mask_padding=mask_padding)
-    stored = FeatureStore(model, extractor, corpus, [0, 1, 3], tmp_path).fill()
+    stored = filled(model, extractor, corpus, [0, 1, 3], tmp_path)
+    assert len(stored) == len(corpus)
+    means, deviations = stored.statistics
+    assert means.shape == deviations.shape == (len(corpus), 3 * 16)
     for index, row in enumerate(corpus):
         batch = AudioCollator(extractor)([row])
         with torch.no_grad():
-            frames, mask = model.encode(batch["input_features"], batch["attention_mask"], all_layers=True)
-        for layer in (0, 1, 3):
-            expected = frames[0, layer, mask[0]]
-            found = stored[layer][index]
-            assert found["encoder_outputs"].dtype == torch.float16
-            torch.testing.assert_close(found["encoder_outputs"].float(), expected, atol=5e-3, rtol=5e-3)
-            assert found["label"] == row["label"]
-        own = (int(batch["attention_mask"].sum()) - 1) // 2 + 1
-        assert stored[1].own_lengths[index] == own <= stored[1].lengths[index]
-        mean = frames[0, 3, :own].mean(0).numpy()
-        np.testing.assert_allclose(stored[3].own_means()[index], mean, atol=5e-3)
-    stacked = stack_layers(stored)[5]["encoder_outputs"]
-    assert torch.equal(stacked[1], stored[1][5]["encoder_outputs"])
-    assert stacked.shape[0] == 3
-    for several in (stored[1], stack_layers(stored)):
-        chosen = several.select([5, 2])
-        assert len(chosen) == 2
-        assert torch.equal(chosen[1]["encoder_outputs"], several[2]["encoder_outputs"])
+            encoded = model.encoder(batch["input_features"], batch["attention_mask"], layers=[0, 1, 3])
+        expected = encoded.frames[0, encoded.mask[0]]
+        assert stored[index].dtype == torch.float16
+        torch.testing.assert_close(stored[index].float(), expected, atol=5e-3, rtol=5e-3)
+        np.testing.assert_allclose(means[index], expected.mean(0).flatten(), atol=5e-3)
+        np.testing.assert_allclose(deviations[index], expected.std(0, correction=0).flatten(), atol=1e-2)
+
+
+def test_a_batch_is_padded_and_masked(tiny_encoder, corpus, extractor, tmp_path):
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    rows = [5, 0, 2]
+    frames, mask = stored.batch(rows)
+    lengths = [int(stored.lengths[row]) for row in rows]
+    assert frames.dtype == torch.float32 and frames.shape == (3, max(lengths), 2, 16)
+    assert mask.sum(dim=1).tolist() == lengths
+    for place, row in enumerate(rows):
+        assert torch.equal(frames[place, mask[place]], stored[row].float())
+    assert not frames[~mask].any()
+
+
+def test_one_layer_of_a_store_of_several_opens_alone(tiny_encoder, corpus, extractor, tmp_path):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
+    store.fill()
+    assert torch.equal(store.open([3])[4][:, 0], store.open([1, 3])[4][:, 1])
 
 
 def test_a_window_without_masking_keeps_all_its_frames(tiny_encoder, corpus, extractor, tmp_path):
     model = model_of(tiny_encoder, encoder_context="window", mask_padding=False, encoder_layer=1)
-    stored = FeatureStore(model, extractor, corpus.select([0, 7]), [1], tmp_path).fill()[1]
-    assert stored.lengths == [1500, 1500]
-    assert max(stored.own_lengths) < 200
+    stored = filled(model, extractor, corpus.select([0, 7]), [1], tmp_path)
+    assert stored.lengths.tolist() == [1500, 1500]
 
 
-def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
-    runs = []
-    real = WhisperForEmotionClassification.encode
+def test_layers_that_are_there_are_not_encoded_again(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
+    runs, forward = [], WhisperEmotionEncoder.forward
 
-    def encode(self, *arguments, **options):
+    def counted(self, *arguments, **options):
         runs.append(1)
-        return real(self, *arguments, **options)
+        return forward(self, *arguments, **options)
 
-    monkeypatch.setattr(WhisperForEmotionClassification, "encode", encode)
-    FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
+    monkeypatch.setattr(WhisperEmotionEncoder, "forward", counted)
+    filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
     assert len(runs) == 3  # 24 utterances in batches of 8
-    # Layers below the top depend on nothing above them, and neither do they depend on the labels.
-    FeatureStore(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path).fill()
-    relabelled = corpus.remove_columns("label").add_column("label", [0] * len(corpus))
-    assert FeatureStore(model_of(tiny_encoder), extractor, relabelled, [2], tmp_path).fill()[2][3]["label"] == 0
+    # Layers depend on nothing above them.
+    filled(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path)
     assert len(runs) == 3
-    FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path).fill()
+    filled(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
     assert len(runs) == 6
 
 
@@ -99,7 +111,7 @@ def test_what_is_there_is_not_encoded_again(tiny_encoder, corpus, extractor, tmp
 def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp_path, change):
     recordings = load_corpus("synthetic", synthetic_dir).select(range(8))
     model = model_of(tiny_encoder, encoder_layer=1)
-    before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
+    before = filled(model, extractor, recordings, [1], tmp_path)
     if change == "weights":
         with torch.no_grad():
             model.encoder.layers[0].fc1.bias[0] += 1e-3
@@ -109,7 +121,7 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
         model.config.context_margin = 0.5
     elif change == "stride":
         model.config.encoder_context = "sparse_window"
-        before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
+        before = filled(model, extractor, recordings, [1], tmp_path)
         model.config.silence_stride = 8
     elif change == "mask":
         model.config.mask_padding = False
@@ -119,23 +131,23 @@ def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp
         folder = write_files(tmp_path / "audio", dict(zip(names, contents, strict=True)))
         rows = [{"path": str(folder / name), "bytes": None} for name in names]
         recordings = recordings.select([0, 1]).remove_columns("audio").add_column("audio", rows)
-        before = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
+        before = filled(model, extractor, recordings, [1], tmp_path)
         (folder / "x.wav").write_bytes(contents[1])
     elif change == "order":
         recordings = recordings.select([1, 0, *range(2, 8)])
     else:
         extractor = type(extractor)(**{**extractor.to_dict(), "n_fft": 512})
-    after = FeatureStore(model, extractor, recordings, [1], tmp_path).fill()[1]
+    after = filled(model, extractor, recordings, [1], tmp_path)
     assert after.folders != before.folders
 
 
 def test_a_bfloat16_encoder_has_a_store_of_its_own(tiny_encoder, corpus, extractor, tmp_path):
     model, half = model_of(tiny_encoder), model_of(tiny_encoder)
     half.encoder.to(torch.bfloat16)
-    frames, rounded = (FeatureStore(one, extractor, corpus, [1], tmp_path).fill()[1] for one in (model, half))
+    frames, rounded = (filled(one, extractor, corpus, [1], tmp_path) for one in (model, half))
     assert frames.folders != rounded.folders
     for row in (0, 5):
-        one, other = (stored[row]["encoder_outputs"].float() for stored in (frames, rounded))
+        one, other = (stored[row].float() for stored in (frames, rounded))
         assert not torch.equal(one, other)
         torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
 
@@ -143,7 +155,7 @@ def test_a_bfloat16_encoder_has_a_store_of_its_own(tiny_encoder, corpus, extract
 def test_no_room_is_said_with_the_numbers_before_anything_is_written(
     tiny_encoder, corpus, extractor, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
     with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
         FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
     assert not list(tmp_path.iterdir())
@@ -153,8 +165,8 @@ def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, 
     model = model_of(tiny_encoder, encoder_layer=1)
     with torch.no_grad():
         model.encoder.layers[0].fc2.bias[0] = 1e5
-    stored = FeatureStore(model, extractor, corpus, [1], tmp_path).fill()[1]
-    assert stored[0]["encoder_outputs"][:, 0].eq(65504).all()
+    stored = filled(model, extractor, corpus, [1], tmp_path)
+    assert stored[0][..., 0].eq(65504).all()
     assert "beyond half precision" in capfd.readouterr().out
 
 
@@ -163,8 +175,8 @@ CHILD = """
 import os, signal, sys
 from accelerate import PartialState
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.features import FeatureStore
-from whisper_emotion.training import build_extractor, build_model
+from whisper_emotion.feature_store import FeatureStore
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 
 PartialState(cpu=True)  # as a script's arguments make it where there is no accelerator
 encoder, corpus_dir, store, writes = sys.argv[1:5]
@@ -178,7 +190,8 @@ def die_after_some(file):
 
 os.fsync = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
-model = build_model(encoder, corpus.features["label"].names, {"encoder_context": "utterance"}, 0)
+config = load_config(encoder, corpus.features["label"].names, {"encoder_context": "utterance"})
+model = build_model(encoder, config, 0)
 FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
 sys.stdout.write(f"encoded {len(syncs) // 2}\\n")  # batches, each of which two layers' files are told to keep
 """
@@ -222,11 +235,11 @@ def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, c
     """Two runs begin together: the second has measured its recordings when the first is done."""
     model = model_of(tiny_encoder)
     late = FeatureStore(model, extractor, corpus, [1], tmp_path)
-    early = FeatureStore(model, extractor, corpus, [1], tmp_path).fill()[1]
+    early = filled(model, extractor, corpus, [1], tmp_path)
     before = bits(tmp_path)
     late._reserve(late.folders[1], 10, "{}")
     assert bits(tmp_path) == before
-    assert early[0]["encoder_outputs"].any()
+    assert early[0].any()
 
 
 def test_a_kill_while_a_store_is_laid_out_leaves_nothing_behind(
@@ -273,45 +286,21 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_encoder, corpus, extra
 
 
 def test_a_layer_larger_than_the_memory_is_mapped(tiny_encoder, corpus, extractor, tmp_path):
-    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path).fill()[1]
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
     index = stored.folders[0] / "index.json"
     rows = 2**35 // 16  # 128 GiB in half precision with two, of which the disk holds nothing
     with open(stored.folders[0] / "frames.f16", "r+b") as file:
         file.truncate(2**37)
-    index.write_text(json.dumps({"d_model": 16, "frames": [rows, rows], "own_frames": [rows, rows]}))
-    assert not StoredFrames(stored.folders, [0, 1])[1]["encoder_outputs"][-1].any()
-
-
-def test_stored_frames_travel_to_other_processes_as_paths(tiny_encoder, corpus, extractor, tmp_path):
-    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [3], tmp_path).fill()[3]
-    packed = pickle.dumps(stored)
-    assert len(packed) < 10_000
-    again = pickle.loads(packed)
-    assert isinstance(again, StoredFrames)
-    assert torch.equal(again[7]["encoder_outputs"], stored[7]["encoder_outputs"])
-
-
-def test_adapted_frames_carry_the_mean_of_their_speaker_s_clips(tiny_encoder, corpus, extractor, tmp_path):
-    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
-    several = stack_layers(stored)
-    speakers = corpus["speaker"][:]
-    adapted = several.adapted(speakers)
-    for row in (0, len(corpus) - 1):
-        own = [clip for clip, speaker in enumerate(speakers) if speaker == speakers[row]]
-        means = [
-            torch.cat([stored[layer][other]["encoder_outputs"].float().mean(0) for layer in (1, 2)]) for other in own
-        ]
-        torch.testing.assert_close(adapted[row]["speaker_mean"], torch.stack(means).mean(0), atol=1e-5, rtol=1e-5)
-        assert torch.equal(adapted[row]["encoder_outputs"], several[row]["encoder_outputs"])
-    assert "speaker_mean" not in several[0]
+    index.write_text(json.dumps({"d_model": 16, "frames": [rows, rows]}))
+    assert not StoredFrames(stored.folders).layers[0][-1].any()
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("index.json", b'{"d_model": 16'),
-        ("index.json", b'{"d_model": 16, "frames": [1], "own_frames": [1]}'),
-        ("index.json", b'{"d_model": 16, "frames": [[1]], "own_frames": ["x"]}'),
+        ("index.json", b'{"d_model": 16, "frames": [1]}'),
+        ("index.json", b'{"d_model": 16, "frames": [[1]]}'),
         ("index.json", b"{}"),
         ("done", b"\x01"),
         ("frames.f16", b"\x00" * 64),
@@ -321,7 +310,8 @@ def test_adapted_frames_carry_the_mean_of_their_speaker_s_clips(tiny_encoder, co
 )
 def test_a_damaged_store_is_named(tiny_encoder, corpus, extractor, tmp_path, name, content):
     store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
-    path = store.fill()[1].folders[0] / name
+    store.fill()
+    path = store.folders[1] / name
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
         store.fill()
@@ -329,9 +319,9 @@ def test_a_damaged_store_is_named(tiny_encoder, corpus, extractor, tmp_path, nam
 
 
 def test_frames_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, tmp_path):
-    stored = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path).fill()[1]
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
     path = stored.folders[0] / "frames.f16"
     path.write_bytes(path.read_bytes()[:-2] + np.float16("nan").tobytes())
     with pytest.raises(UserError, match="NaN or infinite") as caught:
-        StoredFrames(stored.folders, stored.labels).own_means()
+        _ = StoredFrames(stored.folders).statistics
     assert str(caught.value).startswith(str(path.parent))
