@@ -1,6 +1,7 @@
 """Fixtures that several test files share, and an environment without network or windows on the screen."""
 
 import csv
+import dataclasses
 import io
 import os
 import re
@@ -303,3 +304,31 @@ def trained_dir(tiny_encoder: Path, synthetic_dir: Path, tmp_path_factory: pytes
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return output
+
+
+@pytest.fixture(scope="session")
+def experiment(tiny_encoder: Path, synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A short training of learned heads on the synthetic corpus, which selects nothing."""
+    from whisper_emotion.corpora import load_corpus
+    from whisper_emotion.fitting.experiment import Experiment
+    from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+
+    root = tmp_path_factory.mktemp("run")
+    args = EmotionTrainingArguments(output_dir=str(root), num_train_epochs=3, disable_tqdm=True, use_cpu=True)
+    overrides = {"encoder_context": "utterance", "encoder_layer": 1, "classifier_proj_size": 16}
+    corpus = load_corpus("synthetic", synthetic_dir)
+    return Experiment(corpus, str(tiny_encoder), overrides, args, "last", store_dir=str(root / "store"))
+
+
+@pytest.fixture(scope="session")
+def linear(experiment: Any) -> Any:
+    """The same with nothing to learn under the classifier."""
+    return dataclasses.replace(experiment, overrides=experiment.overrides | {"classifier_proj_size": 0})
+
+
+@pytest.fixture(scope="session")
+def folds(experiment: Any) -> Any:
+    """Its folds: one speaker is left out of each."""
+    from whisper_emotion.corpora.splits import make_folds
+
+    return make_folds(experiment.corpus, "synthetic", "loso")

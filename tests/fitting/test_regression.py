@@ -26,12 +26,12 @@ def test_fit_gives_the_probabilities_of_scikit_learn(count, width, weights):
     inputs, labels = clips(count, width)
     clip_weights = np.ones(count) if weights is None else weights[labels]
     path = RegularisationPath(inputs, labels, 3, weights)
-    scaler = StandardScaler().fit(inputs.astype(np.float64))
+    standard = StandardScaler().fit_transform(inputs.astype(np.float64))
     for strength in (1.0, 0.1, 0.01):
         # scikit-learn sums the clips' losses, weighted; ours is their mean.
         reference = LogisticRegression(C=1 / (strength * clip_weights.sum()), tol=1e-10, max_iter=10_000)
-        reference.fit(scaler.transform(inputs), labels, clip_weights)
-        expected = reference.predict_proba(scaler.transform(inputs))
+        reference.fit(standard, labels, clip_weights)
+        expected = reference.predict_proba(standard)
         found = path.fit(strength, tolerance=1e-9).logits(inputs).softmax(dim=1)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 

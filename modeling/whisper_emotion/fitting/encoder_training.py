@@ -233,8 +233,10 @@ def build_trainer(
 
 
 def _loss(outputs, labels, num_items_in_batch=None, *, class_weights, smoothing) -> torch.Tensor:
+    """Compute the shared loss; a batch counts by its share of the clips that the Trainer accumulates for a step."""
     weights = None if class_weights is None else class_weights.to(outputs.logits.device)
-    return classification_loss(outputs.logits, labels, weights, smoothing)
+    loss = classification_loss(outputs.logits, labels, weights, smoothing)
+    return loss if num_items_in_batch is None else loss * (len(labels) / num_items_in_batch)
 
 
 def train_encoder(

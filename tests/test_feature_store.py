@@ -1,0 +1,327 @@
+"""The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import full_disk, write_files
+
+from whisper_emotion import feature_store
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
+from whisper_emotion.errors import UserError
+from whisper_emotion.feature_store import FeatureStore, StoredFrames
+from whisper_emotion.fitting.collator import AudioCollator
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+
+LABELS = ["angry", "happy", "neutral", "sad"]
+
+
+@pytest.fixture(scope="module")
+def corpus(synthetic_dir):
+    return load_corpus("synthetic", synthetic_dir).select(range(0, 48, 2))
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_encoder):
+    return build_extractor(str(tiny_encoder))
+
+
+def model_of(tiny_encoder, **overrides):
+    config = load_config(str(tiny_encoder), LABELS, {"encoder_context": "utterance", **overrides})
+    return build_model(str(tiny_encoder), config, seed=0)
+
+
+def filled(model, extractor, corpus, layers, folder):
+    store = FeatureStore(model, extractor, corpus, layers, folder)
+    store.fill()
+    return store.open(layers)
+
+
+def bits(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpus, extractor, tmp_path, mask_padding):
+    model = model_of(tiny_encoder, mask_padding=mask_padding)
+    stored = filled(model, extractor, corpus, [0, 1, 3], tmp_path)
+    assert len(stored) == len(corpus)
+    means, deviations = stored.statistics
+    assert means.shape == deviations.shape == (len(corpus), 3 * 16)
+    for index, row in enumerate(corpus):
+        batch = AudioCollator(extractor)([row])
+        with torch.no_grad():
+            encoded = model.encoder(batch["input_features"], batch["attention_mask"], layers=[0, 1, 3])
+        expected = encoded.frames[0, encoded.mask[0]]
+        assert stored[index].dtype == torch.float16
+        torch.testing.assert_close(stored[index].float(), expected, atol=5e-3, rtol=5e-3)
+        np.testing.assert_allclose(means[index], expected.mean(0).flatten(), atol=5e-3)
+        np.testing.assert_allclose(deviations[index], expected.std(0, correction=0).flatten(), atol=1e-2)
+
+
+def test_a_batch_is_padded_and_masked(tiny_encoder, corpus, extractor, tmp_path):
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    rows = [5, 0, 2]
+    frames, mask = stored.batch(rows)
+    lengths = [int(stored.lengths[row]) for row in rows]
+    assert frames.dtype == torch.float32 and frames.shape == (3, max(lengths), 2, 16)
+    assert mask.sum(dim=1).tolist() == lengths
+    for place, row in enumerate(rows):
+        assert torch.equal(frames[place, mask[place]], stored[row].float())
+    assert not frames[~mask].any()
+
+
+def test_one_layer_of_a_store_of_several_opens_alone(tiny_encoder, corpus, extractor, tmp_path):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
+    store.fill()
+    assert torch.equal(store.open([3])[4][:, 0], store.open([1, 3])[4][:, 1])
+
+
+def test_a_window_without_masking_keeps_all_its_frames(tiny_encoder, corpus, extractor, tmp_path):
+    model = model_of(tiny_encoder, encoder_context="window", mask_padding=False, encoder_layer=1)
+    stored = filled(model, extractor, corpus.select([0, 7]), [1], tmp_path)
+    assert stored.lengths.tolist() == [1500, 1500]
+
+
+def test_layers_that_are_there_are_not_encoded_again(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
+    runs, forward = [], WhisperEmotionEncoder.forward
+
+    def counted(self, *arguments, **options):
+        runs.append(1)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(WhisperEmotionEncoder, "forward", counted)
+    filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path)
+    assert len(runs) == 3  # 24 utterances in batches of 8
+    # Layers depend on nothing above them.
+    filled(model_of(tiny_encoder, encoder_layer=2), extractor, corpus, [1], tmp_path)
+    assert len(runs) == 3
+    filled(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
+    assert len(runs) == 6
+
+
+@pytest.mark.parametrize("change", ["weights", "context", "margin", "stride", "mask", "audio", "order", "extractor"])
+def test_a_stale_store_is_never_used(tiny_encoder, synthetic_dir, extractor, tmp_path, change):
+    recordings = load_corpus("synthetic", synthetic_dir).select(range(8))
+    model = model_of(tiny_encoder, encoder_layer=1)
+    before = filled(model, extractor, recordings, [1], tmp_path)
+    if change == "weights":
+        with torch.no_grad():
+            model.encoder.layers[0].fc1.bias[0] += 1e-3
+    elif change == "context":
+        model.config.encoder_context = "window"
+    elif change == "margin":
+        model.config.context_margin = 0.5
+    elif change == "stride":
+        model.config.encoder_context = "sparse_window"
+        before = filled(model, extractor, recordings, [1], tmp_path)
+        model.config.silence_stride = 8
+    elif change == "mask":
+        model.config.mask_padding = False
+    elif change == "audio":  # another recording under the same name
+        names = ("x.wav", "y.wav")
+        contents = [Path(audio["path"]).read_bytes() for audio in recordings["audio"][:2]]
+        folder = write_files(tmp_path / "audio", dict(zip(names, contents, strict=True)))
+        rows = [{"path": str(folder / name), "bytes": None} for name in names]
+        recordings = recordings.select([0, 1]).remove_columns("audio").add_column("audio", rows)
+        before = filled(model, extractor, recordings, [1], tmp_path)
+        (folder / "x.wav").write_bytes(contents[1])
+    elif change == "order":
+        recordings = recordings.select([1, 0, *range(2, 8)])
+    else:
+        extractor = type(extractor)(**{**extractor.to_dict(), "n_fft": 512})
+    after = filled(model, extractor, recordings, [1], tmp_path)
+    assert after.folders != before.folders
+
+
+def test_a_bfloat16_encoder_has_a_store_of_its_own(tiny_encoder, corpus, extractor, tmp_path):
+    model, half = model_of(tiny_encoder), model_of(tiny_encoder)
+    half.encoder.to(torch.bfloat16)
+    frames, rounded = (filled(one, extractor, corpus, [1], tmp_path) for one in (model, half))
+    assert frames.folders != rounded.folders
+    for row in (0, 5):
+        one, other = (stored[row].float() for stored in (frames, rounded))
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, atol=0.1, rtol=0.05)
+
+
+def test_no_room_is_said_with_the_numbers_before_anything_is_written(
+    tiny_encoder, corpus, extractor, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
+    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
+        FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, extractor, tmp_path, capfd):
+    model = model_of(tiny_encoder, encoder_layer=1)
+    with torch.no_grad():
+        model.encoder.layers[0].fc2.bias[0] = 1e5
+    stored = filled(model, extractor, corpus, [1], tmp_path)
+    assert stored[0][..., 0].eq(65504).all()
+    assert "beyond half precision" in capfd.readouterr().out
+
+
+# The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches.
+CHILD = """
+import os, signal, sys
+from accelerate import PartialState
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.feature_store import FeatureStore
+from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+
+PartialState(cpu=True)  # as a script's arguments make it where there is no accelerator
+encoder, corpus_dir, store, writes = sys.argv[1:5]
+syncs, fsync = [], os.fsync
+
+def die_after_some(file):
+    fsync(file)
+    syncs.append(1)
+    if len(syncs) == int(writes):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = die_after_some
+corpus = load_corpus("synthetic", corpus_dir)
+config = load_config(encoder, corpus.features["label"].names, {"encoder_context": "utterance"})
+model = build_model(encoder, config, 0)
+FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
+sys.stdout.write(f"encoded {len(syncs) // 2}\\n")  # batches, each of which two layers' files are told to keep
+"""
+
+
+def extract(launcher, tiny_encoder, synthetic_dir, store, writes):
+    child = Path(store).with_name("child.py")
+    child.write_text(CHILD)
+    command = [*launcher, str(child), str(tiny_encoder), str(synthetic_dir), str(store), str(writes)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def whole_store(tiny_encoder, synthetic_dir, tmp_path_factory):
+    store = tmp_path_factory.mktemp("whole") / "store"
+    done = extract([sys.executable], tiny_encoder, synthetic_dir, store, -1)
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
+    store = tmp_path / "store"
+    for writes in (3, 4):  # two layers: in the middle of a batch, then at its end
+        killed = extract([sys.executable], tiny_encoder, synthetic_dir, store, writes)
+        assert killed.returncode == -signal.SIGKILL
+        ticks = [np.fromfile(path, np.uint8) for path in store.rglob("done")]
+        assert 0 < sum(tick.sum() for tick in ticks) < sum(len(tick) for tick in ticks)
+    assert extract([sys.executable], tiny_encoder, synthetic_dir, store, -1).returncode == 0
+    assert bits(store) == bits(whole_store)
+
+
+def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = extract(launcher, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("encoded 3\n") == 2  # of 48 utterances in batches of 8
+    assert bits(tmp_path / "store") == bits(whole_store)
+
+
+def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, corpus, extractor, tmp_path):
+    """Two runs begin together: the second has measured its recordings when the first is done."""
+    model = model_of(tiny_encoder)
+    late = FeatureStore(model, extractor, corpus, [1], tmp_path)
+    early = filled(model, extractor, corpus, [1], tmp_path)
+    before = bits(tmp_path)
+    late._reserve(late.folders[1], 10, "{}")
+    assert bits(tmp_path) == before
+    assert early[0].any()
+
+
+def test_a_kill_while_a_store_is_laid_out_leaves_nothing_behind(
+    tiny_encoder, corpus, extractor, tmp_path, monkeypatch
+):
+    model = model_of(tiny_encoder)
+    FeatureStore(model, extractor, corpus, [1], tmp_path / "whole").fill()
+    for cut_off in ("mkdir", "truncate", "index"):
+        store = FeatureStore(model, extractor, corpus, [1], tmp_path / "cut")
+        if cut_off == "mkdir":
+            store.folders[1].mkdir(parents=True)
+        elif cut_off == "truncate":
+            (store.folders[1] / "frames.f16").write_bytes(bytes(100))
+        else:
+            (store.folders[1] / "index.json.part").write_text('{"enc')
+    store.fill()
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_is_one_line_that_gives_its_room_back(tiny_encoder, corpus, extractor, tmp_path):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    with full_disk(5_000), pytest.raises(UserError, match="--store_dir .*: make room there, or name a folder on a"):
+        store.fill()
+    assert not list(tmp_path.iterdir())
+    store.fill()
+
+
+def test_a_store_that_machines_do_not_share_is_refused(tiny_encoder, corpus, extractor, tmp_path, monkeypatch):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    encode = store._encode
+
+    def share(folders, state):  # the other machine ticks its batches off in a folder of its own
+        encode(folders, SimpleNamespace(process_index=0, num_processes=2, is_main_process=True))
+
+    monkeypatch.setattr(store, "_encode", share)
+    with pytest.raises(UserError, match="--store_dir .*: lacks what other processes have encoded, expected a folder"):
+        store.fill()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tiny_encoder, corpus, extractor, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="--store_dir .*file: cannot be written"):
+        FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path / "file").fill()
+
+
+def test_a_layer_larger_than_the_memory_is_mapped(tiny_encoder, corpus, extractor, tmp_path):
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    index = stored.folders[0] / "index.json"
+    rows = 2**35 // 16  # 128 GiB in half precision with two, of which the disk holds nothing
+    with open(stored.folders[0] / "frames.f16", "r+b") as file:
+        file.truncate(2**37)
+    index.write_text(json.dumps({"d_model": 16, "frames": [rows, rows]}))
+    assert not StoredFrames(stored.folders).layers[0][-1].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("index.json", b'{"d_model": 16'),
+        ("index.json", b'{"d_model": 16, "frames": [1]}'),
+        ("index.json", b'{"d_model": 16, "frames": [[1]]}'),
+        ("index.json", b"{}"),
+        ("done", b"\x01"),
+        ("frames.f16", b"\x00" * 64),
+        ("frames.f16", None),
+        ("done", None),
+    ],
+)
+def test_a_damaged_store_is_named(tiny_encoder, corpus, extractor, tmp_path, name, content):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    store.fill()
+    path = store.folders[1] / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
+        store.fill()
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_frames_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, tmp_path):
+    stored = filled(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
+    path = stored.folders[0] / "frames.f16"
+    path.write_bytes(path.read_bytes()[:-2] + np.float16("nan").tobytes())
+    with pytest.raises(UserError, match="NaN or infinite") as caught:
+        _ = StoredFrames(stored.folders).statistics
+    assert str(caught.value).startswith(str(path.parent))
