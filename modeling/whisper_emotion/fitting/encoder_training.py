@@ -126,8 +126,13 @@ class EmotionTrainer(Trainer):
         self.model.to(self.args.device).eval()
         found = []
         for number, inputs in zip(own, loader, strict=True):
-            loss, logits, labels = self.prediction_step(self.model, inputs, False, ignore_keys)
-            found.append((number, loss.item(), logits.float().cpu().numpy(), labels.cpu().numpy()))
+            # `prediction_step` would gather numbers of labels, but the processes have different numbers of batches.
+            inputs = self._prepare_inputs(inputs)
+            labels = inputs.pop("labels")
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = self.model(**inputs)
+                loss = self.compute_loss_func(outputs, labels)
+            found.append((number, loss.item(), outputs.logits.float().cpu().numpy(), labels.cpu().numpy()))
         _, losses, logits, labels = zip(*sorted(gather_object(found), key=itemgetter(0)), strict=True)
         logits, labels = np.concatenate(logits), np.concatenate(labels)
         metrics = {
