@@ -51,7 +51,7 @@ def build(folder: Path, context: str) -> None:
         encoder_context=context, pooling="qkv", id2label=dict(enumerate(["angry", "happy", "neutral", "sad"])),
     )  # fmt: skip
     model = WhisperForEmotionClassification(config)
-    torch.nn.init.normal_(model.classifier.weight, std=1.0)  # so that probabilities are not all alike
+    torch.nn.init.normal_(model.head.classifier.weight, std=1.0)  # so that probabilities are not all alike
     model.save_pretrained(folder)
     WhisperEmotionFeatureExtractor().save_pretrained(folder)
 

@@ -247,6 +247,12 @@ class WhisperForEmotionClassification(PreTrainedModel):
         """
         logits, labels = logits.float(), labels.to(logits.device)
         kind = self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
+        one_each = labels.shape == logits.shape[:1] and kind != "multi_label_classification"
+        if labels.numel() != logits.numel() and not one_each or labels.shape[:1] != logits.shape[:1]:
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)}: it must be ({len(logits)},) class ids, or "
+                f"{tuple(logits.shape)} numbers"
+            )
         if kind == "regression":
             return nn.functional.mse_loss(logits, labels.float().view_as(logits))
         if kind == "multi_label_classification":
