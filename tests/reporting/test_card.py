@@ -271,7 +271,8 @@ def test_card_states_adaptation_and_the_effect_of_the_temperature(tmp_path):
         },
     }
     config = SimpleNamespace(
-        **vars(CONFIG) | dict(concatenated_layers=[2, 3, 4], logit_temperature=0.5, adapted_logit_temperature=0.25)
+        **vars(CONFIG)
+        | dict(concatenated_layers=[2, 3, 4], logit_temperature=0.5, adapted_logit_temperature=0.25)
         | {"concatenated_layers": [2, 3, 4], "logit_temperature": 0.5, "adapted_logit_temperature": 0.25}
     )
     write_model_card(tmp_path, scores, config, TRAINING | {"adaptation": "dev: yes"})
