@@ -99,7 +99,7 @@ def options(tiny_encoder, synthetic_dir, output):
     return [
         "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--encoder", tiny_encoder, "--encoder_layer", 1,
         "--encoder_context", "utterance", "--num_train_epochs", 4, "--select_on", "last", "--output_dir", output,
-        "--folds", "speakers:2", "--test_fold", 1,
+        "--folds", "speakers:2", "--test_fold", 1, "--freeze_encoder", "false",
     ]  # fmt: skip
 
 
