@@ -205,7 +205,7 @@ def build_trainer(
     """Make a trainer; the arguments are those of `train_encoder`.
 
     Raises:
-        UserError: An option needs what is not installed.
+        UserError: An option needs a package that is not installed.
     """
     try:
         args = dataclasses.replace(
@@ -264,7 +264,7 @@ def train_encoder(
         args: Hyper-parameters.
         output_dir: Folder of the checkpoints.
         class_weights: Weight of each class in the loss, `(labels,)`.
-        epochs: Stop after so many of the schedule's epochs.
+        epochs: Stop after this number of the schedule's epochs.
 
     Returns:
         The trainer; its model has the chosen epoch's weights.

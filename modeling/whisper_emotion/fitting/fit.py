@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -277,10 +275,3 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
         return trainer.predict(corpus.select(test)).predictions
 
     return Fitted(model.head, model, decision, choice, classify)
-
-
-def remove_checkpoints(work_dir: Path) -> None:
-    """Remove the checkpoints of finished trainings."""
-    if PartialState().is_main_process:
-        for name in ("select", "refit"):
-            shutil.rmtree(work_dir / name, ignore_errors=True)

@@ -296,7 +296,7 @@ class _Stack:
         gathered, places, mask = self._gather(rows)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             projected = self._call(self._project, parameters, gathered)
-            padded = projected.new_zeros(mask.numel() + 1, projected.shape[-1])  # the last row takes what is no clip's
+            padded = projected.new_zeros(mask.numel() + 1, projected.shape[-1])  # the last row takes the filling
             padded = padded.index_copy(0, places, projected.flatten(0, 1))[:-1].unflatten(0, mask.shape)
             return self._call(self._classify, parameters, padded, mask)
 
