@@ -1,15 +1,18 @@
 """The metadata of a model card, which the Hub shows and searches: from a run, and from the user's options."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-from huggingface_hub import ModelCardData
+from typing import TYPE_CHECKING, NamedTuple
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.options import option
+
+if TYPE_CHECKING:  # the Hub's client takes a second to load, which no help has to wait for
+    from huggingface_hub import ModelCardData
 
 LIBRARY, TASK = "transformers", "audio-classification"
 TAGS = ("speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion")
@@ -114,6 +117,8 @@ def run_metadata(corpus: str, encoder: str | None, **more: object) -> ModelCardD
             random weights.
         **more: Other fields of `ModelCardData`.
     """
+    from huggingface_hub import ModelCardData
+
     facts = corpus_facts(corpus)
     return ModelCardData(
         language=facts.language,
