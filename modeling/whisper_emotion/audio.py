@@ -12,13 +12,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soxr
 
 from whisper_emotion.decoders import Block, Header, open_recording
-from whisper_emotion.errors import UserError, printable
+from whisper_emotion.errors import UserError, one_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ def stream_audio(source: AudioSource | Any) -> Iterator[np.ndarray]:
         UserError: As `read_audio`; what is wrong further behind is found when it is reached.
     """
     total = 0
-    with open_recording(source) as recording:
+    with open_recording(*_named(source)) as recording:
         name = recording.name
         for block in _resample(_mix(name, recording.blocks())):
             total += block.size
@@ -114,13 +117,48 @@ def read_header(source: AudioSource | Any) -> Header:
     Raises:
         UserError: The file is missing, no file, not a sound file, or empty; or PyAV is missing for it.
     """
-    with open_recording(source) as recording:
+    with open_recording(*_named(source)) as recording:
         return recording.header()
 
 
 def audio_seconds(source: AudioSource | Any) -> float:
     """Length of a recording in seconds; for the rest see `read_header`."""
     return read_header(source).seconds
+
+
+def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
+    """A name for messages, and an array with its rate, a file or its bytes."""
+    if hasattr(source, "get_all_samples"):
+        try:
+            decoded = source.get_all_samples()
+        except Exception as error:  # torchcodec has no class for them
+            raise UserError(f"audio decoder: cannot be decoded ({one_line(error)}), expected intact audio") from error
+        source = decoded.data, decoded.sample_rate
+    if isinstance(source, Mapping):
+        path, content = source.get("path"), source.get("bytes")
+        if source.get("array") is not None:
+            return str(path or "audio array"), (source["array"], source.get("sampling_rate"))
+        if content is not None:
+            return str(path or "audio bytes"), content
+        if path is None:
+            raise UserError("audio: has neither an array nor a path nor bytes, expected one of them")
+        source = path
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise UserError(f"audio array: is a tuple of {len(source)}, expected (array, sampling_rate)")
+        return "audio array", source
+    if not isinstance(source, (str, os.PathLike)):
+        raise UserError(f"audio: is a {type(source).__name__}, expected a path, (array, sampling_rate) or a mapping")
+    path, wrong = Path(source), None
+    if path.is_dir():
+        wrong = "is a folder"
+    elif not path.exists():
+        wrong = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+    elif not path.is_file():  # a pipe would be waited for without an end
+        wrong = "is a pipe or a device"
+    if wrong:
+        raise UserError(f"{path}: {wrong}, expected a sound file")
+    return str(path), path
 
 
 def _mix(name: str, blocks: Iterable[Block]) -> Iterator[tuple[int, np.ndarray]]:
@@ -149,20 +187,12 @@ def _mix(name: str, blocks: Iterable[Block]) -> Iterator[tuple[int, np.ndarray]]
 
 def _resample(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
     """Blocks at 16 kHz; where the rate changes, another resampler goes on."""
-    current, resampler = 0, None
-    for sampling_rate, mono in blocks:
-        if sampling_rate != current:
-            yield from _flush(resampler)
-            current, resampler = sampling_rate, None
-            if sampling_rate != SAMPLING_RATE:
-                resampler = soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
-        yield mono if resampler is None else resampler.resample_chunk(mono)
-    yield from _flush(resampler)
-
-
-def _flush(resampler: soxr.ResampleStream | None) -> Iterator[np.ndarray]:
-    """What a resampler still holds."""
-    if resampler is not None:
+    for sampling_rate, group in groupby(blocks, key=itemgetter(0)):
+        if sampling_rate == SAMPLING_RATE:
+            yield from (mono for _, mono in group)
+            continue
+        resampler = soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+        yield from (resampler.resample_chunk(mono) for _, mono in group)
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 WINDOW = 2**16  # bytes that are searched at a time
@@ -50,10 +50,6 @@ class Span(io.RawIOBase):
         """Spans can be read from any place."""
         return True
 
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self.place
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move, never before the start: a damaged header may ask for that, and no decoder catches an exception."""
         self.place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence])
@@ -76,18 +72,6 @@ class Span(io.RawIOBase):
         return data
 
 
-class Audio(NamedTuple):
-    """The audio of a file.
-
-    Args:
-        links: What a decoder takes for one file each, in order.
-        cut: How the file ends before its header says so; empty if it does not.
-    """
-
-    links: list[Span]
-    cut: str = ""
-
-
 def media_format(span: Span) -> str | None:
     """FFmpeg's name of a container that libsndfile cannot read (MP4, Matroska, ADTS, ASF, AMR), None for others."""
     start = span.peek_at(0, 16)
@@ -99,191 +83,147 @@ def media_format(span: Span) -> str | None:
     return next((name for magic, name in MEDIA_MAGIC.items() if start.startswith(magic)), None)
 
 
-def find_audio(span: Span) -> Audio:
-    """The links of a file that libsndfile decodes, each of which it reads to its true end."""
-    start = span.peek_at(0, 12)
+def find_links(span: Span) -> tuple[list[Span], str]:
+    """Divide a file into the parts that libsndfile reads to their true ends, each as a file of its own.
+
+    Returns:
+        The parts in order, and how the last one ends early; empty if it does not, or if libsndfile notices it.
+    """
+    start = span.peek_at(0, 8)
     if start[:4] == b"OggS":
         return _ogg(span)
-    if start[:4] == b"RIFF":
-        return _wav(span)
-    announced = {
-        b"FORM": lambda: 8 + struct.unpack(">I", span.peek_at(4, 4))[0],
-        b".snd": lambda: sum(struct.unpack(">II", span.peek_at(4, 8))),
-        b"RF64": lambda: 8 + struct.unpack("<Q", span.peek_at(20, 8))[0],
-        b"riff": lambda: struct.unpack("<Q", span.peek_at(16, 8))[0],  # Sony Wave64
-    }.get(start[:4])
-    if announced is not None and span.size >= 28:
-        return Audio([span], _missing(span, announced()))
-    return _mp3(span)
-
-
-def _missing(span: Span, announced: int) -> str:
-    """What to say of a file that is shorter than its header announces; writers to pipes announce 2 GiB or more."""
-    lacking = announced - span.size
-    if lacking <= 1 or announced >= 0x7FFF_0000 > span.size:  # a padding byte is nothing
-        return ""
-    return f"{lacking:,} of {announced:,} bytes are missing"
-
-
-# --- WAV -------------------------------------------------------------------------------------------------------------
-
-
-def _wav(span: Span) -> Audio:
-    """A RIFF file; where its header was never finished (a data size of 0), the samples reach to the end."""
-    for identity, place, size in _chunks(span, 12):
-        if identity != b"data":
-            continue
-        rest = span.size - place
-        if size == 0 and rest and not _is_chain(span, place):
-            # libsndfile takes the largest size for an unknown one.
-            return Audio([Span(span.file, place, head=span.peek_at(0, place - 4) + b"\xff" * 4)])
-        return Audio([span], _missing(span, place + size))
-    return Audio([span])
-
-
-def _chunks(span: Span, place: int) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a RIFF file from a place on: names, where their contents begin, and announced sizes."""
-    while len(header := span.peek_at(place, 8)) == 8:
-        size = int.from_bytes(header[4:], "little")
-        yield header[:4], place + 8, size
-        place += 8 + size + size % 2
-
-
-def _is_chain(span: Span, place: int) -> bool:
-    """Whether chunks with printable names follow one another from a place to the very end of the file."""
-    end = place
-    for identity, content, size in _chunks(span, place):
-        if not all(32 <= sign < 127 for sign in identity):
-            return False
-        end = content + size
-    return span.size - 1 <= end <= span.size + 1
+    if start[:4] != b"RIFF":
+        return _mp3(span), ""
+    wrong = abs(8 + int.from_bytes(start[4:], "little") - span.size) > 1
+    if wrong and b"data\0\0\0\0" in span.peek_at(0, WINDOW):
+        # A writer that never finished its header left 0. At this size, libsndfile takes the samples to go to the end.
+        return [Span(span.file, 8, head=b"RIFF\x08\0\0\0")], ""
+    return [span], ""
 
 
 # --- Ogg -------------------------------------------------------------------------------------------------------------
 
 
-def _ogg(span: Span) -> Audio:
+def _ogg(span: Span) -> tuple[list[Span], str]:
     """The links of a chained Ogg file (RFC 3533): streams that begin after others have begun and gone on."""
-    starts, opening, place, last, end = [], False, 0, 0, 0
-    while (place := _find(span, b"OggS", place)) >= 0:
-        page = span.peek_at(place, 27 + 255)
-        if len(page) < 27:
-            end = span.size + 1
-            break
-        begins = bool(page[5] & 2)
-        if begins and not opening:
+    starts, flags, end = [], 0, 0
+    for place, new_flags, end in _ogg_pages(span):  # noqa: B007
+        if new_flags & 2 and not flags & 2:
             starts.append(place)
-        opening, last = begins, page[5]
-        segments = page[26]
-        place = end = place + 27 + segments + sum(page[27 : 27 + segments])
-    cut = "its last page is incomplete" if end > span.size else "its stream has no end" if not last & 4 else ""
-    if len(starts) < 2:
-        return Audio([span], cut)
-    bounds = [0, *starts[1:], span.size]
-    return Audio([Span(span.file, *bound) for bound in zip(bounds, bounds[1:], strict=False)], cut)
+        flags = new_flags
+    links = [Span(span.file, *bounds) for bounds in pairwise([0, *starts[1:], span.size])]
+    if end > span.size:
+        return links, "its last page is incomplete"
+    return links, "" if flags & 4 else "its stream has no end"
+
+
+def _ogg_pages(span: Span) -> Iterator[tuple[int, int, int]]:
+    """Where each page begins, its flags (2 begins a stream, 4 ends it), and where it ends."""
+    place = 0
+    while (place := _find(span, b"OggS", place)) >= 0:
+        header = span.peek_at(place, 27 + 255)
+        if len(header) < 27:
+            yield place, 0, span.size + 1
+            return
+        end = place + 27 + header[26] + sum(header[27 : 27 + header[26]])
+        yield place, header[5], end
+        place = end
 
 
 def _find(span: Span, wanted: bytes, place: int) -> int:
     """Where some bytes come next, -1 if nowhere."""
-    while True:
-        found = (data := span.peek_at(place, len(wanted))).find(wanted)  # mostly right here
-        if found < 0:
-            found = (data := span.peek_at(place, WINDOW)).find(wanted)
-        if found >= 0:
+    if span.peek_at(place, len(wanted)) == wanted:
+        return place
+    while len(data := span.peek_at(place, WINDOW)) >= len(wanted):
+        if (found := data.find(wanted)) >= 0:
             return place + found
-        if len(data) < WINDOW:
-            return -1
-        place += WINDOW - len(wanted) + 1
+        place += len(data) - len(wanted) + 1
+    return -1
 
 
 # --- MP3 -------------------------------------------------------------------------------------------------------------
 
 
 class _Frame(NamedTuple):
-    """The header of an MPEG frame of layer III: its bytes, the frame's size and rate, and a table's place in it."""
+    """An MPEG frame of layer III.
+
+    Args:
+        header: Its first four bytes.
+        start: Where it begins.
+        end: Where the next one should begin.
+        rate: In Hz.
+        table: Where a Xing table would lie in it.
+        announced: The frames that its Xing table counts, with or without its own; 0 without a table.
+    """
 
     header: bytes
-    size: int
+    start: int
+    end: int
     rate: int
     table: int
-
-    @classmethod
-    def parse(cls, header: bytes) -> _Frame | None:
-        """The frame with these four bytes; None if they are no such header."""
-        if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
-            return None
-        version, code, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
-        if version == 1 or code in (0, 15) or rate == 3:
-            return None
-        first, mono = version == 3, header[3] >> 6 == 3
-        rate = _RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
-        size = (144 if first else 72) * _KILOBITS[first][code] * 1000 // rate + (header[2] >> 1 & 1)
-        table = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
-        return cls(header, size, rate, table)
-
-
-@dataclass
-class _Link:
-    """A part of an MP3: where it begins, its first frame, the frames that its table announces, and those counted."""
-
-    start: int
-    frame: _Frame
     announced: int
-    frames: int = 0
 
 
-def _mp3(span: Span) -> Audio:
+def _mp3(span: Span) -> list[Span]:
     """The links of an MP3: it may be several behind one another, each with a Xing table of its length or without one.
 
     Without a table libsndfile guesses the length from the first frame's bit rate and stops there. A link without one,
     or with one that lacks frames, gets a table. A link begins at a table, and where the rate changes.
     """
-    place = _behind_tags(span, 0)
-    frame = _Frame.parse(span.peek_at(place, 4))
-    if frame is None or _Frame.parse(span.peek_at(place + frame.size, 4)) is None:
-        return Audio([span])
-    links: list[_Link] = []
-    while frame is not None:
-        table = _frames_by_table(span.peek_at(place, frame.table + 12)[frame.table :])
-        behind = _next_frame(span, place + frame.size)
-        following = _Frame.parse(span.peek_at(behind, 4))
-        changes = not links or (links[-1].frame.rate != frame.rate and following and following.rate == frame.rate)
-        if table or changes:
-            links.append(_Link(place, frame, table))
-        links[-1].frames += 1
-        place, frame = behind, following
-    stops = [link.start for link in links[1:]] + [span.size]
-    return Audio([
-        Span(span.file, link.start, stop, head=b"" if link.announced >= link.frames - 3 else _table(link))
-        for link, stop in zip(links, stops, strict=True)
-    ])  # fmt: skip
+    counts: dict[_Frame, int] = {}  # frames of a link, by its first one
+    first, frame = None, _parse_frame(span, _behind_tags(span, 0))
+    while frame:
+        if first is None or frame.announced or frame.rate != first.rate:
+            first = frame
+            counts[first] = 0
+        counts[first] += 1
+        frame = _next_frame(span, frame.end)
+    if sum(counts.values()) < 2:
+        return [span]
+    stops = [*(first.start for first in counts), span.size][1:]
+    return [
+        Span(span.file, first.start, stop, head=b"" if first.announced >= frames - 3 else _table(first, frames))
+        for (first, frames), stop in zip(counts.items(), stops, strict=True)
+    ]
 
 
-def _frames_by_table(table: bytes) -> int:
-    """The number of frames in a Xing table, which may count its own one or two more; 0 without a table."""
-    counted = table[:4] in (b"Xing", b"Info") and len(table) == 12 and table[7] & 1
-    return int.from_bytes(table[8:], "big") if counted else 0
-
-
-def _table(link: _Link) -> bytes:
-    """A frame without sound that holds a Xing table with the number of frames behind it."""
-    first, second, third, fourth = link.frame.header
-    header = bytes((first, second, third & 0x0D | 0x80, fourth))  # a bit rate with enough room
-    start = header + bytes(link.frame.table - 4) + b"Xing" + struct.pack(">II", 1, link.frames)
-    return start.ljust(_Frame.parse(header).size, b"\0")
-
-
-def _next_frame(span: Span, place: int) -> int:
-    """Where the next MPEG frame begins, with tags and up to 1 KiB of other bytes before it: as far as mpg123 looks."""
+def _next_frame(span: Span, place: int) -> _Frame | None:
+    """The next MPEG frame, with tags and up to 1 KiB of other bytes before it: as far as mpg123 looks."""
     place = _behind_tags(span, place)
-    if _Frame.parse(span.peek_at(place, 4)):
-        return place
+    if frame := _parse_frame(span, place):
+        return frame
     data = span.peek_at(place, 1028)
     for skip in range(1, len(data) - 3):
-        frame = _Frame.parse(data[skip : skip + 4])
-        if frame and _Frame.parse(span.peek_at(place + skip + frame.size, 4)):
-            return place + skip
-    return span.size
+        # One header may be there by chance, so another must follow it.
+        if data[skip] == 0xFF and (frame := _parse_frame(span, place + skip)) and _parse_frame(span, frame.end):
+            return frame
+    return None
+
+
+def _parse_frame(span: Span, place: int) -> _Frame | None:
+    """The frame that begins at a place; None if there is no header of one."""
+    data = span.peek_at(place, 48)
+    if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE6 != 0xE2:
+        return None
+    version, code, rate = data[1] >> 3 & 3, data[2] >> 4, data[2] >> 2 & 3
+    if version == 1 or code in (0, 15) or rate == 3:
+        return None
+    first, mono = version == 3, data[3] >> 6 == 3
+    rate = _RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
+    size = (144 if first else 72) * _KILOBITS[first][code] * 1000 // rate + (data[2] >> 1 & 1)
+    table = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
+    xing = data[table : table + 12]
+    counted = xing[:4] in (b"Xing", b"Info") and len(xing) == 12 and xing[7] & 1
+    return _Frame(data[:4], place, place + size, rate, table, int.from_bytes(xing[8:], "big") if counted else 0)
+
+
+def _table(first: _Frame, frames: int) -> bytes:
+    """A frame without sound that holds a Xing table with the number of frames behind it."""
+    sync, version, rates, mode = first.header
+    header = bytes((sync, version, rates & 0x0D | 0x80, mode))  # a bit rate with enough room
+    frame = _parse_frame(Span(io.BytesIO(header)), 0)
+    assert frame is not None
+    return (header + bytes(first.table - 4) + b"Xing" + struct.pack(">II", 1, frames)).ljust(frame.end, b"\0")
 
 
 def _behind_tags(span: Span, place: int) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 
-from whisper_emotion.containers import Span, find_audio, media_format
+from whisper_emotion.containers import Span, find_links, media_format
 from whisper_emotion.errors import UserError, one_line, printable
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,14 @@ BLOCK_VALUES = 2**23  # of all its channels together, at most
 RATES = (1_000, 1_000_000)  # Hz; beyond, a header is damaged, and believing it would take all memory
 MEDIA_TOLERANCE = 0.25  # seconds by which containers of compressed audio announce more than they hold
 FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31}  # by type; unsigned samples lie around it
+LARGEST_BYTES = 0x7FFF_0000  # writers to pipes announce this or more, for a length that they do not know
 
 # A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
 # neither seek in the file nor read it in parts.
 _UNKNOWN_LENGTH = 2**63 - 1
+
+# What libsndfile logs of a file that is shorter than its header announces, in bytes
+_CUT = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class Header(NamedTuple):
@@ -56,26 +60,21 @@ class Block(NamedTuple):
     samples: np.ndarray
 
 
-class Recording(Protocol):
-    """A source of samples with a name for messages."""
-
-    name: str
-
-    def header(self) -> Header:
-        """Length, rate and channels; no sample is decoded."""
-
-    def blocks(self) -> Iterator[Block]:
-        """Decode everything; one line is logged if the file ends before its header says so."""
-
-
 @contextmanager
-def open_recording(source: Any) -> Iterator[Recording]:
-    """Open what `read_audio` takes; errors of decoders become `UserError`s with the recording's name."""
-    source = _plain(source)
-    if isinstance(source, _Array):
-        yield source
+def open_recording(name: str, content: tuple | Path | bytes) -> Iterator[_Array | _SoundFile | _Media]:
+    """Open a recording; errors of decoders become `UserError`s with its name.
+
+    Args:
+        name: For messages.
+        content: An array with its rate, a file, or its bytes.
+
+    Yields:
+        An object with the recording's `name`, and two methods: `header()` decodes no sample, and `blocks()` decodes
+        all of them; one line is logged if the file ends before its header says so.
+    """
+    if isinstance(content, tuple):
+        yield _Array(name, *content)
         return
-    name, content = source
     try:
         with open(content, "rb") if isinstance(content, Path) else io.BytesIO(content) as file:
             span = Span(file)
@@ -85,45 +84,6 @@ def open_recording(source: Any) -> Iterator[Recording]:
         raise UserError(f"{name}: may not be read by this user, expected a readable sound file") from error
     except (soundfile.SoundFileError, OSError) as error:
         raise _undecodable(name, getattr(error, "error_string", str(error)), error) from error
-
-
-def _plain(source: Any) -> _Array | tuple[str, Path | bytes]:
-    """An array, or a name with a file or its bytes."""
-    name = "audio array"
-    if hasattr(source, "get_all_samples"):
-        try:
-            decoded = source.get_all_samples()
-        except Exception as error:  # torchcodec has no class for them
-            raise UserError(f"audio decoder: cannot be decoded ({one_line(error)}), expected intact audio") from error
-        source = decoded.data, decoded.sample_rate
-    if isinstance(source, Mapping):
-        path, content = source.get("path"), source.get("bytes")
-        if source.get("array") is not None:
-            return _Array(str(path or name), source["array"], source.get("sampling_rate"))
-        if content is not None:
-            return str(path or "audio bytes"), content
-        if path is None:
-            raise UserError("audio: has neither an array nor a path nor bytes, expected one of them")
-        source = path
-    if isinstance(source, tuple):
-        if len(source) != 2:
-            raise UserError(f"{name}: is a tuple of {len(source)}, expected (array, sampling_rate)")
-        return _Array(name, *source)
-    if not isinstance(source, (str, os.PathLike)):
-        raise UserError(f"audio: is a {type(source).__name__}, expected a path, (array, sampling_rate) or a mapping")
-    return _existing_file(Path(source))
-
-
-def _existing_file(path: Path) -> tuple[str, Path]:
-    """A file's name and path, if it is there and a regular one."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a sound file")
-    if not path.exists():
-        kind = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise UserError(f"{path}: {kind}, expected a sound file")
-    if not path.is_file():  # a pipe would be waited for without an end
-        raise UserError(f"{path}: is a pipe or a device, expected a sound file")
-    return str(path), path
 
 
 class _Array:
@@ -139,30 +99,25 @@ class _Array:
         self.name = name
         if not isinstance(sampling_rate, Real) or sampling_rate % 1 != 0:
             raise UserError(f"{name}: has the sampling rate {sampling_rate!r:.50}, expected (array, rate in Hz)")
-        self.rate = int(sampling_rate)
         try:
             samples = np.asarray(array)
         except Exception as error:  # of tensors on a device, ragged lists and whatever else
             raise UserError(f"{name}: is no array ({one_line(error)}), expected (samples,) or two axes") from error
         if samples.ndim not in (1, 2):
             raise UserError(f"{name}: has the shape {samples.shape}, expected (samples,) or (channels, samples)")
-        if samples.ndim == 1:
-            samples = samples[:, None]
-        elif samples.shape[0] < samples.shape[1]:
-            samples = samples.T
-        self.samples = samples
         if samples.dtype.kind != "f" and samples.dtype.str[1:] not in FULL_SCALE:
             raise UserError(
                 f"{name}: holds {samples.dtype} samples, expected floats within -1 to 1, int16 or int32. Convert them"
             )
+        rows = samples.reshape(len(samples), -1) if samples.size else samples[:0]
+        self.samples, self.rate = rows.T if rows.shape[0] < rows.shape[-1] else rows, int(sampling_rate)
 
     def header(self) -> Header:
         _require_header(self.name, self.samples.size, self.rate)
         return Header(len(self.samples) / self.rate, self.rate, self.samples.shape[1])
 
     def blocks(self) -> Iterator[Block]:
-        self.header()
-        size = _block_size(self.rate, self.samples.shape[1])
+        size = _block_size(self.rate, self.header().channels)
         for start in range(0, len(self.samples), size):
             yield Block(self.rate, _to_float(self.samples[start : start + size]))
 
@@ -171,38 +126,40 @@ class _SoundFile:
     """A file that libsndfile decodes, one link after the other."""
 
     def __init__(self, name: str, span: Span):
-        self.name, (self.links, self.cut) = name, find_audio(span)
+        self.name, (self.links, self.cut) = name, find_links(span)
 
     def header(self) -> Header:
-        headers = []
-        for link in self.links:
-            with self._open(link) as file:
-                headers.append(Header(file.frames / file.samplerate, file.samplerate, file.channels))
+        headers = [Header(file.frames / file.samplerate, file.samplerate, file.channels) for file in self._opened()]
         return headers[0]._replace(seconds=sum(header.seconds for header in headers))
 
     def blocks(self) -> Iterator[Block]:
         cut = self.cut
-        for link in self.links:
-            with self._open(link) as file:
-                size, decoded = _block_size(file.samplerate, file.channels), 0
-                while len(samples := file.read(size, dtype="float32", always_2d=True)):
-                    decoded += len(samples)
-                    yield Block(file.samplerate, samples)
-                if decoded < file.frames:
-                    cut = f"{decoded:,} of {file.frames:,} samples could be decoded"
+        for file in self._opened():
+            size, decoded = _block_size(file.samplerate, file.channels), 0
+            while len(samples := file.read(size, dtype="float32", always_2d=True)):
+                decoded += len(samples)
+                yield Block(file.samplerate, samples)
+            if decoded < file.frames:
+                cut = f"{decoded:,} of {file.frames:,} samples could be decoded"
+            elif found := _CUT.search(file.extra_info):
+                announced, there = int(found[1]), int(found[2])
+                if announced > there + 1 and not announced >= LARGEST_BYTES > there:  # a padding byte is nothing
+                    cut = f"{announced - there:,} of {announced:,} bytes are missing"
         if cut:
             _warn_of_cut(self.name, cut)
 
-    def _open(self, link: Span) -> soundfile.SoundFile:
-        """A link, with a plausible header."""
-        link.seek(0)
-        file = _ForwardFile(link)
-        if file.frames == _UNKNOWN_LENGTH:
-            raise UserError(
-                f"{self.name}: has no length in its header, expected a FLAC that was written to a file, not a pipe"
-            )
-        _require_header(self.name, file.frames, file.samplerate)
-        return file
+    def _opened(self) -> Iterator[soundfile.SoundFile]:
+        """Each link in its turn, with a plausible header."""
+        for link in self.links:
+            link.seek(0)
+            with _ForwardFile(link) as file:
+                if file.frames == _UNKNOWN_LENGTH:
+                    raise UserError(
+                        f"{self.name}: has no length in its header, expected a FLAC that was written to a file, "
+                        "not a pipe"
+                    )
+                _require_header(self.name, file.frames, file.samplerate)
+                yield file
 
 
 class _ForwardFile(soundfile.SoundFile):
@@ -234,7 +191,8 @@ class _Media:
         with self._open() as (container, stream):
             announced = self._announced(container, stream)
             for frame in self._frames(container, stream):
-                samples = _to_float(_interleaved(frame))
+                values = frame.to_ndarray()
+                samples = _to_float(values.T if frame.format.is_planar else values.reshape(frame.samples, -1))
                 _require_header(self.name, len(samples), frame.sample_rate)
                 full = sum(map(len, waiting)) >= _block_size(frame.sample_rate, samples.shape[1])
                 if waiting and (full or frame.sample_rate != rate or samples.shape[1] != waiting[0].shape[1]):
@@ -294,12 +252,6 @@ class _Media:
         return None if container.duration is None else container.duration / 1e6  # in microseconds
 
 
-def _interleaved(frame: Any) -> np.ndarray:
-    """The samples of an FFmpeg frame, `(samples, channels)`, of whatever type."""
-    samples = frame.to_ndarray()
-    return samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
-
-
 def _to_float(samples: np.ndarray) -> np.ndarray:
     """Samples of any type as float32 with a full scale of 1."""
     kind = samples.dtype.str[1:]
@@ -325,7 +277,7 @@ def _require_header(name: str, samples: int, sampling_rate: int) -> None:
 
 def _warn_of_cut(name: str, cut: str) -> None:
     """Log that a recording was read although a part of it is missing."""
-    logger.warning("%s: ends early (%s): only what is there is read", printable(name), cut)
+    logger.warning("%s: ends early (%s): the part before that is used", printable(name), cut)
 
 
 def _undecodable(name: str, reason: str, error: Exception) -> UserError:
