@@ -51,7 +51,7 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
                 found[path] = None
                 continue
             left_out: Counter[str] = Counter()
-            inside = sorted(str(file) for file in walk(path, SUFFIXES, refuse, left_out))
+            inside = sorted(str(file) for file in walk(path, refuse, left_out))
             if not inside and path not in wrong:
                 wrong[path] = UserError(f"{path}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
             if left_out:
@@ -69,44 +69,37 @@ def _count(left_out: Counter[str]) -> str:
 
 
 def walk(
-    root: str | os.PathLike[str],
-    suffixes: tuple[str, ...],
-    refuse: Callable[[OSError], None],
-    left_out: Counter[str] | None = None,
+    root: str | os.PathLike[str], refuse: Callable[[OSError], None], left_out: Counter[str] | None = None
 ) -> Iterator[Path]:
-    """All files below a folder with one of these endings, in any case.
+    """All sound files (`SUFFIXES`, in any case) below a folder.
 
     Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
     are followed, each folder once.
 
     Args:
         root: The folder.
-        suffixes: Endings in small letters.
         refuse: Called with the error of a folder that cannot be listed.
-        left_out: Counts the endings of the visible files that have none of these.
+        left_out: Counts the endings of the other visible files.
 
     Yields:
         Paths, in no order.
     """
     seen = {os.path.realpath(root)}
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
-        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
-        inner[:] = [name for name in inner if not _visited(os.path.join(folder, name), seen)]
+        new = []
+        for name in sorted(inner):
+            real = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                new.append(name)
+        inner[:] = new
         for name in files:
-            if has_suffix(name, suffixes):
+            if is_audio(name):
                 yield Path(folder, name)
             elif left_out is not None and not name.startswith("."):
                 left_out[Path(name).suffix.lower()] += 1
 
 
-def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file's name is a visible one with one of these endings."""
-    return name.lower().endswith(suffixes) and not name.startswith(".")
-
-
-def _visited(folder: str, seen: set[str]) -> bool:
-    """Whether a folder was walked before, by its real path; remembers it."""
-    real = os.path.realpath(folder)
-    known = real in seen
-    seen.add(real)
-    return known
+def is_audio(name: str) -> bool:
+    """Whether a file's name is that of a visible sound file."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

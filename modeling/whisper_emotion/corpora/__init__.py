@@ -1,9 +1,7 @@
 """Speech emotion corpora as `datasets.Dataset`, read from the folders that their owners publish, or from the Hub.
 
 `load_corpus` gives the columns `audio, label, speaker, gender, session, seconds` for every corpus; `splits` turns them
-into folds. A corpus is one module with `LABELS` (`None` where the folder decides), `PUBLISHED` (how many utterances
-its owners publish, `None` where that has no meaning), `LAYOUT` (what its files look like, for messages) and
-`read(corpus_dir, **options)`; `hub` alone reads no folder.
+into folds. A corpus is one `Corpus` record in `CORPORA`; `hub` alone reads no folder.
 """
 
 from __future__ import annotations
@@ -19,19 +17,23 @@ from typing import Any
 import pyarrow.compute
 from datasets import Dataset
 
-from whisper_emotion.corpora import emodb, folder, hub, iemocap, ravdess, shemo, synthetic
-from whisper_emotion.corpora._utterances import Utterance, to_dataset
+from whisper_emotion.corpora import hub
+from whisper_emotion.corpora._utterances import to_dataset
+from whisper_emotion.corpora.folder import FOLDER
+from whisper_emotion.corpora.iemocap import IEMOCAP
+from whisper_emotion.corpora.named import EMODB, RAVDESS, SHEMO
+from whisper_emotion.corpora.synthetic import SYNTHETIC
 from whisper_emotion.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 CORPORA = {
-    "emodb": emodb,
-    "ravdess": ravdess,
-    "iemocap": iemocap,
-    "shemo": shemo,
-    "synthetic": synthetic,
-    "folder": folder,
+    "emodb": EMODB,
+    "ravdess": RAVDESS,
+    "iemocap": IEMOCAP,
+    "shemo": SHEMO,
+    "synthetic": SYNTHETIC,
+    "folder": FOLDER,
 }
 
 
@@ -57,24 +59,25 @@ def load_corpus(name: str, corpus_dir: str | os.PathLike[str] | None = None, **o
     """
     options = {option: value for option, value in options.items() if value is not None}
     classes = options.pop("classes", None)
-    if name.startswith(hub.PREFIX):
-        _check_options(name, [], options)
+    corpus = CORPORA.get(name)
+    known = ["classes", *(list(inspect.signature(corpus.read).parameters)[1:] if corpus else [])]
+    if corpus is None and not name.startswith(hub.PREFIX):
+        raise UserError(f"corpus: unknown name '{name}', expected one of {', '.join(CORPORA)} or hub:NAMESPACE/NAME")
+    for option in options:
+        if option not in known:
+            raise UserError(f"{option}: not an option of corpus {name}, which takes {', '.join(known)}")
+    if corpus is None:
         if corpus_dir is not None:
             raise UserError(f"corpus_dir: {name} comes from the Hub, leave {corpus_dir} out")
         return hub.load(name, lambda labels, spoken: _chosen_classes(classes, labels, Counter(spoken)))
-    if name not in CORPORA:
-        raise UserError(f"corpus: unknown name '{name}', expected one of {', '.join(CORPORA)} or hub:NAMESPACE/NAME")
     if corpus_dir is None:
         raise UserError(f"corpus_dir: is missing, expected the folder of {name}")
-    corpus = CORPORA[name]
-    _check_options(name, list(inspect.signature(corpus.read).parameters)[1:], options)
     utterances = corpus.read(Path(corpus_dir), **options)
     if not utterances:
-        raise UserError(f"{corpus_dir}: holds no recordings as --corpus {name} has them, expected {corpus.LAYOUT}")
-    _check_unique(utterances)
-    if corpus.PUBLISHED is not None and not options and len(utterances) != corpus.PUBLISHED:
-        logger.warning("%s: %d of the %d published utterances", corpus_dir, len(utterances), corpus.PUBLISHED)
-    labels = corpus.LABELS or sorted({utterance.label for utterance in utterances})
+        raise UserError(f"{corpus_dir}: holds no recordings as --corpus {name} has them, expected {corpus.layout}")
+    if corpus.published is not None and not options and len(utterances) != corpus.published:
+        logger.warning("%s: %d of the %d published utterances", corpus_dir, len(utterances), corpus.published)
+    labels = corpus.labels or sorted({utterance.label for utterance in utterances})
     kept = _chosen_classes(classes, labels, Counter(utterance.label for utterance in utterances))
     return to_dataset((utterance for utterance in utterances if utterance.label in kept), kept)
 
@@ -104,39 +107,20 @@ def utterance_names(dataset: Dataset) -> list[str]:
     return names
 
 
-def _check_options(name: str, own: Sequence[str], options: Iterable[str]) -> None:
-    """Raise unless the corpus takes all these options."""
-    known = ["classes", *own]
-    for option in options:
-        if option not in known:
-            raise UserError(f"{option}: not an option of corpus {name}, which takes {', '.join(known)}")
-
-
-def _check_unique(utterances: Iterable[Utterance]) -> None:
-    """Raise where one recording is there twice (as `.wav` and `.flac`): a copy in both parts of a fold leaks."""
-    seen: dict[PurePath, Path] = {}
-    for utterance in utterances:
-        path = utterance.path
-        other = seen.setdefault(path.with_suffix(""), path)
-        if other != path:
-            raise UserError(f"{path}: the same recording as {other.name} beside it, remove one of the two")
-
-
 def _chosen_classes(classes: str | Iterable[str] | None, labels: Sequence[str], counts: Counter[str]) -> list[str]:
     """The classes to keep, in the corpus's order."""
-    if classes is not None and not isinstance(classes, Iterable):
-        raise UserError(f"classes: {classes} is no list of names, expected some of {', '.join(labels)}")
-    if classes is None:
-        chosen = set(labels)
-    else:
-        names = classes.split(",") if isinstance(classes, str) else list(classes)
+    kept = list(labels)
+    if classes is not None:
+        if not isinstance(classes, Iterable):
+            raise UserError(f"classes: {classes} is no list of names, expected some of {', '.join(labels)}")
+        names = classes.split(",") if isinstance(classes, str) else classes
         chosen = {str(name).strip() for name in names} - {""}
         for name in sorted(chosen):
             if name not in labels:
                 raise UserError(f"classes: unknown class '{name}', expected some of {', '.join(labels)}")
             if not counts[name]:
                 raise UserError(f"classes: no recording of class '{name}' is there, found {', '.join(sorted(counts))}")
-    kept = [label for label in labels if label in chosen]
+        kept = [label for label in labels if label in chosen]
     if len(kept) < 2:
         raise UserError(f"classes: {', '.join(kept) or 'none'} alone, expected two or more of {', '.join(labels)}")
     return kept

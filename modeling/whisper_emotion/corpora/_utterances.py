@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from datasets import Audio, ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.audio import audio_seconds
 from whisper_emotion.errors import UserError
-from whisper_emotion.recordings import SUFFIXES, has_suffix, walk
+from whisper_emotion.recordings import walk
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,23 @@ class Utterance:
     ratings: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of a corpus, and how it is read.
+
+    Args:
+        labels: Its classes; `None` where the folder decides.
+        published: How many utterances its owners publish; `None` where that has no meaning.
+        layout: What its files look like, for messages.
+        read: Called with the corpus's folder and with options; its keywords are the corpus's options.
+    """
+
+    labels: Sequence[str] | None
+    published: int | None
+    layout: str
+    read: Callable[..., list[Utterance]]
+
+
 def audio_files(root: Path) -> list[Path]:
     """All sound files (`SUFFIXES`) below a folder (in any case), sorted by name and then by path.
 
@@ -47,9 +63,9 @@ def audio_files(root: Path) -> list[Path]:
         UserError: The folder is missing, is a file or may not be read, or a file's name is not valid UTF-8.
     """
     require_folder(root)
-    found = list(walk(root, SUFFIXES, _refuse))
+    found = list(walk(root, _refuse))
     for path in found:
-        if not os.fsencode(path).decode("utf-8", errors="ignore") == str(path):
+        if os.fsencode(path).decode("utf-8", errors="ignore") != str(path):
             raise UserError(f"{str(path)!a}: has a name that is not valid UTF-8, rename it")
     return sorted(found, key=lambda path: (path.stem, path.as_posix()))
 
@@ -69,23 +85,6 @@ def named_files(root: Path) -> dict[str, Path]:
                 f"{path}: has the name of {other}, too, expected each recording once (your own: --corpus folder)"
             )
     return named
-
-
-def parse_name(pattern: re.Pattern[str], path: Path, expected: str) -> re.Match[str]:
-    """Match a file's stem as a whole.
-
-    Raises:
-        UserError: It does not match; `expected` says what would.
-    """
-    match = pattern.fullmatch(path.stem)
-    if match is None:
-        raise UserError(f"{path}: its name does not parse, expected {expected}")
-    return match
-
-
-def is_audio(name: str) -> bool:
-    """Whether a file's name is that of a visible sound file."""
-    return has_suffix(name, SUFFIXES)
 
 
 def require_folder(path: Path) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from whisper_emotion.corpora._utterances import Utterance, audio_files, is_audio, require_folder
+from whisper_emotion.corpora._utterances import Corpus, Utterance, audio_files, require_folder
 from whisper_emotion.errors import UserError
-from whisper_emotion.recordings import SUFFIXES
+from whisper_emotion.recordings import SUFFIXES, is_audio
 
-LABELS = None
-PUBLISHED = None
 LAYOUT = "one sub-folder a class with sound files, such as angry/anna_01.wav"
 
 
@@ -31,7 +29,7 @@ def read(corpus_dir: Path, *, speaker_pattern: str | None = None) -> list[Uttera
     """
     require_folder(corpus_dir)
     pattern = None if speaker_pattern is None else _compile(speaker_pattern)
-    utterances = []
+    utterances, seen = [], {}
     for entry in sorted(corpus_dir.iterdir()):
         if entry.name.startswith("."):
             continue
@@ -43,6 +41,10 @@ def read(corpus_dir: Path, *, speaker_pattern: str | None = None) -> list[Uttera
         if not paths:
             raise UserError(f"{entry}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
         for path in paths:
+            # A copy as .wav and .flac would leak from training into the test of a fold
+            other = seen.setdefault(path.with_suffix(""), path)
+            if other != path:
+                raise UserError(f"{path}: the same recording as {other.name} beside it, remove one of the two")
             speaker = _speaker(pattern, path) if pattern else path.relative_to(corpus_dir).with_suffix("").as_posix()
             utterances.append(Utterance(path, entry.name, speaker))
     return sorted(utterances, key=lambda utterance: (utterance.path.stem, utterance.path.as_posix()))
@@ -70,3 +72,7 @@ def _speaker(pattern: re.Pattern[str], path: Path) -> str:
             "expected such as '^([a-z]+)_', which finds anna in anna_01"
         )
     return match[1]
+
+
+FOLDER = Corpus(None, None, LAYOUT, read)
+"""Recordings in class folders."""

@@ -48,15 +48,15 @@ def load(name: str, choose: Callable[[Sequence[str], Sequence[str]], list[str]])
     label = table.features["label"]
     spoken = _texts(table, name, "label")
     labels = choose(label.names if isinstance(label, ClassLabel) else sorted(set(spoken)), spoken)
-    unknown = [None] * len(table)
+    speakers = [f"row/{row}" for row in range(len(table))]  # the slash says that nobody knows who speaks
+    if "speaker" in table.features:
+        speakers = [speaker.replace("/", "_") for speaker in _texts(table, name, "speaker")]
+    genders = [str(gender).lower() for gender in _values(table, "gender")]
     columns = {
         "label": [labels.index(one) if one in labels else 0 for one in spoken],
-        "speaker": _speakers(table, name),
-        "gender": [
-            gender.lower() if str(gender).lower() in ("female", "male") else None
-            for gender in _values(table, "gender") or unknown
-        ],
-        "session": [None if one is None else str(one) for one in _values(table, "session") or unknown],
+        "speaker": speakers,
+        "gender": [gender if gender in ("female", "male") else None for gender in genders],
+        "session": [None if one is None else str(one) for one in _values(table, "session")],
         "seconds": _seconds(table, name),
     }
     kinds: dict[str, Any] = {column: Value("string") for column in columns}
@@ -93,10 +93,10 @@ def _check_files(table: Dataset, name: str) -> None:
             row += 1
 
 
-def _values(table: Dataset, column: str) -> list[Any] | None:
-    """A column's values, a `ClassLabel`'s by name, or None where there is no such column."""
+def _values(table: Dataset, column: str) -> list[Any]:
+    """A column's values, a `ClassLabel`'s by name; None for each clip where there is no such column."""
     if column not in table.features:
-        return None
+        return [None] * len(table)
     kind, values = table.features[column], table[column][:]
     if isinstance(kind, ClassLabel):
         known = range(kind.num_classes)
@@ -106,7 +106,7 @@ def _values(table: Dataset, column: str) -> list[Any] | None:
 
 def _texts(table: Dataset, name: str, column: str) -> list[str]:
     """A column in which every clip has something."""
-    values = _values(table, column) or []
+    values = _values(table, column)
     for row, value in enumerate(values):
         if value is None or value == "":
             raise UserError(f"{name}: row {row} has no {column}, expected one for every clip")
@@ -115,24 +115,15 @@ def _texts(table: Dataset, name: str, column: str) -> list[str]:
     return [str(value) for value in values]
 
 
-def _speakers(table: Dataset, name: str) -> list[str]:
-    """Every clip's speaker. One that nobody knows has a slash in its name, and no other has."""
-    if "speaker" not in table.features:
-        return [f"row/{row}" for row in range(len(table))]
-    return [speaker.replace("/", "_") for speaker in _texts(table, name, "speaker")]
-
-
 def _seconds(table: Dataset, name: str) -> list[float]:
-    """Every clip's length."""
-    values = _values(table, "seconds")
-    if values is None:
-        values = []
-        for row, audio in enumerate(table["audio"]):
-            try:
-                values.append(audio_seconds(audio))
-            except UserError as error:
-                raise UserError(f"{name}: row {row}: {error}") from error
-    for row, value in enumerate(values):
-        if not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"{name}: row {row} lasts {value} seconds, expected a number above 0")
-    return values
+    """Every clip's length, from its column or from the recordings' headers."""
+    seconds, given = [], "seconds" in table.features
+    for row, value in enumerate(_values(table, "seconds") if given else table["audio"]):
+        try:
+            length = value if given else audio_seconds(value)
+        except UserError as error:
+            raise UserError(f"{name}: row {row}: {error}") from error
+        if not isinstance(length, (int, float)) or not length > 0:
+            raise UserError(f"{name}: row {row} lasts {length} seconds, expected a number above 0")
+        seconds.append(length)
+    return seconds

@@ -9,12 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from whisper_emotion.corpora._utterances import Utterance, inner_folder, named_files, require_folder
+from whisper_emotion.corpora._utterances import Corpus, Utterance, inner_folder, named_files, require_folder
 from whisper_emotion.errors import UserError
-
-LABELS = ("angry", "happy", "neutral", "sad")
-PUBLISHED = 5531
-LAYOUT = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav, …"
 
 # Excited joins happy; frustration, surprise, fear, disgust, other and "xxx" (no majority) are left out.
 EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
@@ -89,3 +85,12 @@ def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:
     if not found:
         raise UserError(f"{sheet}: holds no label line, expected {LABEL_EXPECTED}")
     return found
+
+
+IEMOCAP = Corpus(
+    ("angry", "happy", "neutral", "sad"),
+    published=5531,
+    layout="Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav, …",
+    read=read,
+)
+"""Four classes of IEMOCAP, 10 speakers in 5 sessions."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +21,10 @@ from whisper_emotion.errors import UserError
 
 TABLES = Path(__file__).parent / "splits"
 
-# Consecutive speaker numbers (first and last), women's and men's: the released code of arXiv 2602.06000.
-SHEMO_GROUPS = (
-    ((1, 3), (1, 6)),
-    ((4, 6), (7, 12)),
-    ((7, 9), (13, 18)),
-    ((10, 12), (19, 24)),
-    ((13, 15), (25, 30)),
-    ((16, 18), (31, 36)),
-    ((19, 21), (37, 41)),
-    ((22, 24), (42, 46)),
-    ((25, 27), (47, 51)),
-    ((28, 31), (52, 56)),
-)
+# The last women and the last men of the 10 groups of consecutive speakers, F01 and M01 first: the released code of
+# arXiv 2602.06000.
+SHEMO_WOMEN = (3, 6, 9, 12, 15, 18, 21, 24, 27, 31)
+SHEMO_MEN = (6, 12, 18, 24, 30, 36, 41, 46, 51, 56)
 IEMOCAP_SESSIONS = ("Ses01", "Ses02", "Ses03", "Ses04", "Ses05")
 PAPER_CORPORA = ("shemo", "iemocap")
 EMOBOX_CORPORA = ("emodb", "ravdess", "iemocap", "shemo")
@@ -204,13 +196,10 @@ def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], Sequence[st
     if corpus == "iemocap":
         groups, order = dataset["session"][:], IEMOCAP_SESSIONS
     else:
-        of_speaker, order = {}, []
-        for women, men in SHEMO_GROUPS:
-            speakers = [f"F{number:02d}" for number in range(women[0], women[1] + 1)]
-            speakers += [f"M{number:02d}" for number in range(men[0], men[1] + 1)]
-            order.append(f"{speakers[0]} to {speakers[-1]}")
-            of_speaker |= dict.fromkeys(speakers, order[-1])
-        groups = [of_speaker[speaker] for speaker in dataset["speaker"][:]]
+        firsts = [1, *(last + 1 for last in SHEMO_WOMEN[:-1])]
+        order = [f"F{woman:02d} to M{man:02d}" for woman, man in zip(firsts, SHEMO_MEN, strict=True)]
+        lasts = {"F": SHEMO_WOMEN, "M": SHEMO_MEN}
+        groups = [order[bisect_left(lasts[speaker[0]], int(speaker[1:]))] for speaker in dataset["speaker"][:]]
     absent = [group for group in order if group not in set(groups)]
     if absent:
         raise UserError(f"folds: paper needs all of {corpus}, but nothing of {', '.join(absent)} is there")

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from whisper_emotion.corpora._utterances import Utterance
+from whisper_emotion.corpora._utterances import Corpus, Utterance
 from whisper_emotion.errors import UserError
 from whisper_emotion.synthesis import SAMPLING_RATE, STYLES, draw_voice, synthesise
 
 LABELS = tuple(STYLES)
-PUBLISHED = None
-LAYOUT = "S01F/S01F_angry_01.wav, …, as they are generated"
 
 # Says how a folder's corpus was generated. It is written last but for the rename, so a folder that has it is whole.
 RECORD = "synthetic.json"
@@ -123,3 +121,7 @@ def _write_speaker(folder: Path, gender: str, options: dict[str, int], index: in
             samples = synthesise(voice, label, rng)
             path = folder / f"{folder.name}_{label}_{number:02d}.wav"
             soundfile.write(path, samples, SAMPLING_RATE, subtype="PCM_16")
+
+
+SYNTHETIC = Corpus(LABELS, None, "S01F/S01F_angry_01.wav, …, as they are generated", read)
+"""Generated speech in four emotions."""
