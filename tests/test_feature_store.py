@@ -13,11 +13,11 @@ import torch
 from conftest import full_disk, write_files
 
 from whisper_emotion import feature_store
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore, StoredFrames
-from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -53,7 +53,7 @@ def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpu
     model = model_of(tiny_encoder, mask_padding=mask_padding)
     stored = filled(model, extractor, corpus, [0, 1, 3], tmp_path)
     assert len(stored) == len(corpus)
-    means, deviations = stored.statistics
+    means, deviations = stored.means, stored.deviations
     assert means.shape == deviations.shape == (len(corpus), 3 * 16)
     for index, row in enumerate(corpus):
         batch = AudioCollator(extractor)([row])
@@ -323,5 +323,5 @@ def test_frames_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, t
     path = stored.folders[0] / "frames.f16"
     path.write_bytes(path.read_bytes()[:-2] + np.float16("nan").tobytes())
     with pytest.raises(UserError, match="NaN or infinite") as caught:
-        _ = StoredFrames(stored.folders).statistics
+        _ = StoredFrames(stored.folders).means
     assert str(caught.value).startswith(str(path.parent))

@@ -75,8 +75,10 @@ def test_what_reaches_out_is_found(source):
 LAYERS = [
     ("cli", "benchmarks", "demo", "export", "publishing"),
     ("run_record", "scoring", "reporting", "explanation", "inference"),
-    ("fitting", "feature_store"),
-    ("run_folder", "corpora", "windows", "pieces", "audio", "decoders", "containers", "recordings", "metrics", "synthesis"),
+    ("fitting",),
+    ("feature_store",),
+    ("run_folder", "collator", "corpora", "windows", "audio", "decoders", "containers", "recordings"),
+    ("metrics", "pieces", "synthesis"),
     tuple(path.stem for path in MODEL_FILES),
     ("card_metadata",),
     ("options",),

@@ -214,8 +214,9 @@ class WhisperEmotionConfig(PretrainedConfig):
 
     def temperature_of(self, adapted: bool) -> float:
         """Return the divisor of the logits, for clips that are adapted to their speakers or for others."""
-        adapts = adapted and self.adapted_logit_temperature is not None
-        return self.adapted_logit_temperature if adapts else self.logit_temperature
+        if adapted and self.adapted_logit_temperature is not None:
+            return self.adapted_logit_temperature
+        return self.logit_temperature
 
     @property
     def frame_layers(self) -> list[int]:

@@ -208,7 +208,8 @@ class WhisperEmotionEncoder(nn.Module):
     def _check(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Raise for inputs of a wrong shape or type; looks at no values, which would wait for the device."""
         shape, window = tuple(input_features.shape), 2 * self.config.max_source_positions
-        if torch.jit.is_tracing() and not torch.compiler.is_compiling():
+        tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if tracing and not torch.compiler.is_compiling():
             raise ValueError("torch.jit.trace would fix the clips' lengths: use torch.export, torch.compile or ONNX")
         if len(shape) != 3 or shape[1] != self.config.num_mel_bins or 0 in shape:
             raise ValueError(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import RawIOBase
 from pathlib import Path
@@ -20,10 +20,10 @@ from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.encoder_whisper_emotion import prefix_mask
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
-from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole, writing_to
 
@@ -75,18 +75,24 @@ class StoredFrames:
         return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), prefix_mask(lengths, int(lengths.max()))
 
     @functools.cached_property
-    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each clip's frames, layers side by side, each `(clips, layers * d_model)`.
+    def means(self) -> np.ndarray:
+        """Mean of each clip's frames, layers side by side, `(clips, layers * d_model)`.
 
         Raises:
             UserError: The store holds NaN or infinity.
         """
-        clips = (self[row].float().flatten(1) for row in range(len(self)))
-        found = [torch.stack(torch.var_mean(clip, dim=0, correction=0)) for clip in clips]
-        variance, mean = torch.stack(found, dim=1).numpy()
-        if not np.isfinite(variance).all():
+        return self._over_clips(lambda clip: clip.mean(dim=0))
+
+    @functools.cached_property
+    def deviations(self) -> np.ndarray:
+        """Standard deviation of each clip's frames; shape and error as of `means`."""
+        return self._over_clips(lambda clip: clip.std(dim=0, correction=0))
+
+    def _over_clips(self, summarise: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        found = torch.stack([summarise(self[row].float().flatten(1)) for row in range(len(self))]).numpy()
+        if not np.isfinite(found).all():
             raise UserError(f"{self.folders[0]}: holds frames that are NaN or infinite, expected {INTACT}")
-        return mean, np.sqrt(variance)
+        return found
 
 
 class FeatureStore:

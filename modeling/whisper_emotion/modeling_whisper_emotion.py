@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .configuration_whisper_emotion import WhisperEmotionConfig
 from .encoder_whisper_emotion import SinusoidalPositions, WhisperEmotionEncoder

@@ -9,11 +9,11 @@ from conftest import full_disk
 from hand_made_frames import arguments
 from safetensors import safe_open
 
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting import encoder_training
-from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 from whisper_emotion.fitting.losses import classification_loss
@@ -58,7 +58,7 @@ def train(tiny_encoder, corpus, collator):
         args = arguments(folder, **{"per_device_train_batch_size": 4, "seed": 3, "num_train_epochs": 3} | options)
         watched = corpus.select(range(1, 48, 8)) if selected else None
         clips = corpus.select(range(0, 48, 4))
-        return train_encoder(model, clips, watched, collator, args, folder, class_weights, epochs)
+        return train_encoder(build_trainer(model, clips, watched, collator, args, folder, class_weights), epochs)
 
     return run
 
@@ -114,7 +114,7 @@ def test_frozen_encoder_trains_the_head_as_stored_frames_do(tiny_encoder, corpus
     )  # fmt: skip
     whole, alone = (new_model(tiny_encoder, pooling="mean") for _ in range(2))
     whole.freeze_encoder()
-    train_encoder(whole, clips, None, collator, args, tmp_path / "run", weights)
+    train_encoder(build_trainer(whole, clips, None, collator, args, tmp_path / "run", weights))
     store = FeatureStore(alone, collator.extractor, clips, [1], tmp_path / "store")
     store.fill()
     labels = torch.tensor(clips["label"][:])

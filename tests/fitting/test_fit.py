@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import fit as fitting
-from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.fitting.experiment import build_extractor
 from whisper_emotion.fitting.fit import Job, fit, load_frames
 from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath
@@ -69,7 +69,7 @@ def test_linear_head_gives_the_regression_s_logits(linear, folds, tmp_path):
         own = dataclasses.replace(linear, overrides=linear.overrides | {"pooling": pooling}, select_on="dev")
         frames = load_frames(own)
         (fitted,) = fit(own, frames, jobs_of(folds, 0), tmp_path)
-        mean, deviation = frames.statistics
+        mean, deviation = frames.means, frames.deviations
         pooled = mean if pooling == "mean" else np.concatenate([mean, deviation], axis=1)
         train, test = folds[0].train, folds[0].test
         path = RegularisationPath(pooled[train], own.label_ids[train], 4)
@@ -86,7 +86,7 @@ def test_adapted_linear_head_gives_the_regression_s_logits_of_moved_clips(linear
     frames = load_frames(own)
     train, test = folds[0].train[:-1], folds[0].test  # speakers of different numbers of clips count alike
     (fitted,) = fit(own, frames, [Job(train, test, 0)], tmp_path)
-    mean, speakers = frames.statistics[0], own.speakers
+    mean, speakers = frames.means, own.speakers
     population = np.mean([mean[[r for r in train if speakers[r] == s]].mean(0) for s in set(speakers[train])], axis=0)
     torch.testing.assert_close(fitted.head.adaptation.population_mean, torch.from_numpy(population))
     speaker_mean = mean[test].mean(axis=0)  # the test fold is one speaker
@@ -109,10 +109,10 @@ def test_linear_selection_never_sees_the_test_clips(linear, folds, tmp_path, ada
     other = dataclasses.replace(own)
     other.__dict__["label_ids"] = own.label_ids.copy()
     other.label_ids[folds[0].test] = 0
-    mean, deviation = (part.copy() for part in frames.statistics)
+    mean = frames.means.copy()
     mean[folds[0].test] += 100.0
     moved = load_frames(own)
-    moved.__dict__["statistics"] = (mean, deviation)
+    moved.__dict__["means"] = mean
     (again,) = fit(other, moved, [Job(train, folds[0].test[:3], 7)], tmp_path)
     assert again.choice == fitted.choice and again.decision == fitted.decision
     for name, tensor in fitted.head.state_dict().items():

@@ -528,7 +528,7 @@ def store(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         made = FeatureStore(place.features, place.extractor, place.corpus, [1, 2], target)
         made.fill()
         frames = made.open([1, 2])
-        mean, _ = frames.statistics
+        mean = frames.means
         assert len(frames) == len(place.corpus) == len(mean)
         assert all(len(frames[row]) == frames.lengths[row] for row in range(len(frames)))
 

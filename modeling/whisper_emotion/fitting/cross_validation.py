@@ -45,17 +45,17 @@ def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd
 def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, seed: int) -> pd.DataFrame:
     """Tabulate logits `(clips, labels)` of a fold's test clips; columns as of `predict`."""
     probabilities = torch.as_tensor(logits, dtype=torch.float64).softmax(dim=-1).numpy()
-    names, labels = utterance_names(experiment.corpus), experiment.label_ids
+    names, labels, classes = utterance_names(experiment.corpus), experiment.label_ids, experiment.labels
     table = pd.DataFrame(
         {
             "name": [names[row] for row in fold.test],
             "fold": fold.number,
             "seed": seed,
-            "label": [experiment.labels[labels[row]] for row in fold.test],
-            "predicted": [experiment.labels[index] for index in probabilities.argmax(axis=1)],
+            "label": [classes[labels[row]] for row in fold.test],
+            "predicted": [classes[index] for index in probabilities.argmax(axis=1)],
         }
     )
-    table[probability_columns(experiment.labels)] = probabilities
+    table[probability_columns(classes)] = probabilities
     return table
 
 
@@ -97,16 +97,21 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
         frames = load_frames(experiment)
         if frames is not None and not leave_group():
             return None
-        together = frames is not None and not experiment.is_linear
-        if together:  # whole seeds, so that the same heads are side by side again
-            begun = {seed for _, seed, _ in missing}
+        if frames is not None and not experiment.is_linear:
+            begun = {seed for _, seed, _ in missing}  # whole seeds, so that the same heads are side by side again
             missing = [(path, *cell) for path, cell in cells.items() if cell[0] in begun]
-        groups = groupby(missing, key=lambda cell: cell[1] if together else cell[0])
+
+        def together(cell):
+            """What is fitted at once: one model, a fold's seeds, which are one regression, or a seed's heads."""
+            path, seed, fold = cell
+            return path if frames is None else fold.number if experiment.is_linear else seed
+
+        missing.sort(key=together)
         bar = tqdm(
             desc="cross-validation", unit="fold", initial=len(cells) - len(missing), total=len(cells),
             disable=not PartialState().is_main_process,
         )  # fmt: skip
-        for _, group in groups:
+        for _, group in groupby(missing, together):
             cell_group = list(group)
             jobs = [Job(fold.train, fold.test, seed) for _, seed, fold in cell_group]
             folder = cell_group[0][0].with_suffix("")

@@ -6,6 +6,7 @@ import shutil
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.errors import UserError, one_line, reading
-from whisper_emotion.fitting.collator import AudioCollator
 from whisper_emotion.fitting.losses import classification_loss
 from whisper_emotion.fitting.selection import scores_of
 from whisper_emotion.fitting.stacked_training import sample_order, seed_step
@@ -94,7 +95,8 @@ class EmotionTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        clips, args = train_dataset or self.train_dataset, self.args
+        clips: Any = train_dataset or self.train_dataset
+        args = self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.sampler = EpochSampler(clips["seconds"][:], batch_size, args.train_sampling_strategy, seed)
@@ -106,14 +108,10 @@ class EmotionTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """The Trainer's, but several processes take whole batches, those of one process, and pad none of them.
+        """In place of the Trainer's: several processes take whole batches, those of one process, and pad none of them.
 
         A batch that is filled up to be shared would round its clips differently.
         """
-        if self.args.world_size == 1:
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
         clips, size = dataloader.dataset, self.args.eval_batch_size
         batches = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
         own = range(self.args.process_index, len(batches), self.args.world_size)
@@ -128,16 +126,15 @@ class EmotionTrainer(Trainer):
         for number, inputs in zip(own, loader, strict=True):
             # `prediction_step` would gather numbers of labels, but the processes have different numbers of batches.
             inputs = self._prepare_inputs(inputs)
-            labels = inputs.pop("labels")
+            labels = inputs["labels"].cpu().numpy()
             with torch.no_grad(), self.compute_loss_context_manager():
-                outputs = self.model(**inputs)
-                loss = self.compute_loss_func(outputs, labels)
-            found.append((number, loss.item(), outputs.logits.float().cpu().numpy(), labels.cpu().numpy()))
+                loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
+            found.append((number, loss.item(), outputs.logits.float().cpu().numpy(), labels))
         _, losses, logits, labels = zip(*sorted(gather_object(found), key=itemgetter(0)), strict=True)
         logits, labels = np.concatenate(logits), np.concatenate(labels)
         metrics = {
             "loss": float(np.average(losses, weights=[len(batch) for batch in batches])),
-            **self.compute_metrics(EvalPrediction(logits, labels)),
+            **compute_metrics(EvalPrediction(logits, labels)),
         }
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(logits, labels, named, len(clips))
@@ -200,9 +197,17 @@ def build_trainer(
     args: EmotionTrainingArguments,
     output_dir: Path,
     class_weights: torch.Tensor | None = None,
-    epochs: int | None = None,
 ) -> EmotionTrainer:
-    """Make a trainer; the arguments are those of `train_encoder`.
+    """Make the trainer of a whole model.
+
+    Args:
+        model: Trained in place.
+        train_set: Rows of a corpus.
+        selection_set: Rows that choose the epoch; None keeps the last one.
+        collator: Reads the recordings.
+        args: Hyper-parameters.
+        output_dir: Folder of the checkpoints.
+        class_weights: Weight of each class in the loss, `(labels,)`.
 
     Raises:
         UserError: An option needs a package that is not installed.
@@ -223,10 +228,9 @@ def build_trainer(
             train_dataset=train_set,
             eval_dataset=selection_set,
             data_collator=collator,
-            compute_metrics=compute_metrics,
             # In place of the model's own loss and of the Trainer's label smoother: one loss with both options.
             compute_loss_func=partial(_loss, class_weights=class_weights, smoothing=args.label_smoothing_factor),
-            callbacks=[_KeepWhenTerminated(), *([] if epochs is None else [StopAfterEpoch(epochs)])],
+            callbacks=[_KeepWhenTerminated()],
         )
     except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
         raise UserError(f"options: {one_line(error)}") from error
@@ -244,32 +248,16 @@ def _loss(outputs, labels, num_items_in_batch=None, *, class_weights, smoothing)
     return loss if num_items_in_batch is None else loss * (len(labels) / num_items_in_batch)
 
 
-def train_encoder(
-    model: WhisperForEmotionClassification,
-    train_set: Dataset,
-    selection_set: Dataset | None,
-    collator: AudioCollator,
-    args: EmotionTrainingArguments,
-    output_dir: Path,
-    class_weights: torch.Tensor | None = None,
-    epochs: int | None = None,
-) -> EmotionTrainer:
-    """Train with the `Trainer`, from the last checkpoint in `output_dir` on where there is one.
+def train_encoder(trainer: EmotionTrainer, epochs: int | None = None) -> EmotionTrainer:
+    """Train from the last checkpoint on where there is one; the trainer's model gets the chosen epoch's weights.
 
     Args:
-        model: Trained in place.
-        train_set: Rows of a corpus.
-        selection_set: Rows that choose the epoch; None keeps the last one.
-        collator: Reads the recordings.
-        args: Hyper-parameters.
-        output_dir: Folder of the checkpoints.
-        class_weights: Weight of each class in the loss, `(labels,)`.
+        trainer: Output of `build_trainer`.
         epochs: Stop after this number of the schedule's epochs.
-
-    Returns:
-        The trainer; its model has the chosen epoch's weights.
     """
-    trainer = build_trainer(model, train_set, selection_set, collator, args, output_dir, class_weights, epochs)
+    model, output_dir = trainer.model, Path(trainer.args.output_dir)
+    if epochs is not None:
+        trainer.add_callback(StopAfterEpoch(epochs))
     # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen

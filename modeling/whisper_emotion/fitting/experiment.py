@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Experiment:
     refit: bool = True
     from_scratch: bool = False
     freeze_encoder: bool = True
-    class_weights: str | Sequence[float] | None = None
+    class_weights: Literal["balanced"] | Sequence[float] | None = None
     encoder_dtype: str = "float32"
     adaptation: str = "none"
     temperature_scaling: bool = False
@@ -250,9 +250,10 @@ def build_model(
         set_seed(seed)
         return WhisperForEmotionClassification(config)
     with reading(f"--encoder {encoder}", CHECKPOINT), without_loading_report():
-        model, report = WhisperForEmotionClassification.from_pretrained(
+        loaded: Any = WhisperForEmotionClassification.from_pretrained(
             encoder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
+    model, report = loaded
     lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
     lacking += sorted(name for name, *_ in report["mismatched_keys"] if name.startswith("encoder."))
     if lacking:

@@ -13,11 +13,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import StoredFrames
-from whisper_emotion.fitting.collator import AudioCollator
-from whisper_emotion.fitting.encoder_training import best_epoch, train_encoder
+from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment, build_extractor, new_head
 from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, RegularisationPath, select_strength
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
@@ -100,17 +100,21 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
     if frames is None:
         return [_fit_encoder(experiment, job, work_dir) for job in jobs]
     if experiment.is_linear:
-        # Small products lose more to threads than they gain.
-        with threadpool_limits(1 if len(frames) < 5000 else None):
-            return [_fit_linear(experiment, frames, job) for job in jobs]
+        with threadpool_limits(1):  # several fits run at once, which gains more than threads in each
+            fitted: dict[tuple, Fitted] = {}  # no seed has a part in it
+            for job in jobs:
+                clips = tuple(job.train), tuple(job.test)
+                if clips not in fitted:
+                    fitted[clips] = _fit_linear(experiment, frames, job)
+            return [fitted[tuple(job.train), tuple(job.test)] for job in jobs]
     return _fit_heads(experiment, frames, jobs)
 
 
 def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitted:
     """Fit the classifier by L-BFGS; its strength is chosen by leaving training speakers out in turn."""
     config, rows = experiment.config(), np.asarray(job.train)
-    mean, deviation = frames.statistics
-    pooled = mean if config.pooling == "mean" else np.concatenate([mean, deviation], axis=1)
+    mean = frames.means
+    pooled = mean if config.pooling == "mean" else np.concatenate([mean, frames.deviations], axis=1)
     labels, speakers, weights = experiment.label_ids, experiment.speakers, experiment.class_weights_of(job.train)
     loss = (None if weights is None else weights.numpy(), experiment.args.label_smoothing_factor)
     num_labels, metric = len(experiment.labels), experiment.args.metric_for_best_model
@@ -186,7 +190,7 @@ def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: Emoti
     logits = torch.from_numpy(_classify(frames, head, dev, None))
     adapted = None
     if experiment.adapts:
-        mean, speakers = frames.statistics[0], experiment.speakers
+        mean, speakers = frames.means, experiment.speakers
         _set_population_mean(head, mean, speakers, rows)
         adapted = torch.from_numpy(_classify(frames, head, dev, _speaker_means(mean, speakers, np.asarray(dev))))
     return HeldOut(logits, adapted, torch.from_numpy(experiment.label_ids[dev]))
@@ -199,11 +203,11 @@ def _finish(experiment: Experiment, frames: StoredFrames, head: EmotionHead, job
     head.config.update(decision.temperatures)
     speakers, by_layer_sum = experiment.speakers, head.config.use_weighted_layer_sum
     if not by_layer_sum:
-        _set_population_mean(head, frames.statistics[0], speakers, job.train)
+        _set_population_mean(head, frames.means, speakers, job.train)
     head.eval()
 
     def classify(rows: Sequence[int], adapted: bool) -> np.ndarray:
-        means = _speaker_means(frames.statistics[0], speakers, np.asarray(rows)) if adapted else None
+        means = _speaker_means(frames.means, speakers, np.asarray(rows)) if adapted else None
         return _classify(frames, head, rows, means)
 
     return Fitted(head, None, decision, choice, classify)
@@ -250,7 +254,8 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
     def trained(rows, watched, folder, epochs=None):
         selection = None if watched is None else corpus.select(watched)
         model = experiment.model(job.seed)
-        return train_encoder(model, corpus.select(rows), selection, collator, args, folder, weights(rows), epochs)
+        trainer = build_trainer(model, corpus.select(rows), selection, collator, args, folder, weights(rows))
+        return train_encoder(trainer, epochs)
 
     rows, watched = job.train, None
     if experiment.select_on == "dev":
@@ -272,6 +277,6 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
     model.config.update(decision.temperatures)
 
     def classify(test: Sequence[int], adapted: bool) -> np.ndarray:
-        return trainer.predict(corpus.select(test)).predictions
+        return np.asarray(trainer.predict(corpus.select(test)).predictions)
 
     return Fitted(model.head, model, decision, choice, classify)

@@ -182,8 +182,8 @@ def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
     """
     keys = ["encoder", "pooling", "fold"]
     chosen = []
-    for (_, pooling), cells in results.groupby(["encoder", "pooling"], sort=False):
-        protocol = "dev" if pooling == REFERENCE else select_on
+    for _, cells in results.groupby(["encoder", "pooling"], sort=False):
+        protocol = "dev" if cells["pooling"].iloc[0] == REFERENCE else select_on
         if protocol == "dev":
             values = cells.groupby([*keys, "encoder_layer"], sort=False)["selection_value"].mean().reset_index()
             values = values.sort_values("encoder_layer").sort_values("selection_value", ascending=False, kind="stable")
@@ -229,8 +229,8 @@ def read_clips(output_dir: Path) -> pd.DataFrame:
     """What `list_clips` gave for a sweep."""
     path = output_dir / CELLS / CLIPS
     with reading(path, WRITTEN):
-        clips = pd.read_csv(path, keep_default_na=False, dtype={"name": str, "label": str})
-        return clips[["name", "label", "fold"]]
+        columns = ["name", "label", "fold"]
+        return pd.read_csv(path, keep_default_na=False, usecols=columns, dtype={"name": str, "label": str})
 
 
 def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:

@@ -1,6 +1,9 @@
 """The linear classifier as a convex problem: L-BFGS to convergence, its L2 strength chosen on held-out speakers."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +124,7 @@ def select_strength(
     metric: str,
     class_weights: np.ndarray | None = None,
     label_smoothing: float = 0.0,
-    adapt=None,
+    adapt: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -137,22 +140,23 @@ def select_strength(
             adaptation.
     """
     folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
-    paths = [
-        RegularisationPath(inputs[train], labels[train], num_labels, class_weights, label_smoothing)
-        for train, _ in folds
-    ]
-    adapted = None if adapt is None else [adapt(train, test) for train, test in folds]
     found: list[Selection] = []
     targets, weights = torch.from_numpy(labels), None if class_weights is None else torch.from_numpy(class_weights)
-    for strength in STRENGTHS:
-        fitted = [path.fit(strength, ROUGH) for path in paths]
-        logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
-        moved = None if adapted is None else torch.empty_like(logits)
-        for number, (linear, (_, test)) in enumerate(zip(fitted, folds, strict=True)):
-            logits[test] = linear.logits(inputs[test])
-            if moved is not None:
-                moved[test] = linear.logits(adapted[number])
-        found.append(Selection(strength, selection_value(logits, targets, metric, weights), logits, moved))
-        if choose_best([one.value for one in found]) < len(found) - PATIENCE:
-            break
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
+        build = partial(
+            RegularisationPath, num_labels=num_labels, class_weights=class_weights, label_smoothing=label_smoothing
+        )
+        paths = list(pool.map(lambda fold: build(inputs[fold[0]], labels[fold[0]]), folds))
+        adapted = [None if adapt is None else adapt(*fold) for fold in folds]
+        for strength in STRENGTHS:
+            logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
+            moved = None if adapt is None else torch.empty_like(logits)
+            fitted = pool.map(partial(RegularisationPath.fit, strength=strength, tolerance=ROUGH), paths)
+            for linear, (_, rows), adapted_inputs in zip(fitted, folds, adapted, strict=True):
+                logits[rows] = linear.logits(inputs[rows])
+                if moved is not None:
+                    moved[rows] = linear.logits(adapted_inputs)
+            found.append(Selection(strength, selection_value(logits, targets, metric, weights), logits, moved))
+            if choose_best([one.value for one in found]) < len(found) - PATIENCE:
+                break
     return found[choose_best([one.value for one in found])]
