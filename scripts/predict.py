@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +29,7 @@ from whisper_emotion.windows import (
 
 if TYPE_CHECKING:
     from whisper_emotion.inference import EmotionClassifier
+    from whisper_emotion.reporting import RowFile
 
 LONGEST_STEM = 80  # of a picture's name
 
@@ -85,7 +86,7 @@ def main() -> int:
     import torch  # takes seconds to load, as the rest does
 
     from whisper_emotion.inference import EmotionClassifier
-    from whisper_emotion.reporting import RowFile
+    from whisper_emotion.reporting import RowFile, table_heading, table_line
 
     classifier = EmotionClassifier(
         arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
@@ -104,26 +105,26 @@ def main() -> int:
         on_error=failed.__setitem__,
         progress=True,
     )
+    printed = False
     with ExitStack() as stack:
-        tables = {
-            option: stack.enter_context(RowFile(path, classifier.labels, option))
+        rows, segments = (
+            None if path is None else stack.enter_context(RowFile(path, classifier.labels, option))
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
-            if path is not None
-        }
-        row_sinks, segment_sinks = (
-            [tables[option].write] if option in tables else [] for option in ("--output", "--segments")
         )
-        if not row_sinks and not segment_sinks:
-            segment_sinks = [_Table(classifier.labels)]
         for file, windows in groupby(predictions, key=attrgetter("file")):
-            pictures.begin()
-            moments = _pass(average_windows(_pass(windows, *row_sinks, pictures.see_window)), pictures.see_moment)
-            for _ in _pass(join_moments(moments), *segment_sinks, pictures.see_segment):
-                pass
+            for segment in join_moments(average_windows(pictures.watch(_written(windows, rows)))):
+                if segments is not None:
+                    segments.write(segment)
+                elif rows is None:
+                    if not printed:
+                        _say(table_heading(classifier.labels))
+                    printed = True
+                    _say(table_line(segment, classifier.labels))
             if file not in failed:
                 pictures.draw(file, classifier)
-    for table in tables.values():
-        _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
+    for table in (rows, segments):
+        if table is not None:
+            _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
     for error in failed.values():
         print(f"predict.py: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -135,27 +136,12 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _pass(items: Iterable[Prediction], *sinks: Callable[[Prediction], None]) -> Iterator[Prediction]:
-    """Hand each item to the sinks on its way: nothing of a long recording waits for its end."""
-    for item in items:
-        for sink in sinks:
-            sink(item)
-        yield item
-
-
-class _Table:
-    """What is printed of segments where no file was named: a line each, under a heading that the first one brings."""
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels, self.begun = labels, False
-
-    def __call__(self, segment: Prediction) -> None:
-        from whisper_emotion.reporting import table_heading, table_line
-
-        if not self.begun:
-            _say(table_heading(self.labels))
-        self.begun = True
-        _say(table_line(segment, self.labels))
+def _written(windows: Iterable[Prediction], rows: "RowFile | None") -> Iterator[Prediction]:
+    """Write each window on its way: nothing of a long recording waits for its end."""
+    for window in windows:
+        if rows is not None:
+            rows.write(window)
+        yield window
 
 
 class Pictures:
@@ -170,26 +156,16 @@ class Pictures:
             if not (there.is_dir() and os.access(there, os.W_OK)):
                 raise UserError(f"--picture_dir {self.folder}: cannot be made ({there} is no writable folder)")
 
-    def begin(self) -> None:
-        """Start with another file."""
-        self.moments: list[Prediction] = []
-        self.segments: list[Prediction] = []
+    def watch(self, windows: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Hand on the windows of a recording; keep the most certain one and, to plot them, all."""
+        self.windows: list[Prediction] = []
         self.certain: Prediction | None = None
-
-    def see_window(self, window: Prediction) -> None:
-        """Remember the most certain window."""
-        if self.certain is None or window.certainty > self.certain.certainty:
-            self.certain = window
-
-    def see_moment(self, moment: Prediction) -> None:
-        """Remember all moments, for the plot alone."""
-        if self.arguments.plot:
-            self.moments.append(moment)
-
-    def see_segment(self, segment: Prediction) -> None:
-        """The same for segments."""
-        if self.arguments.plot:
-            self.segments.append(segment)
+        for window in windows:
+            if self.certain is None or window.certainty > self.certain.certainty:
+                self.certain = window
+            if self.arguments.plot:
+                self.windows.append(window)
+            yield window
 
     def draw(self, file: str, classifier: "EmotionClassifier") -> None:
         """Draw what was asked for."""
@@ -206,7 +182,8 @@ class Pictures:
                 samples / SAMPLING_RATE for samples in window_samples(self.arguments.window, self.arguments.hop)
             )
             title = f"{name}: emotion over time by {model}, windows of {size:g} s every {step:g} s, overlaps averaged"
-            plot_timeline(path, title, file, classifier.labels, self.moments, self.segments)
+            moments = list(average_windows(self.windows))
+            plot_timeline(path, title, file, classifier.labels, moments, list(join_moments(moments)))
             _say(f"{printable(str(path))}: emotion over time")
         if self.arguments.explain:
             certain = self.certain

@@ -15,6 +15,7 @@ from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier, choose_device
 from whisper_emotion.pieces import Piece
+from whisper_emotion.windows import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +257,10 @@ def test_half_precision_of_the_encoder_changes_little(model_dir):
 def test_a_batch_on_a_processor_is_bounded(classifier, monkeypatch):
     monkeypatch.setattr("whisper_emotion.inference.MOST_MEL_FRAMES", 1000)
     lengths = [1, 2, 2, 3, 7, 7, 8, 20]  # seconds; each is encoded with 1 s of silence
-    pieces = [Piece("a", 0, np.zeros(length * 16_000, np.float32), 1.0) for length in lengths]
+    pieces = [
+        Piece(Prediction("a", 0, length, -20.0, None), np.zeros(length * 16_000, np.float32), 1.0)
+        for length in lengths
+    ]
     found = [[len(piece.samples) // 16_000 for piece in batch] for batch in classifier._batches(pieces, 3)]
     assert found == [[1, 2, 2], [3], [7], [7], [8], [20]]
 
@@ -315,14 +319,3 @@ def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir
     assert classify(files)[2] == pytest.approx(by_label, abs=1e-4) != pytest.approx(plain[2], abs=1e-3)
     classify.adapt([])
     assert classify(files) == plain
-
-
-def test_time_clips_takes_the_least_of_three_rounds_of_each_clip_alone(model_dir, monkeypatch):
-    classify = EmotionClassifier(model_dir)
-    times = [1, 3, 2, 4, 2, 9, 8, 7, 5]  # seconds of three rounds a clip: the least are 1, 2 and 5
-    batches, clock = [], iter(np.cumsum([0.0, *[part for seconds in times for part in (seconds, 0)]]))
-    monkeypatch.setattr(classify, "_classify", lambda clips: batches.append([len(clip) for clip in clips]))
-    monkeypatch.setattr("whisper_emotion.inference.time.perf_counter", lambda: next(clock))
-    clips = [np.zeros(16_000 * seconds, np.float32) for seconds in (1, 2, 6)]
-    assert classify.time_clips(clips) == (2.0, 2.0)
-    assert batches == [[16_000]] + [[samples] for samples in (16_000, 32_000, 96_000) for _ in range(3)]

@@ -106,6 +106,3 @@ def _centres(filters: np.ndarray) -> np.ndarray:
     """Compute the centre of gravity of each mel filter, `(frequencies, mel)` -> `(mel,)` in Hz."""
     hertz = np.linspace(0, SAMPLING_RATE / 2, len(filters))
     return hertz @ filters / filters.sum(axis=0)
-
-
-__all__ = ["FRAME_SECONDS", "Explanation", "explain"]

@@ -117,7 +117,7 @@ def export_onnx(
             finally:
                 logging.disable(logging.NOTSET)
             proto = onnx.load(Path(folder) / "int8.onnx")
-        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        labels = list(model.config.id2label.values())
         onnx.helper.set_model_props(proto, {"labels": json.dumps(labels)})
         with whole(output) as part:
             onnx.save(proto, part)
@@ -127,7 +127,8 @@ def export_onnx(
         for _ in tqdm(range(CHECKED_CLIPS), desc="comparing with torch", unit="clip"):
             inputs = _features(extractor, rng.integers(SHORTEST, extractor.n_samples, size=1).tolist())
             expected = graph(*inputs)[0].numpy()
-            found = session.run(["probabilities"], dict(zip(INPUTS, (one.numpy() for one in inputs), strict=True)))[0]
+            arrays = {name: one.numpy() for name, one in zip(INPUTS, inputs, strict=True)}
+            found = session.run(["probabilities"], arrays)[0]
             deviations.append(np.abs(found - expected).max())
             relabelled += int(found.argmax() != expected.argmax())
     return Comparison(float(np.max(deviations)), relabelled)

@@ -7,11 +7,11 @@ import logging
 import math
 import numbers
 import os
-import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
 MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
-TIMED_CLIPS, TIMED_ROUNDS = 16, 3
 WHOLE = "; `predict` labels all of it, in windows"
 
 
@@ -56,7 +55,10 @@ class EmotionClassifier:
         place = choose_device(device)
         try:
             with without_loading_report():
-                loaded, report = WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True)
+                loaded, report = cast(
+                    tuple[WhisperForEmotionClassification, dict[str, Any]],
+                    WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True),
+                )
                 self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
         except UserError:
             raise
@@ -160,25 +162,6 @@ class EmotionClassifier:
             [os.fspath(file) for file in files], window, hop, silence_dbfs, batch_size, on_error, progress
         )
 
-    def time_clips(self, clips: Sequence[np.ndarray]) -> tuple[float, float]:
-        """Measure the seconds from samples to probabilities, clip by clip.
-
-        Args:
-            clips: `(samples,)` each, mono at 16 kHz.
-
-        Returns:
-            Median duration of the clips, and the median of their times. A clip's time is the least of three rounds,
-            since other programs can only make it longer.
-        """
-        self._classify([clips[0]])
-        least = [min(self._seconds(clip) for _ in range(TIMED_ROUNDS)) for clip in clips]
-        return statistics.median(len(clip) / SAMPLING_RATE for clip in clips), statistics.median(least)
-
-    def _seconds(self, clip: np.ndarray) -> float:
-        started = time.perf_counter()
-        self._classify([clip])
-        return time.perf_counter() - started
-
     @torch.inference_mode()
     def _classify(self, clips: list[np.ndarray]) -> list[dict[str, float]]:
         """Return each clip's probabilities by label, in the model's order; the device is waited for once."""
@@ -196,14 +179,14 @@ class EmotionClassifier:
         with tqdm(total=len(files), bar_format=counts, disable=None if progress else True) as bar:
             for pool in pool_pieces(read_pieces(files, window, hop, on_error), silence_dbfs, batch_size):
                 waiting = deque(pool)
-                for batch in chain(self._batches([piece for piece in pool if not piece.silent], batch_size), [[]]):
-                    if batch:
-                        for piece, named in zip(batch, self._classify([one.samples for one in batch]), strict=True):
-                            piece.probabilities = named
-                    while waiting and (waiting[0].silent or waiting[0].probabilities):
+                for batch in chain(self._batches([piece for piece in pool if len(piece.samples)], batch_size), [[]]):
+                    clips = [piece.samples for piece in batch]
+                    for piece, named in zip(batch, self._classify(clips) if clips else [], strict=True):
+                        piece.window = replace(piece.window, probabilities=named)
+                    while waiting and (waiting[0].window.probabilities or not len(waiting[0].samples)):
                         piece = waiting.popleft()
                         bar.update(piece.done - bar.n)
-                        yield piece.prediction()
+                        yield piece.window
             bar.update(bar.total - bar.n)
 
     def _batches(self, pieces: list[Piece], batch_size: int) -> Iterator[list[Piece]]:
@@ -241,7 +224,9 @@ def choose_device(name: str = "auto") -> torch.device:
 def _as_list(recordings: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
     """Make a list of one recording or several; a tuple whose second item is a number is `(array, rate)`."""
     pair = isinstance(recordings, tuple) and len(recordings) == 2 and isinstance(recordings[1], numbers.Real)
-    return [recordings] if pair or isinstance(recordings, (str, os.PathLike, Mapping)) else list(recordings)
+    if pair or isinstance(recordings, (str, os.PathLike, Mapping)):
+        return [cast(AudioSource, recordings)]
+    return list(cast(Sequence[AudioSource], recordings))
 
 
 def _beginning(source: AudioSource, instead: str = "") -> np.ndarray:

@@ -12,7 +12,8 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 
 import numpy as np
 
@@ -157,17 +158,11 @@ def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
     Yields:
         The segments in order; the loudness is that of the loudest moment.
     """
-    segment = None
-    for moment in moments:
-        if segment is None:
-            segment = moment
-        elif moment.label == segment.label:
-            segment = _join(segment, moment)
-        else:
-            yield segment
-            segment = moment
-    if segment is not None:
-        yield segment
+    for _, run in groupby(moments, key=attrgetter("label")):
+        first, *others = run
+        last = others[-1] if others else first
+        mean = mean_probabilities([first, *others]) if others else first.probabilities
+        yield Prediction(first.file, first.start, last.end, max(one.dbfs for one in (first, *others)), mean)
 
 
 def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None:
@@ -194,15 +189,3 @@ def _average(covering: Sequence[Prediction], start: float, end: float) -> Predic
         return Prediction(quietest.file, start, end, quietest.dbfs, None)
     mean = {label: sum(one[label] for one in named) / len(named) for label in named[0]}
     return Prediction(quietest.file, start, end, quietest.dbfs, mean)
-
-
-def _join(first: Prediction, second: Prediction) -> Prediction:
-    """Two neighbours with the same label as one."""
-    lengths = first.end - first.start, second.end - second.start
-    probabilities = None
-    if first.probabilities is not None and second.probabilities is not None:
-        probabilities = {
-            label: (lengths[0] * value + lengths[1] * second.probabilities[label]) / sum(lengths)
-            for label, value in first.probabilities.items()
-        }
-    return Prediction(first.file, first.start, second.end, max(first.dbfs, second.dbfs), probabilities)

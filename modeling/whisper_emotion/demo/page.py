@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
+from gradio.themes import Default
 from PIL import Image
 
 from whisper_emotion.demo import model_name
@@ -27,7 +28,7 @@ PICTURE = {
 
 # Gradio's own fonts need not be sent at all
 FONTS = ["system-ui", "sans-serif"]
-THEME = gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=FONTS)
+THEME = Default(primary_hue="blue", font=FONTS, font_mono=FONTS)
 CSS = """
 .gradio-container { width: 100% !important; max-width: 72rem !important; margin: 0 auto !important; }
 .html-container { padding: 0 !important; }
