@@ -34,7 +34,8 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
         UserError: The file cannot be written.
     """
     config = facts.pop("config")
-    record = {**facts, **describe_recipe(experiment, config), **scores}
+    selected = "strength" if experiment.is_linear else "epoch"
+    record = {**facts, **describe_recipe(experiment, config), "selected": selected, **scores}
     write_whole(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 

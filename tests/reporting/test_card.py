@@ -199,6 +199,22 @@ def test_card_calls_selection_on_the_test_fold_optimistic(tmp_path):
     assert "optimistic" not in write_again(tmp_path, one_fold(select_on="last"))
 
 
+@pytest.mark.parametrize(
+    ("select_on", "caption", "card"),
+    [
+        ("dev", "strength chosen on speakers held out of the training folds", "the strength was chosen on speakers"),
+        ("test", "strength chosen on the test fold: optimistic", "the strength was chosen on the test fold itself"),
+        ("last", "a fixed strength", "the strength was fixed. The test clips chose nothing"),
+    ],
+)
+def test_card_and_caption_of_a_linear_head_say_strength_and_not_epoch(tmp_path, select_on, caption, card):
+    scores = one_fold(select_on=select_on, selected="strength")
+    assert f"%; {caption}. Test speakers" in describe_scores(scores)
+    text = write(tmp_path, scores)
+    assert f"Selection: {card}" in text
+    assert "epoch" not in text.replace("num_train_epochs", "")
+
+
 def write_again(folder, scores):
     write_model_card(folder / "my-model", scores, CONFIG, TRAINING)
     return (folder / "my-model" / "README.md").read_text(encoding="utf-8")

@@ -164,7 +164,7 @@ def test_sweeps_of_other_clips_are_not_compared(sweep, tmp_path):
 
 
 def test_confusions_are_summed_over_folds_and_seeds(sweep):
-    system = next(one for one in sweep.systems if one.pooling == "qkv" and one.layer == 3)
+    system = next(one for one in sweep.layers if one.pooling == "qkv" and one.layer == 3)
     counts = sweep.confusion(system)
     assert counts[:2, :2].tolist() == [[66, 14], [14, 66]]  # 16 + 16 + 17 + 17 of 80
     assert counts.sum() == 160

@@ -187,7 +187,7 @@ def describe_encoder(figures: dict[str, Any]) -> str:
             text = f"{row['ratio']:.1f} ({1000 * row['seconds']:.1f}, {low:.1f} to {high:.1f})"
             cells.setdefault(row["way"], {})[row[column]] = text
         rows = [[way, *(texts[one] for one in columns)] for way, texts in cells.items()]
-        lines += [*markdown_table(["", *map(unit.format, columns)], rows), ""]
+        lines += [markdown_table(["", *map(unit.format, columns)], rows), ""]
     for dtype, one in figures["products"].items():
         lines.append(
             f"- {dtype}: the encoder alone does {one['encoder_gflops']:.0f} of the {one['machine_gflops']:.0f} "

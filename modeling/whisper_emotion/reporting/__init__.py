@@ -5,10 +5,12 @@ import importlib
 _MODULES = {
     "attention": ("plot_explanation",),
     "card": ("describe_scores", "describe_unadapted", "write_model_card"),
-    "frontier": ("CONTEXT", "read_contexts", "write_frontier"),
+    "frontier": ("read_contexts", "write_frontier"),
+    "markdown": ("markdown_table",),
     "plots": ("plot_confusion_matrix",),
     "rows": ("RowFile", "table_heading", "table_line"),
-    "sweep": ("SweepResults", "check_same_clips", "markdown_table", "write_sweep_report"),
+    "sweep": ("CONTEXT", "write_sweep_report"),
+    "sweep_results": ("SweepResults", "check_same_clips"),
     "timeline": ("plot_timeline",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -23,11 +23,6 @@ METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its ar
     "unweighted_accuracy": ("Unweighted accuracy (UA)", "recall", {"average": "macro"}),
     "macro_f1": ("Macro F1", "f1", {"average": "macro"}),
 }
-SELECTION = {
-    "dev": "epoch chosen on speakers held out of the training folds",
-    "last": "last epoch, none chosen",
-    "test": "epoch chosen on the test fold: optimistic",
-}
 
 
 def write_model_card(
@@ -58,9 +53,7 @@ def write_model_card(
     metadata = run_metadata(
         corpus,
         encoder=None if training.get("from_scratch") else run["encoder"],
-        metrics=None if scores is None else [hub_metric for _, hub_metric, _ in METRICS.values()],
-        model_name=None if scores is None else folder.name,
-        eval_results=None if scores is None else _eval_results(scores),
+        **({} if scores is None else _eval_metadata(scores, folder.name)),
     )
     if options is not None:
         options.update(metadata)
@@ -70,14 +63,16 @@ def write_model_card(
         template_path=str(_template()),
         model_name=folder.name,
         corpus=corpus.partition(":")[0],
-        corpus_name=corpus_title(corpus),
+        corpus_name=corpus_facts(corpus).name,
         encoder=_public(run["encoder"]),
         config=config,
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
         held_out="clips" if "speakers" in rows else "speakers",
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
-        **({"scores": None} if scores is None else _results(scores)),
+        percent=_percent,
+        scores=scores,
+        **({} if scores is None else _results(scores)),
     )
     card.save(folder / "README.md")
     if corpus == "synthetic":
@@ -87,23 +82,38 @@ def write_model_card(
 
 
 def describe_scores(scores: Mapping[str, Any]) -> str:
-    """Say in one caption what was tested, how, how well, and how many test speakers were also in training.
+    """Describe a test in one caption: corpus, folds, model, accuracies in percent, selection and shared speakers.
 
     Args:
         scores: The content of `scores.json`.
     """
+    folds = _plural(len(scores["speakers_shared"]), "test fold")
+    several, pooled = scores.get("concatenated_layers"), scores["pooled"]
+    layers = f"layers {', '.join(map(str, several))}" if several else f"layer {scores['encoder_layer']}"
     return (
-        f"{corpus_title(scores['corpus'])}, {_plural(len(scores['speakers_shared']), 'test fold')} "
-        f"({scores['folds']}), "
-        f"{_layers(scores)} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
-        f"pooled UA {_percent(scores['pooled']['unweighted_accuracy'])} %, "
-        f"WA {_percent(scores['pooled']['weighted_accuracy'])} %; {SELECTION[scores['select_on']]}. "
+        f"{corpus_facts(scores['corpus']).name}, {folds} ({scores['folds']}), "
+        f"{layers} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
+        f"pooled UA {_percent(pooled['unweighted_accuracy'])} %, WA {_percent(pooled['weighted_accuracy'])} %; "
+        f"{describe_selection(scores['select_on'], scores.get('selected') == 'strength')}. "
         f"{describe_adaptation(scores)}{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
     )
 
 
+def describe_selection(select_on: str, linear: bool = False) -> str:
+    """Name the clips that selected the epoch, or the strength of the regularisation of a linear head.
+
+    Args:
+        select_on: `dev`, `last` or `test`.
+        linear: Whether the head is linear and fitted by regression (`Experiment.is_linear`).
+    """
+    if select_on == "last":
+        return "a fixed strength" if linear else "last epoch, none chosen"
+    clips = {"dev": "speakers held out of the training folds", "test": "the test fold: optimistic"}[select_on]
+    return f"{'strength' if linear else 'epoch'} chosen on {clips}"
+
+
 def describe_adaptation(scores: Mapping[str, Any]) -> str:
-    """Say in a sentence, with a space behind it, whether test clips were adapted to their speakers; nothing if not.
+    """Return a sentence, with a space behind it, where test clips were adapted to their speakers; or nothing.
 
     Args:
         scores: The content of `scores.json`.
@@ -115,25 +125,33 @@ def describe_adaptation(scores: Mapping[str, Any]) -> str:
     return f"Test clips adapted to their speaker by the mean of all the speaker's clips, without labels{which}. "
 
 
-def corpus_title(name: str) -> str:
-    """Return a corpus's name as its owners write it."""
-    return corpus_facts(name).name
+def describe_unadapted(scores: Mapping[str, Any]) -> str:
+    """Return a line with the scores of each clip by itself, of models that could be adapted to speakers.
+
+    Args:
+        scores: The content of `scores.json`.
+    """
+    accuracy, calibration_error = _unadapted(scores)
+    return (
+        f"The same models without speaker adaptation, each clip by itself: UA {accuracy} %; "
+        f"calibration error {calibration_error} %"
+    )
 
 
 def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
-    """Say in a sentence how many test speakers were heard in training.
+    """Return a sentence with the number of test speakers that are also in training.
 
     Args:
-        corpus: the corpus's name, as `load_corpus` takes it.
-        shared: for each fold, how many of its test speakers are also heard in its training.
+        corpus: The corpus's name, as `load_corpus` takes it.
+        shared: For each fold, the number of its test speakers that are also in its training.
     """
-    if not any(shared):
-        # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
-        told = "dataset tells" if corpus.startswith("hub:") else "file names tell"
-        known = "" if _speakers_are_known(corpus) else f", as far as the {told}"
-        return f"Test speakers also heard in training: 0{known}."
-    counts = ", ".join(str(count) for count in shared)
-    return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
+    if any(shared):
+        counts = ", ".join(map(str, shared))
+        return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
+    # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
+    source = "dataset tells" if corpus.startswith("hub:") else "file names tell"
+    known = "" if _speakers_are_known(corpus) else f", as far as the {source}"
+    return f"Test speakers also heard in training: 0{known}."
 
 
 def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,92 +159,64 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
     matrix = scores["confusion_matrix"]
     clips = [sum(row) for row in matrix]
     return {
-        "scores": scores,
-        "runs": _count_runs(scores),
+        "several_runs": _are_several(scores),
         "repeats": _repeats(scores),
         "figures": [
-            (name, _figure(scores, key), _percent(scores["pooled"][key])) for key, (name, _, _) in METRICS.items()
+            (name, _mean(scores[key], _are_several(scores)), _percent(scores["pooled"][key]))
+            for key, (name, _, _) in METRICS.items()
         ],
         "recalls": [
-            (_cell(label), total, "–" if total == 0 else _percent(matrix[index][index] / total))
+            (_cell(label), total, _percent(matrix[index][index] / total) if total else "–")
             for index, (label, total) in enumerate(zip(scores["labels"], clips, strict=True))
         ],
-        "chance": _percent(1 / sum(total > 0 for total in clips)),
-        "majority": _percent(max(clips) / sum(clips)),
+        "chance": 1 / sum(total > 0 for total in clips),
+        "majority": max(clips) / sum(clips),
         "caption": describe_scores(scores),
         "shared": describe_leakage(scores["corpus"], scores["speakers_shared"]),
         "speakers_known": _speakers_are_known(scores["corpus"]),
-        "leaks": any(scores["speakers_shared"]),
-        "ece": None if scores["ece"] is None else _percent(scores["ece"]),
-        "mean_confidence": None if scores["ece"] is None else _percent(scores["mean_confidence"]),
-        "ece_unscaled": _percent(scores["ece_unscaled"]) if "ece_unscaled" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
-        "alone": _alone(scores) if any(map(any, scores.get("adapted", []))) else None,
+        "unadapted": _unadapted(scores) if describe_adaptation(scores) else None,
     }
 
 
-def _eval_results(scores: Mapping[str, Any]) -> list[EvalResult]:
+def _eval_metadata(scores: Mapping[str, Any], model_name: str) -> dict[str, Any]:
     """The scores as the Hub takes them: the mean is a number in percent, its spread is in the metric's name."""
-    shared = list(scores["speakers_shared"])
     optimistic = ", chosen on the test fold: optimistic" if scores["select_on"] == "test" else ""
-    several = _count_runs(scores) > 1
-    return [
-        EvalResult(
-            task_type=TASK,
-            task_name="Speech emotion recognition",
-            dataset_type=scores["corpus"].removeprefix("hub:"),
-            dataset_name=corpus_title(scores["corpus"]),
-            dataset_config=scores["folds"],
-            dataset_split="test",
-            dataset_args={"select_on": scores["select_on"], "speakers_shared": shared},
-            metric_type=hub_metric,
-            metric_value=round(100 * scores[key]["mean"], 1),
-            metric_name=f"{name}, %{_spread(scores, key) if several else ''}{optimistic}",
-            metric_args=arguments,
+    results = []
+    for key, (name, hub_metric, arguments) in METRICS.items():
+        spread = f", mean over {_repeats(scores)} (± {_percent(scores[key]['std'])})" if _are_several(scores) else ""
+        results.append(
+            EvalResult(
+                task_type=TASK,
+                task_name="Speech emotion recognition",
+                dataset_type=scores["corpus"].removeprefix("hub:"),
+                dataset_name=corpus_facts(scores["corpus"]).name,
+                dataset_config=scores["folds"],
+                dataset_split="test",
+                dataset_args={"select_on": scores["select_on"], "speakers_shared": list(scores["speakers_shared"])},
+                metric_type=hub_metric,
+                metric_value=round(100 * scores[key]["mean"], 1),
+                metric_name=f"{name}, %{spread}{optimistic}",
+                metric_args=arguments,
+            )
         )
-        for key, (name, hub_metric, arguments) in METRICS.items()
-    ]
+    metrics = [hub_metric for _, hub_metric, _ in METRICS.values()]
+    return {"metrics": metrics, "model_name": model_name, "eval_results": results}
 
 
-def _alone(scores: Mapping[str, Any]) -> dict[str, str]:
-    """What the models do without the adaptation, in percent."""
+def _unadapted(scores: Mapping[str, Any]) -> tuple[str, str]:
+    """Unweighted accuracy with its interval, and calibration error, without the adaptation."""
     figures = scores["unadapted"]
     value, (low, high) = (figures[name]["unweighted_accuracy"] for name in ("pooled", "interval"))
-    return {
-        "unweighted_accuracy": f"{_percent(value)} ({_percent(low)} to {_percent(high)})",
-        "ece": _percent(figures["ece"]),
-    }
+    return f"{_percent(value)} ({_percent(low)} to {_percent(high)})", _percent(figures["ece"])
 
 
-def describe_unadapted(scores: Mapping[str, Any]) -> str:
-    """Say in a line how well the same models do on each clip by itself, where they could be adapted to speakers.
-
-    Args:
-        scores: The content of `scores.json`.
-    """
-    alone = _alone(scores)
-    return (
-        f"The same models without speaker adaptation, each clip by itself: UA {alone['unweighted_accuracy']} %; "
-        f"calibration error {alone['ece']} %"
-    )
+def _are_several(scores: Mapping[str, Any]) -> bool:
+    return len(scores["seeds"]) * len(scores["speakers_shared"]) > 1
 
 
-def _count_runs(scores: Mapping[str, Any]) -> int:
-    return sum(len(seed) for seed in scores["weighted_accuracy"]["folds"])
-
-
-def _layers(scores: Mapping[str, Any]) -> str:
-    several = scores.get("concatenated_layers")
-    return f"layers {', '.join(map(str, several))}" if several else f"layer {scores['encoder_layer']}"
-
-
-def _figure(scores: Mapping[str, Any], key: str) -> str:
-    mean, std = _percent(scores[key]["mean"]), _percent(scores[key]["std"])
-    return f"{mean} ± {std}" if _count_runs(scores) > 1 else mean
-
-
-def _spread(scores: Mapping[str, Any], key: str) -> str:
-    return f", mean over {_repeats(scores)} (± {_percent(scores[key]['std'])})"
+def _mean(figures: Mapping[str, float], with_spread: bool) -> str:
+    return _percent(figures["mean"]) + (f" ± {_percent(figures['std'])}" if with_spread else "")
 
 
 def _repeats(scores: Mapping[str, Any]) -> str:

@@ -4,28 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from whisper_emotion.card_metadata import corpus_facts
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.grid import CLIPS, read_clips, read_record
-from whisper_emotion.reporting.card import corpus_title
+from whisper_emotion.reporting.markdown import markdown_table, with_gain, with_interval
 from whisper_emotion.reporting.plots import Curve, plot_curves
-from whisper_emotion.reporting.sweep import (
-    NAMES,
-    SweepResults,
-    check_same_clips,
-    draw_together,
-    markdown_table,
-    name_seeds,
-    with_gain,
-    with_interval,
-)
+from whisper_emotion.reporting.sweep import NAMES, name_seeds
+from whisper_emotion.reporting.sweep_results import SweepResults, check_same_clips, draw_together
 from whisper_emotion.run_folder import CELLS, write_whole
 from whisper_emotion.scoring import interval
 
-CONTEXT = ("encoder_context", "context_margin", "silence_stride", "mask_padding", "encoder_dtype")
-
 
 def read_contexts(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """What the encoder saw in each of several finished sweeps of the same clips.
+    """Read the records of several finished sweeps of the same clips.
 
     Args:
         folders: The sweeps' folders; the first is what the others are compared with.
@@ -55,7 +48,7 @@ def write_frontier(
 
     Args:
         output: The table's file.
-        records: What `read_contexts` returned.
+        records: The records of the sweeps, from `read_contexts`.
         seconds: By folder and layer, the seconds that a clip takes from audio to probabilities.
 
     Returns:
@@ -64,14 +57,14 @@ def write_frontier(
     """
     folders = list(records)
     first = records[folders[0]]
-    sweeps = [SweepResults(folder, first["labels"], records[folder]["select_on"]) for folder in folders]
-    systems = [system for system in sweeps[0].systems if system.layer is not None]
+    sweeps = [SweepResults(folder, first["labels"], record["select_on"]) for folder, record in records.items()]
+    systems = [system for system in sweeps[0].layers if system.layer is not None]
     draws, _ = draw_together(sweeps, systems)
     rows = []
     for place, system in enumerate(systems):
         assert system.layer is not None
         for folder, drawn in zip(folders, draws, strict=True):
-            family, note = _name(records[folder])
+            family, note = _name_context(records[folder])
             rows.append({
                 "layer": system.layer,
                 "pooling": NAMES.get(system.pooling, system.pooling),
@@ -84,7 +77,7 @@ def write_frontier(
                 "difference": interval(drawn[:, place] - draws[0][:, place]),
             })  # fmt: skip
     title = (
-        f"{corpus_title(first['corpus'])}, folds: {first['folds']}; {first['encoders'][0]}; "
+        f"{corpus_facts(first['corpus']).name}, folds: {first['folds']}; {first['encoders'][0]}; "
         f"{name_seeds(first['seeds'])}. Unweighted accuracy pooled over all folds' test clips, with 95 % "
         "intervals over clips and seeds, against the speed from audio to probabilities."
     )
@@ -98,32 +91,31 @@ def write_frontier(
             for row in rows
         ],
     )  # fmt: skip
-    write_whole(output, "\n".join([f"# {title}", "", *table, ""]))
+    write_whole(output, f"# {title}\n\n{table}\n")
     _draw(output.with_suffix(".png"), rows, title)
     return rows
 
 
-def _name(record: Mapping[str, Any]) -> tuple[str, str]:
-    """A context's family and what tells it from the others of it."""
-    family = record["encoder_context"].replace("_", " ")
-    if record["encoder_context"] == "sparse_window":
+def _name_context(record: Mapping[str, Any]) -> tuple[str, str]:
+    """A context's family, and the note that tells it from the others of its family."""
+    context, dtype = record["encoder_context"], record.get("encoder_dtype", "float32")
+    family, note = context.replace("_", " "), ""
+    if context == "sparse_window":
         note = f"stride {record['silence_stride']}"
-    else:
-        note = f"{record['context_margin']:g} s" if record["encoder_context"] == "utterance" else ""
-        family += "" if record["mask_padding"] else ", silence pooled"
-    dtype = record.get("encoder_dtype", "float32")
-    return family + ("" if dtype == "float32" else f", {dtype}"), note
+    elif context == "utterance":
+        note = f"{record['context_margin']:g} s"
+    if context != "sparse_window" and not record["mask_padding"]:
+        family += ", silence pooled"
+    return family if dtype == "float32" else f"{family}, {dtype}", note
 
 
 def _draw(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     panels: dict[str, list[Curve]] = {}
-    for layer, pooling in dict.fromkeys((row["layer"], row["pooling"]) for row in rows):
-        own = [row for row in rows if (row["layer"], row["pooling"]) == (layer, pooling)]
-        curves = []
-        for family in dict.fromkeys(row["family"] for row in own):
-            points = sorted((row for row in own if row["family"] == family), key=lambda row: row["speed"])
-            value, low, high = zip(*(row["unweighted_accuracy"] for row in points), strict=True)
-            notes = [row["note"] for row in points]
-            curves.append(Curve(family, [row["speed"] for row in points], value, low, high, notes))
-        panels[f"UA, {pooling}, layer {layer}"] = curves
+    table = pd.DataFrame(rows).sort_values("speed", kind="stable")
+    for layer, pooling, family in dict.fromkeys((row["layer"], row["pooling"], row["family"]) for row in rows):
+        of_curve = (table["layer"] == layer) & (table["pooling"] == pooling) & (table["family"] == family)
+        points = table[of_curve]
+        values, low, high = zip(*points["unweighted_accuracy"], strict=True)
+        curve = Curve(family, points["speed"].tolist(), values, low, high, points["note"].tolist())
+        panels.setdefault(f"UA, {pooling}, layer {layer}", []).append(curve)
     plot_curves(panels, path, title, axis="times the speed of the first context")
