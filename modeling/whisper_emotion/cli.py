@@ -274,8 +274,8 @@ def run_script(
         if os.environ.get("RANK", "0") == "0":  # under a launcher the others are told as well
             _say(f"terminated; {resumes}")
         sys.exit(143)
-    except BrokenPipeError:  # who read what is printed, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which the exit flushes
         sys.exit(141)
     except KeyboardInterrupt:
         _say(f"interrupted; {resumes}")

@@ -182,7 +182,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _check_call(self, limit, padding, multiple, sampling_rate, others: dict) -> None:
-        """Raise the ValueError that names an argument that is not allowed, and what is."""
+        """Raise a ValueError for the first argument that is not allowed; the message names the allowed values."""
         rate, longest = self.sampling_rate, self.n_samples
         fits = type(limit) is int and self.n_fft <= limit <= longest and limit % self.hop_length == 0
         rounds = multiple is None or (type(multiple) is int and 0 < multiple <= longest)

@@ -162,10 +162,10 @@ class ModelOptions:
 
 
 def parse_numbers(name: str, text: str, kind: Callable[[str], Any], allowed: str) -> list[Any]:
-    """Parse an option's numbers, which have commas between them.
+    """Parse an option's comma-separated numbers.
 
     Raises:
-        UserError: One of them is none; the message says what is `allowed`.
+        UserError: One of them is no number; the message ends with `allowed`.
     """
     try:
         return [kind(part) for part in text.split(",")]
