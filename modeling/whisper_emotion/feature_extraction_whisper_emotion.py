@@ -221,12 +221,11 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         if not np.abs(clip).max() <= LOUDEST:
             raise ValueError(f"{where} contains NaN, infinite or huge samples: {numbers}")
         if len(clip) > limit:
-            seconds, kept = len(clip) / self.sampling_rate, limit / self.sampling_rate
+            length = f"{where} lasts {len(clip) / self.sampling_rate:.2f} s ({len(clip):,} samples)"
             if not truncation:
-                raise ValueError(f"{where} lasts {seconds:.2f} s: it may last {kept:g} s. Cut it into windows.")
+                raise ValueError(f"{length}: at most {limit:,} samples are allowed. Cut it into windows.")
             logger.warning(
-                f"{where} lasts {seconds:.2f} s: the last {seconds - kept:.2f} s are dropped. Predict long recordings "
-                "in windows."
+                f"{length}: all after {limit / self.sampling_rate:g} s is dropped. Predict long recordings in windows."
             )
         return clip[:limit].astype(np.float32, copy=False)
 
