@@ -112,7 +112,7 @@ def export_onnx(
                     per_channel=True,
                     reduce_range=True,  # products of 8 bits overflow on processors without VNNI instructions
                     op_types_to_quantize=["MatMul", "Gemm"],  # what the convolutions see is too wide for 8 bits
-                    nodes_to_exclude=_head_nodes(proto, model),
+                    nodes_to_exclude=_head_nodes(proto),
                 )
             finally:
                 logging.disable(logging.NOTSET)
@@ -134,19 +134,9 @@ def export_onnx(
     return Comparison(float(np.max(deviations)), relabelled)
 
 
-def _head_nodes(proto: Any, model: WhisperForEmotionClassification) -> list[str]:
-    """Name the nodes of a graph that compute with the weights of the head."""
-    from onnx import numpy_helper
-
-    head = [part.detach().numpy() for part in model.head.parameters()]
-    constants = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
-    flat = [np.sort(weight, axis=None) for weight in head]  # a graph has them transposed, or head by head
-    own = {
-        name
-        for name, found in constants.items()
-        if found.ndim > 1 and any(np.array_equal(np.sort(found, axis=None), weight) for weight in flat)
-    }
-    names = [node.name for node in proto.graph.node if own & set(node.input)]
+def _head_nodes(proto: Any) -> list[str]:
+    """Name the nodes of a graph that the model's head became; the exporter notes the module of each node."""
+    names = [node.name for node in proto.graph.node if any("model.head" in one.value for one in node.metadata_props)]
     return names + [f"{name}_MatMul" for name in names]  # what the quantiser calls a Gemm's product
 
 

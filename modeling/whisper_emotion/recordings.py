@@ -36,10 +36,6 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
     found: dict[str, None] = {}
     wrong: dict[str, UserError] = {}
 
-    def refuse(error: OSError) -> None:
-        folder = os.fsdecode(error.filename)
-        wrong[folder] = UserError(f"{folder}: cannot be listed ({error.strerror}), expected a readable folder")
-
     for name in names:
         paths = [name]
         if not os.path.lexists(name) and glob.has_magic(name):
@@ -51,7 +47,7 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
                 found[path] = None
                 continue
             left_out: Counter[str] = Counter()
-            inside = sorted(str(file) for file in walk(path, refuse, left_out))
+            inside = sorted(str(file) for file in walk(path, wrong.__setitem__, left_out))
             if not inside and path not in wrong:
                 wrong[path] = UserError(f"{path}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
             if left_out:
@@ -69,7 +65,9 @@ def _count(left_out: Counter[str]) -> str:
 
 
 def walk(
-    root: str | os.PathLike[str], refuse: Callable[[OSError], None], left_out: Counter[str] | None = None
+    root: str | os.PathLike[str],
+    on_error: Callable[[str, UserError], None] | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Path]:
     """All sound files (`SUFFIXES`, in any case) below a folder.
 
@@ -78,12 +76,20 @@ def walk(
 
     Args:
         root: The folder.
-        refuse: Called with the error of a folder that cannot be listed.
+        on_error: Called with a folder that cannot be listed, and its error. None raises the first error.
         left_out: Counts the endings of the other visible files.
 
     Yields:
         Paths, in no order.
     """
+
+    def refuse(error: OSError) -> None:
+        folder = os.fsdecode(error.filename)
+        refused = UserError(f"{folder}: cannot be listed ({error.strerror}), expected a readable folder")
+        if on_error is None:
+            raise refused from error
+        on_error(folder, refused)
+
     seen = {os.path.realpath(root)}
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         new = []

@@ -63,7 +63,7 @@ def audio_files(root: Path) -> list[Path]:
         UserError: The folder is missing, is a file or may not be read, or a file's name is not valid UTF-8.
     """
     require_folder(root)
-    found = list(walk(root, _refuse))
+    found = list(walk(root))
     for path in found:
         if os.fsencode(path).decode("utf-8", errors="ignore") != str(path):
             raise UserError(f"{str(path)!a}: has a name that is not valid UTF-8, rename it")
@@ -105,7 +105,7 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
     """The table of a corpus, one row an utterance.
 
     Args:
-        utterances: The rows, in order. Their files' headers are read here.
+        utterances: The rows, in order, one or more. Their files' headers are read here.
         labels: Names of all classes, in the order of their numbers.
 
     Returns:
@@ -116,24 +116,20 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
     Raises:
         UserError: A file is missing, unreadable or empty.
     """
-    rows = list(utterances)
-    columns = {
-        "audio": [os.path.abspath(row.path) for row in rows],
-        "label": [labels.index(row.label) for row in rows],
-        "speaker": [row.speaker for row in rows],
-        "gender": [row.gender for row in rows],
-        "session": [row.session for row in rows],
-        "seconds": [audio_seconds(row.path) for row in rows],
-    }
-    ratings = rows[0].ratings if rows else {}
-    columns |= {name: [row.ratings[name] for row in rows] for name in ratings}
-    kinds = {name: Value("string") for name in ("audio", "speaker", "gender", "session")}
-    kinds |= {"label": ClassLabel(names=list(labels))} | dict.fromkeys(("seconds", *ratings), Value("float64"))
-    features = Features({name: kinds[name] for name in columns})
+    rows = [
+        {
+            "audio": os.path.abspath(one.path),
+            "label": labels.index(one.label),
+            "speaker": one.speaker,
+            "gender": one.gender,
+            "session": one.session,
+            "seconds": audio_seconds(one.path),
+            **one.ratings,
+        }
+        for one in utterances
+    ]
+    features = dict.fromkeys(rows[0], Value("float64"))
+    features |= dict.fromkeys(("audio", "speaker", "gender", "session"), Value("string"))
+    features |= {"label": ClassLabel(names=list(labels))}
     # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
-    return Dataset.from_dict(columns, features=features).cast_column("audio", Audio(decode=False))
-
-
-def _refuse(error: OSError) -> None:
-    """Do not pass over a sub-folder that cannot be listed: its utterances would be missing without a word."""
-    raise UserError(f"{error.filename}: cannot be listed ({error.strerror}), expected a readable folder") from error
+    return Dataset.from_list(rows, features=Features(features)).cast_column("audio", Audio(decode=False))

@@ -42,7 +42,12 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
     root = inner_folder(corpus_dir, "IEMOCAP_full_release")
     for session in sorted(path for path in root.glob("Session[1-5]") if path.is_dir()):
         recordings = named_files(session / "sentences" / "wav")
-        for sheet in _label_sheets(session):
+        folder = session / "dialog" / "EmoEvaluation"
+        require_folder(folder)
+        sheets = sorted(path for path in folder.glob("Ses*.txt") if path.is_file())
+        if not sheets:
+            raise UserError(f"{folder}: holds no label file, expected Ses0*.txt")
+        for sheet in sheets:
             for name, code, ratings in _labels(sheet):
                 match = NAME.fullmatch(name)
                 if match is None:
@@ -56,16 +61,6 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
                     Utterance(recordings[name], EMOTIONS[code], speaker, GENDERS[match[3]], match[1], ratings)
                 )
     return sorted(utterances, key=lambda utterance: utterance.path.stem)
-
-
-def _label_sheets(session: Path) -> list[Path]:
-    """The label files of a session, one a dialogue."""
-    folder = session / "dialog" / "EmoEvaluation"
-    require_folder(folder)
-    sheets = sorted(path for path in folder.glob("Ses*.txt") if path.is_file())
-    if not sheets:
-        raise UserError(f"{folder}: holds no label file, expected Ses0*.txt")
-    return sheets
 
 
 def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:

@@ -20,8 +20,7 @@ LABELS = tuple(STYLES)
 # Says how a folder's corpus was generated. It is written last but for the rename, so a folder that has it is whole.
 RECORD = "synthetic.json"
 DEFAULTS = {"speakers": 16, "utterances": 10, "seed": 0}
-SMALLEST = {"speakers": 2, "utterances": 1, "seed": 0}
-LARGEST = {"speakers": 99, "utterances": 99, "seed": 2**32 - 1}
+ALLOWED = {"speakers": range(2, 100), "utterances": range(1, 100), "seed": range(2**32)}
 
 
 def read(
@@ -68,8 +67,9 @@ def read(
 
 def _in_range(name: str, value: int) -> int:
     """An option's value, a whole number within its limits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not SMALLEST[name] <= value <= LARGEST[name]:
-        raise UserError(f"{name}: {value!r}, expected a whole number from {SMALLEST[name]} to {LARGEST[name]}")
+    allowed = ALLOWED[name]
+    if type(value) is not int or value not in allowed:
+        raise UserError(f"{name}: {value!r}, expected a whole number from {allowed[0]} to {allowed[-1]}")
     return value
 
 

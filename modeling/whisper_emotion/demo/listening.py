@@ -14,7 +14,6 @@ from whisper_emotion.windows import (
     LONGEST_SECONDS,
     SILENCE_DBFS,
     WINDOW_SECONDS,
-    Prediction,
     average_windows,
     join_moments,
     mean_probabilities,
@@ -44,9 +43,9 @@ class Account(NamedTuple):
     """
 
     summary: str
-    probabilities: dict[str, float] | None
-    attention: Picture | None
-    timeline: Picture | None
+    probabilities: dict[str, float] | None = None
+    attention: Picture | None = None
+    timeline: Picture | None = None
 
 
 def listen(
@@ -80,10 +79,8 @@ def _listen(
         )
     if channels * sampling_rate > MOST_SAMPLES_A_SECOND:
         raise UserError(f"{file}: has {channels} channels at {sampling_rate} Hz, expected at most 8 at 96000 Hz")
-    whole = seconds <= LONGEST_SECONDS
-    size, hop = (None, None) if whole else (WINDOW_SECONDS, HOP_SECONDS)
-    windows = []
-    for window in classifier.predict([file], size, hop):
+    whole, windows = seconds <= LONGEST_SECONDS, []
+    for window in classifier.predict([file], *(() if whole else (WINDOW_SECONDS, HOP_SECONDS))):
         windows.append(window)
         progress(min(1.0, window.end / seconds))
     moments = list(average_windows(windows))
@@ -92,18 +89,23 @@ def _listen(
         loudest = max(window.dbfs for window in windows)
         return Account(
             f"Silence: the loudest moment of these {describe_seconds(seconds)} has {loudest:.0f} dBFS, speech more "
-            f"than {SILENCE_DBFS:g}. There is nothing to label.",
-            None, None, None,
-        )  # fmt: skip
-    attention = _draw_attention(classifier, file, max(windows, key=lambda window: window.certainty), whole)
+            f"than {SILENCE_DBFS:g}. There is nothing to label."
+        )
+    certain = max(windows, key=lambda window: window.certainty)
+    stretch = f"In the most certain window, {certain.start:.0f} to {certain.end:.0f} s"
+    title = "In the whole recording" if whole else f"{stretch}: {certain.label}, {certain.certainty:.0%}"
+    explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
+    attention = _draw(plot_explanation, title, explanation, certain.start)
     if whole:
-        return Account(f"{describe_seconds(seconds)}, labelled whole.", probabilities, attention, None)
+        return Account(f"{describe_seconds(seconds)}, labelled whole.", probabilities, attention)
     spoken = sum(moment.end - moment.start for moment in moments if moment.probabilities is not None)
     silent = moments[-1].end - spoken
     summary = f"The mean over {describe_seconds(seconds)} in windows of {WINDOW_SECONDS:g} s"
     if silent:
         summary += f", without {describe_seconds(silent)} of silence"
-    return Account(f"{summary}.", probabilities, attention, _draw_timeline(classifier, file, moments))
+    title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
+    timeline = _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
+    return Account(f"{summary}.", probabilities, attention, timeline)
 
 
 def describe_seconds(seconds: float) -> str:
@@ -112,22 +114,6 @@ def describe_seconds(seconds: float) -> str:
         return f"{round(seconds, 1 if seconds < 60 else None):g} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min" if rest else f"{minutes} min"
-
-
-def _draw_attention(classifier: EmotionClassifier, file: str, window: Prediction, whole: bool) -> Picture:
-    """Draw the explanation of the most certain window."""
-    explanation = explain(classifier, read_stretch(file, window.start, window.end))
-    title = (
-        f"In the most certain window, {window.start:.0f} to {window.end:.0f} s: {window.label}, {window.certainty:.0%}"
-    )
-    title = "In the whole recording" if whole else title
-    return _draw(plot_explanation, title, explanation, window.start)
-
-
-def _draw_timeline(classifier: EmotionClassifier, file: str, moments: list[Prediction]) -> Picture:
-    """Draw emotion over time."""
-    title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
-    return _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
 
 
 def _draw(plot: Callable[..., str], title: str, *arguments: object) -> Picture:

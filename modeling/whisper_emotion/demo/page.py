@@ -11,7 +11,7 @@ from gradio.themes import Default
 from PIL import Image
 
 from whisper_emotion.demo import model_name
-from whisper_emotion.demo.listening import Picture, describe_seconds, listen
+from whisper_emotion.demo.listening import Account, describe_seconds, listen
 from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.inference import EmotionClassifier
 
@@ -108,15 +108,15 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
     def label(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         """The page's contents for a recording, or for none; Gradio shows progress where a function asks for one so."""
         if file is None:
-            return _contents("There is no recording yet: record or upload one.")
+            return _contents(Account("There is no recording yet: record or upload one."))
         try:
-            account = listen(classifiers[model], file, 60 * most_minutes, progress)
+            return _contents(listen(classifiers[model], file, 60 * most_minutes, progress))
         except UserError as error:
-            return _contents(str(error), wrong=True)
+            return _contents(Account(str(error)), wrong=True)
         except Exception:
             logger.exception("a recording could not be labelled")
-            return _contents("Something went wrong here, and was noted. It may work with another recording.", True)
-        return _contents(account.summary, False, account.probabilities, account.attention, account.timeline)
+            sorry = "Something went wrong here, and was noted. It may work with another recording."
+            return _contents(Account(sorry), wrong=True)
 
     first = next(iter(classifiers))
     with gr.Blocks(title="Speech emotion", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
@@ -136,14 +136,12 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
                 said = gr.HTML(elem_id="said")
                 probabilities = gr.Label(label="Probabilities", visible=False)
             with gr.Column():
-                shown = [
-                    part
-                    for name in HEADINGS
-                    for part in (
+                shown = []
+                for name in HEADINGS:
+                    shown += [
                         gr.HTML(label=name, visible=False, elem_classes="about"),
                         gr.Image(label=name, **PICTURE),
-                    )
-                ]
+                    ]
         gr.Markdown(f"{FOR} Recordings are deleted after {describe_seconds(KEPT_SECONDS)}.", elem_id="for")
         gr.on(
             [recording.change, model.change, again.click],
@@ -159,28 +157,24 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
     return page.queue(max_size=WAITING, api_open=False)
 
 
-def _contents(
-    text: str = "",
-    wrong: bool = False,
-    probabilities: dict[str, float] | None = None,
-    attention: Picture | None = None,
-    timeline: Picture | None = None,
-) -> tuple:
-    """The values of all that is shown, in the page's order; what there is nothing for is hidden."""
+def _contents(account: Account, wrong: bool = False) -> tuple:
+    """The values of all that is shown, in the page's order; a part without a value is hidden."""
     role, kind = ("alert", "wrong") if wrong else ("status", "right")
-    said = f'<p role="{role}" class="{kind}">{html.escape(text)}</p>' if text else ""
-    bars = gr.update(value=probabilities, visible=probabilities is not None)
-    pictures = zip(HEADINGS, (attention, timeline), strict=True)
-    return (said, bars, *(part for heading, picture in pictures for part in _shown(heading, picture)))
-
-
-def _shown(heading: str, picture: Picture | None) -> tuple:
-    """A picture, and what it is about."""
-    if picture is None:
-        return gr.update(value="", visible=False), gr.update(value=None, visible=False)
-    about = f"<h2>{heading}</h2><p>{html.escape(picture.caption)}</p>"
-    image = Image.open(BytesIO(picture.png))
-    return gr.update(value=about, visible=True), gr.update(value=image, visible=True, alt_text=picture.caption)
+    shown = [
+        f'<p role="{role}" class="{kind}">{html.escape(account.summary)}</p>',
+        gr.update(value=account.probabilities, visible=account.probabilities is not None),
+    ]
+    for heading, picture in zip(HEADINGS, (account.attention, account.timeline), strict=True):
+        if picture is None:
+            shown += [gr.update(value="", visible=False), gr.update(value=None, visible=False)]
+        else:
+            about = f"<h2>{heading}</h2><p>{html.escape(picture.caption)}</p>"
+            image = Image.open(BytesIO(picture.png))
+            shown += [
+                gr.update(value=about, visible=True),
+                gr.update(value=image, visible=True, alt_text=picture.caption),
+            ]
+    return tuple(shown)
 
 
 def _refuse_addresses(component: gr.Audio) -> None:
