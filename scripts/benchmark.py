@@ -10,15 +10,9 @@ import numpy as np
 import torch
 
 from whisper_emotion.audio import read_audio
-from whisper_emotion.benchmarks import (
-    Clips,
-    Way,
-    benchmark_encoder,
-    benchmark_heads,
-    describe_encoder,
-    list_ways,
-    time_contexts,
-)
+from whisper_emotion.benchmarks.encoder import Clips, benchmark_encoder, describe_encoder, time_contexts
+from whisper_emotion.benchmarks.heads import benchmark_heads
+from whisper_emotion.benchmarks.ways import Way, list_ways
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
@@ -26,7 +20,8 @@ from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.stacked_training import check_arguments
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option
-from whisper_emotion.reporting import CONTEXT, read_contexts, write_frontier
+from whisper_emotion.reporting.frontier import read_contexts, write_frontier
+from whisper_emotion.reporting.sweep import CONTEXT
 from whisper_emotion.run_folder import write_whole
 from whisper_emotion.run_record import describe_machine, public_name
 
@@ -74,8 +69,9 @@ def main() -> None:
     if ("frontier" in measured) != (benchmark.sweeps is not None):
         raise UserError("--sweeps: names what --measure frontier compares, and that needs it")
     for name in ("plain_folds", "clips", "repetitions"):
-        if getattr(benchmark, name) is not None and getattr(benchmark, name) < 1:
-            raise UserError(f"--{name} {getattr(benchmark, name)}: must be 1 or more")
+        value = getattr(benchmark, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be 1 or more")
     check_arguments(training)
     training.disable_tqdm = True
     experiment = load_experiment(corpus, protocol, model, training)
@@ -85,34 +81,29 @@ def main() -> None:
         print(describe_encoder(record["encoder"]))
     if "heads" in measured:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-        record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds))
+        heads = record["heads"] = benchmark_heads(experiment, folds, benchmark.plain_folds or len(folds))
         for name in ("plain", "ours"):
-            figures = record["heads"][name]
-            print(f"{name}: {figures['seconds']:.0f} s, pooled UA {100 * figures['unweighted_accuracy']:.2f} %")
-        timed = record["heads"]["folds_timed"]
-        print(f"ratio {record['heads']['ratio']:.1f} (plain way timed on {timed} folds)")
+            accuracy = 100 * heads[name]["unweighted_accuracy"]
+            print(f"{name}: {heads[name]['seconds']:.0f} s, pooled UA {accuracy:.2f} %")
+        print(f"ratio {heads['ratio']:.1f} (plain way timed on {heads['folds_timed']} folds)")
     if "frontier" in measured:
         record["frontier"] = _measure_frontier(experiment, benchmark)
     write_whole(Path(benchmark.output), json.dumps(record, indent=2) + "\n")
 
 
 def _measure_encoder(experiment: Experiment, benchmark: BenchmarkOptions) -> dict[str, Any]:
-    device = torch.device(experiment.args.device)
-    config = experiment.config()
+    device, config = torch.device(experiment.args.device), experiment.config()
     ways = list_ways(tuple(config.context.items()))
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         ways = [way for way in ways if not way.runtime.startswith("onnx")]
         print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
-    if device.type == "cpu" and not _has_bfloat16():
+    # Instructions of the processor as oneDNN sees them; not every build of torch has oneDNN
+    has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cpu" and not has_bfloat16:
         ways = [way for way in ways if way.dtype != "bfloat16"]
         print("bfloat16 is left out: this processor has no instructions for it, and takes many times as long")
     clips = _draw_clips(experiment, benchmark)
     return benchmark_encoder(experiment.encoder, clips, config.encoder_layer, benchmark.repetitions, device, ways)
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor has instructions for bfloat16, as oneDNN sees it; not every build of torch has that."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _measure_frontier(experiment: Experiment, benchmark: BenchmarkOptions) -> list[dict[str, Any]]:
@@ -120,13 +111,10 @@ def _measure_frontier(experiment: Experiment, benchmark: BenchmarkOptions) -> li
     first = next(iter(records.values()))
     if first["encoders"] != [public_name(experiment.encoder).rpartition("/")[-1]]:
         raise UserError(f"--sweeps: are of {', '.join(first['encoders'])}, not of --encoder {experiment.encoder}")
-    ways = {
-        folder: Way(
-            context=tuple((name, record[name]) for name in CONTEXT if name in record and name != "encoder_dtype"),
-            dtype=record.get("encoder_dtype", "float32"),
-        )
-        for folder, record in records.items()
-    }
+    ways = {}
+    for folder, record in records.items():
+        context = tuple((name, record[name]) for name in CONTEXT if name in record)
+        ways[folder] = Way(context=context, dtype=record.get("encoder_dtype", "float32"))
     (layers,) = first["layers"].values()
     clips, device = _draw_clips(experiment, benchmark), torch.device(experiment.args.device)
     seconds = time_contexts(experiment.encoder, clips, layers, list(ways.values()), benchmark.repetitions, device)

@@ -41,20 +41,16 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         - `ece_unscaled`: `ece` without the temperature. Only with one.
         - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
     """
-    seeds = list(dict.fromkeys(predictions["seed"]))
-    numbers = [fold.number for fold in folds]
-    scores = _score_table(predictions, experiment.labels, numbers)
+    labels, numbers = experiment.labels, [fold.number for fold in folds]
+    scores = _score_table(predictions, labels, numbers)
     if "temperature" in predictions:
-        unscaled = _score_seeds(_unscale(predictions, experiment.labels), experiment.labels)
-        scores["ece_unscaled"] = _mean(unscaled, "ece")
+        scores["ece_unscaled"] = _mean(_score_seeds(_unscale(predictions, labels), labels), "ece")
     if UNADAPTED + "predicted" in predictions:
-        unadapted = predictions[[column for column in predictions if column.startswith(UNADAPTED)]]
-        renamed = unadapted.rename(columns=lambda column: column.removeprefix(UNADAPTED))
-        scores["unadapted"] = _score_table(predictions.assign(**renamed), experiment.labels, numbers)
-    for choice in ("temperature", "adapted"):
-        if choice in predictions:
-            cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
-            scores[choice] = cells.loc[seeds, numbers].to_numpy().tolist()
+        unadapted = predictions.filter(regex=f"^{UNADAPTED}").rename(columns=lambda name: name.removeprefix(UNADAPTED))
+        scores["unadapted"] = _score_table(predictions.assign(**unadapted), labels, numbers)
+    for choice in predictions.columns.intersection(["temperature", "adapted"]):
+        cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
+        scores[choice] = cells.loc[predictions["seed"].unique(), numbers].to_numpy().tolist()
     scores["speakers_shared"] = [speakers_shared(experiment.corpus, fold) for fold in folds]
     return scores
 
@@ -152,31 +148,32 @@ def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -
     Returns:
         For each of `FIGURES` the difference of the pooled figures and its paired 95 % interval, `[value, low, high]`.
     """
-    both = [table.sort_values(["seed", "name"]) for table in (predictions, other)]
-    seeds = predictions["seed"].nunique()
-    predicted = np.stack([_ids(table["predicted"], labels).reshape(seeds, -1) for table in both])
-    figures = bootstrap(predicted, _ids(both[0]["label"], labels)[: predicted.shape[2]], len(labels))
-    return {name: list(interval(draws[:, 0] - draws[:, 1])) for name, draws in figures.items()}
+    tables = [table.sort_values(["seed", "name"]) for table in (predictions, other)]
+    draws = _bootstrap_tables(tables, labels)
+    return {name: list(interval(drawn[:, 0] - drawn[:, 1])) for name, drawn in draws.items()}
+
+
+def _bootstrap_tables(tables: list[pd.DataFrame], labels: list[str]) -> dict[str, np.ndarray]:
+    """Resample the pooled figures of tables of predictions whose clips are in the same order for each seed."""
+    seeds = tables[0]["seed"].nunique()
+    predicted = np.stack([_ids(table["predicted"], labels).reshape(seeds, -1) for table in tables])
+    return bootstrap(predicted, _ids(tables[0]["label"], labels)[: predicted.shape[2]], len(labels))
 
 
 def _score_table(predictions: pd.DataFrame, labels: list[str], folds: list[int]) -> dict[str, Any]:
     """Score a table of predictions: each fold by itself, and all folds' clips together."""
+    tables = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
+    by_fold = [[_score(table[table["fold"] == fold], labels) for fold in folds] for table in tables]
     scores: dict[str, Any] = {}
-    by_fold = [
-        [_score(table[table["fold"] == fold], labels) for fold in folds]
-        for _, table in predictions.groupby("seed", sort=False)
-    ]
     for name in FIGURES:
         values = np.array([[cell[name] for cell in row] for row in by_fold])
-        scores[name] = {
-            "mean": float(values.mean()),
-            "std": float(values.std(axis=1).mean()),
-            "folds": values.tolist(),
-        }
+        deviation = float(values.std(axis=1).mean())
+        scores[name] = {"mean": float(values.mean()), "std": deviation, "folds": values.tolist()}
     by_seed = _score_seeds(predictions, labels)
+    draws = _bootstrap_tables([pd.concat(tables)], labels)
     return scores | {
         "pooled": {name: _mean(by_seed, name) for name in FIGURES},
-        "interval": _intervals(predictions, labels),
+        "interval": {name: list(interval(drawn[:, 0])[1:]) for name, drawn in draws.items()},
         "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
         **{name: _mean(by_seed, name) for name in CALIBRATION},
     }
@@ -198,14 +195,6 @@ def _score(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
 
 def _mean(scores: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([score[name] for score in scores]))
-
-
-def _intervals(predictions: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
-    """95 % intervals of the pooled figures."""
-    groups = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
-    predicted = np.stack([_ids(table["predicted"], labels) for table in groups])
-    figures = bootstrap(predicted[None], _ids(groups[0]["label"], labels), len(labels))
-    return {name: list(interval(draws[:, 0])[1:]) for name, draws in figures.items()}
 
 
 def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:

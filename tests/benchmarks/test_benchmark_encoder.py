@@ -8,9 +8,9 @@ import torch
 from conftest import run_script
 from torch.utils.flop_counter import FlopCounterMode
 
-from whisper_emotion.benchmarks import Clips, benchmark_encoder, describe_encoder
+from whisper_emotion.benchmarks.encoder import Clips, benchmark_encoder, describe_encoder
 from whisper_emotion.benchmarks.products import encoder_flops
-from whisper_emotion.benchmarks.ways import STOCK, Way, list_ways, load_ours
+from whisper_emotion.benchmarks.ways import STOCK, Way, list_ways, load_way
 
 SPARSE = (("encoder_context", "sparse_window"), ("silence_stride", 32))
 
@@ -31,7 +31,7 @@ def test_clips_are_batched_by_length_and_cut_from_one_another():
 
 
 def test_the_operations_are_those_that_torch_counts_without_padding(tiny_encoder):
-    model = load_ours(Way(context=SPARSE), str(tiny_encoder), 2, torch.device("cpu"))
+    model, _ = load_way(Way(context=SPARSE), str(tiny_encoder), 2, torch.device("cpu"))
     model.set_attn_implementation("eager")  # all of whose products torch counts
     mel = 400
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

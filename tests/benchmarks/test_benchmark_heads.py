@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import run_script
 
-from whisper_emotion.benchmarks import benchmark_heads, heads
+from whisper_emotion.benchmarks import heads
+from whisper_emotion.benchmarks.heads import benchmark_heads
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.fitting.experiment import Experiment

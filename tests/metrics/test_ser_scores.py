@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 from sklearn import metrics as sklearn_metrics
 
-from whisper_emotion.metrics import compute_scores, concordance_correlation, load_ser_scores
+from whisper_emotion.metrics import compute_scores, concordance_correlation
 from whisper_emotion.metrics.ser_scores import ser_scores
 
 FOLDER = Path(ser_scores.__file__).parent
@@ -100,15 +100,14 @@ def test_evaluate_module_loads_from_its_folder_alone_and_gives_the_same_scores(t
     folder = tmp_path / "ser_scores"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     expected = compute_scores(predictions, references, probabilities=probabilities)
-    for metric in (evaluate.load(str(folder), cache_dir=str(tmp_path / "cache")), load_ser_scores()):
-        for _ in range(2):
-            given = {"predictions": predictions, "references": references, "probabilities": probabilities}
-            assert metric.compute(**given) == expected
+    metric = evaluate.load(str(folder), cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):
+        given = {"predictions": predictions, "references": references, "probabilities": probabilities}
+        assert metric.compute(**given) == expected
 
 
-def test_evaluate_module_is_loaded_once_and_survives_an_error():
-    metric = load_ser_scores()
-    assert metric is load_ser_scores()
+def test_evaluate_module_survives_an_error(tmp_path):
+    metric = evaluate.load(str(FOLDER), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(ValueError):
         metric.compute(predictions=[0, 1], references=[0])
     with pytest.raises(ValueError, match="from 0 to 2"):
@@ -174,11 +173,10 @@ def test_evaluate_module_scores_dimensions_in_its_regression_config(tmp_path):
     expected = concordance_correlation(predictions, references)
     folder = tmp_path / "ser_scores"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    loaded = evaluate.load(str(folder), "regression", cache_dir=str(tmp_path / "cache"))
-    for metric in (loaded, load_ser_scores("regression")):
-        scores = metric.compute(predictions=predictions, references=references)
-        assert scores["concordance_correlation"] == pytest.approx(expected)
-        assert scores["mean_concordance_correlation"] == pytest.approx((expected[0] + expected[1]) / 2)
-        assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+    metric = evaluate.load(str(folder), "regression", cache_dir=str(tmp_path / "cache"))
+    scores = metric.compute(predictions=predictions, references=references)
+    assert scores["concordance_correlation"] == pytest.approx(expected)
+    assert scores["mean_concordance_correlation"] == pytest.approx((expected[0] + expected[1]) / 2)
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     with pytest.raises(ValueError, match="config_name must be default or regression, found ccc"):
         evaluate.load(str(folder), "ccc", cache_dir=str(tmp_path / "cache"))

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.benchmarks.products import Products
-from whisper_emotion.benchmarks.ways import STOCK, Way, build_pipelines, build_way
-from whisper_emotion.reporting import markdown_table
+from whisper_emotion.benchmarks.ways import STOCK, Way, build_pipeline, build_way
+from whisper_emotion.reporting.markdown import markdown_table
 
 BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
@@ -70,6 +71,36 @@ class Clips:
         return {"by length": share(lengths), "random order": share(shuffled)}
 
 
+@dataclass
+class Task:
+    """Work to be measured, in a row of a table of figures.
+
+    Args:
+        table: The table.
+        way: The row's name, hashable.
+        number: What tells the row from others of that name: a batch size, a clip's length or an encoder layer.
+        clips: How many clips it labels.
+        run: The work.
+        seconds: Seconds of each round, once measured.
+    """
+
+    table: str
+    way: Any
+    number: int
+    clips: int
+    run: Callable[[], Any]
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def each(self) -> float:
+        """Median seconds a clip."""
+        return statistics.median(self.seconds) / self.clips
+
+
+def _labelling(table: str, way: Any, number: int, label: Callable, batches: list) -> Task:
+    return Task(table, way, number, sum(map(len, batches)), lambda: [label(batch) for batch in batches])
+
+
 def benchmark_encoder(
     encoder: str, clips: Clips, layer: int, repetitions: int, device: torch.device, ways: Sequence[Way]
 ) -> dict[str, Any]:
@@ -92,50 +123,25 @@ def benchmark_encoder(
         megabytes, each way in a process of its own (on Linux).
     """
     ways = [way for way in ways if device.type == "cpu" or not way.runtime.startswith("onnx")]
+    own = {way.dtype: Way(context=ways[-1].context, dtype=way.dtype) for way in ways}
+    few = clips.audio[:: max(1, len(clips.audio) // 8)]
+    tasks = []
     with tempfile.TemporaryDirectory() as folder:
-        labelled = {way: build_way(way, encoder, layer, device, Path(folder)) for way in ways}
-        tasks: dict[tuple, Callable[[], Any]] = {}
-        sizes: dict[tuple, int] = {}
-
-        def measure(key: tuple, label: Callable, batches: list[list[np.ndarray]]) -> None:
-            tasks[key] = lambda: [label(batch) for batch in batches]
-            sizes[key] = sum(map(len, batches))
-
-        for way, label in labelled.items():
-            measure(("batches", way, BATCH_SIZE), label, clips.batches(BATCH_SIZE))
-            few = clips.audio[:: max(1, len(clips.audio) // 8)]
-            measure(("batches", way, 1), label, [[clip] for clip in few])
+        for way in ways:
+            label = build_way(way, encoder, layer, device, Path(folder))
+            tasks.append(_labelling("batches", way.name, BATCH_SIZE, label, clips.batches(BATCH_SIZE)))
+            tasks.append(_labelling("batches", way.name, 1, label, [[clip] for clip in few]))
             for seconds in LENGTHS:
-                measure(("lengths", way, seconds), label, [clips.cut(seconds, 4).audio])
-        own = {way.dtype: Way(context=ways[-1].context, dtype=way.dtype) for way in ways}
+                tasks.append(_labelling("lengths", way.name, seconds, label, [clips.cut(seconds, 4).audio]))
+        for way in (STOCK, *own.values()):
+            classify = build_pipeline(way, encoder, layer, device)
+            tasks.append(_labelling("latency", way.name, 1, classify, clips.cut(LATENCY_SECONDS, 1).audio))
         products = {
             dtype: Products(way, encoder, layer, clips.middle(BATCH_SIZE), device) for dtype, way in own.items()
         }
         for dtype, one in products.items():
-            for name, task in one.tasks().items():
-                tasks["products", dtype, name], sizes["products", dtype, name] = task, 1
-        for name, label in build_pipelines(encoder, layer, device, own.values()).items():
-            clip = clips.cut(LATENCY_SECONDS, 1).audio
-            measure(("latency", name, 1), lambda batch, label=label: label(*batch), [clip])
-        seconds = _take_turns(tasks, repetitions, device)
-
-    def rows(kind: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "way": way.name,
-                ("batch_size" if kind == "batches" else "clip_seconds"): number,
-                **_spread(seconds[kind, way, number], sizes[kind, way, number]),
-                "ratio": _median_ratio(kind, number, way),
-            }
-            for found, way, number in tasks
-            if found == kind
-        ]
-
-    def _median_ratio(kind: str, number: int, way: Way) -> float:
-        stock, own = (_spread(seconds[kind, one, number], sizes[kind, one, number]) for one in (ways[0], way))
-        return stock["seconds"] / own["seconds"]
-
-    latency = {name: _spread(times, 1) for (kind, name, _), times in seconds.items() if kind == "latency"}
+            tasks += [Task(dtype, name, 1, 1, run) for name, run in one.tasks.items()]
+        _take_turns(tasks, repetitions, device)
     return {
         "encoder_layer": layer,
         "clips": {
@@ -143,30 +149,59 @@ def benchmark_encoder(
             "mean_seconds": clips.mean_seconds,
             "padding": clips.padding(BATCH_SIZE),
         },
-        "batches": rows("batches"),
-        "lengths": rows("lengths"),
+        "batches": _rows(tasks, "batches", "batch_size"),
+        "lengths": _rows(tasks, "lengths", "clip_seconds"),
         "products": {
-            dtype: one.figures({name: statistics.median(seconds["products", dtype, name]) for name in one.tasks()})
+            dtype: one.figures({task.way: task.each for task in tasks if task.table == dtype})
             for dtype, one in products.items()
         },
-        "latency": [
-            {"way": name, **spread, "ratio": latency[STOCK.name]["seconds"] / spread["seconds"]}
-            for name, spread in latency.items()
-        ],
+        "latency": _rows(tasks, "latency"),
         "memory": _memory(encoder, layer, clips, ways) if device.type == "cpu" else {},
     }
+
+
+def _rows(tasks: Sequence[Task], table: str, column: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a table: seconds a clip, and how many times as fast as the first way of the same number."""
+    own = [task for task in tasks if task.table == table]
+    first = {task.number: task for task in reversed(own)}
+    return [
+        {
+            "way": task.way,
+            **({} if column is None else {column: task.number}),
+            "seconds": task.each,
+            "quartiles": np.quantile(np.array(task.seconds) / task.clips, [0.25, 0.75]).tolist(),
+            "ratio": first[task.number].each / task.each,
+        }
+        for task in own
+    ]
 
 
 def time_contexts(
     encoder: str, clips: Clips, layers: Sequence[int], ways: Sequence[Way], repetitions: int, device: torch.device
 ) -> dict[tuple[Way, int], float]:
-    """Seconds a clip, the median, of each way at each layer, in batches of like length; the arguments are as above."""
-    tasks: dict[tuple, Callable[[], Any]] = {}
-    for way, layer in itertools.product(dict.fromkeys(ways), layers):
-        label = build_way(way, encoder, layer, device, Path())
-        tasks[way, layer] = lambda label=label: [label(batch) for batch in clips.batches(BATCH_SIZE)]
-    seconds = _take_turns(tasks, repetitions, device)
-    return {(way, layer): statistics.median(times) / len(clips.audio) for (way, layer), times in seconds.items()}
+    """Measure the median seconds a clip of each way at each layer, in batches of like length.
+
+    The arguments are those of `benchmark_encoder`.
+    """
+    tasks = [
+        _labelling("contexts", way, layer, build_way(way, encoder, layer, device, Path()), clips.batches(BATCH_SIZE))
+        for way, layer in itertools.product(dict.fromkeys(ways), layers)
+    ]
+    _take_turns(tasks, repetitions, device)
+    return {(task.way, task.number): task.each for task in tasks}
+
+
+def _take_turns(tasks: Sequence[Task], repetitions: int, device: torch.device) -> None:
+    """Measure the seconds of each task, once in each round; the first round warms up."""
+    with torch.inference_mode():
+        for turn in tqdm(range(repetitions + 1), desc="measuring", unit="round"):
+            for task in tasks:
+                started = time.perf_counter()
+                task.run()
+                if device.type != "cpu":
+                    torch.accelerator.synchronize()
+                if turn:
+                    task.seconds.append(time.perf_counter() - started)
 
 
 def describe_encoder(figures: dict[str, Any]) -> str:
@@ -180,13 +215,13 @@ def describe_encoder(figures: dict[str, Any]) -> str:
         "",
     ]
     for kind, column, unit in (("batches", "batch_size", "batch of {}"), ("lengths", "clip_seconds", "{} s")):
-        columns = sorted({row[column] for row in figures[kind]})
-        cells: dict[str, dict[float, str]] = {}
+        cells: dict[str, dict[int, str]] = {}
         for row in figures[kind]:
-            low, high = (1000 * quartile for quartile in row["quartiles"])
-            text = f"{row['ratio']:.1f} ({1000 * row['seconds']:.1f}, {low:.1f} to {high:.1f})"
+            middle, low, high = (1000 * seconds for seconds in (row["seconds"], *row["quartiles"]))
+            text = f"{row['ratio']:.1f} ({middle:.1f}, {low:.1f} to {high:.1f})"
             cells.setdefault(row["way"], {})[row[column]] = text
-        rows = [[way, *(texts[one] for one in columns)] for way, texts in cells.items()]
+        columns = sorted({row[column] for row in figures[kind]})
+        rows = ([way, *map(texts.__getitem__, columns)] for way, texts in cells.items())
         lines += [markdown_table(["", *map(unit.format, columns)], rows), ""]
     for dtype, one in figures["products"].items():
         lines.append(
@@ -202,21 +237,6 @@ def describe_encoder(figures: dict[str, Any]) -> str:
     for way, megabytes in figures["memory"].items():
         lines.append(f"- {way}: a batch of {BATCH_SIZE} takes {megabytes:.0f} MB beside the weights")
     return "\n".join(lines)
-
-
-def _take_turns(tasks: dict[tuple, Callable], repetitions: int, device: torch.device) -> dict[tuple, list[float]]:
-    """Measure the seconds of each task, once in each round; the first round warms up."""
-    seconds: dict[tuple, list[float]] = {key: [] for key in tasks}
-    with torch.inference_mode():
-        for turn in tqdm(range(repetitions + 1), desc="measuring", unit="round"):
-            for key, task in tasks.items():
-                started = time.perf_counter()
-                task()
-                if device.type != "cpu":
-                    torch.accelerator.synchronize()
-                if turn:
-                    seconds[key].append(time.perf_counter() - started)
-    return seconds
 
 
 def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict[str, float]:
@@ -246,9 +266,3 @@ def _resident(name: str) -> float:
     """Megabytes that Linux counts under a name in this process's status."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024
-
-
-def _spread(seconds: Sequence[float], clips: int) -> dict[str, Any]:
-    """Median and quartiles of the seconds a clip."""
-    each = np.asarray(seconds) / clips
-    return {"seconds": float(np.median(each)), "quartiles": np.quantile(each, [0.25, 0.75]).tolist()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
@@ -60,19 +60,6 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int)
     }
 
 
-class _Files(Dataset):
-    """A tensor file an utterance."""
-
-    def __init__(self, files: list[Path], labels: list[int]):
-        self.files, self.labels = files, labels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        return torch.load(self.files[row], weights_only=True), self.labels[row]
-
-
 def _save_clips(frames: StoredFrames, folder: Path) -> list[Path]:
     """Write all frames of every clip as a file of its own, `(frames, layers, d_model)`."""
     files = [folder / f"{row}.pt" for row in range(len(frames))]
@@ -87,15 +74,16 @@ def _train_plainly(experiment: Experiment, files: list[Path], fold: Fold) -> np.
     """Train by the usual loop; return logits `(clips, labels)` of the fold's test clips."""
     args, labels = experiment.args, experiment.label_ids.tolist()
 
-    def loader(rows, **options):
-        return DataLoader(_Files([files[row] for row in rows], [labels[row] for row in rows]), **options)
+    def collate(rows):
+        clips = torch.stack([torch.load(files[row], weights_only=True) for row in rows])
+        return clips, torch.tensor([labels[row] for row in rows])
 
     def run(clips):
         mask = torch.ones(clips.shape[:2], dtype=torch.bool, device=args.device)
         return head(clips.to(args.device), mask).logits
 
     head = new_head(experiment.config(), args.seed).to(args.device)
-    batches = loader(fold.train, batch_size=args.per_device_train_batch_size, shuffle=True)
+    batches = DataLoader(fold.train, args.per_device_train_batch_size, shuffle=True, collate_fn=collate)
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     steps = round(args.num_train_epochs * len(batches))
     scheduler = get_cosine_schedule_with_warmup(optimizer, args.get_warmup_steps(steps), steps)
@@ -110,7 +98,8 @@ def _train_plainly(experiment: Experiment, files: list[Path], fold: Fold) -> np.
             scheduler.step()
     head.eval()
     with torch.inference_mode():
-        return torch.cat([run(clips) for clips, _ in loader(fold.test, batch_size=16)]).cpu().numpy()
+        tests = DataLoader(fold.test, batch_size=16, collate_fn=collate)
+        return torch.cat([run(clips) for clips, _ in tests]).cpu().numpy()
 
 
 def _pooled(experiment: Experiment, folds: list[Fold], logits: list[np.ndarray]) -> float:

@@ -1,52 +1,40 @@
 """The encoder's throughput in matrix products, against the machine's peak."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from whisper_emotion.audio import SAMPLING_RATE
-from whisper_emotion.benchmarks.ways import Way, load_ours
+from whisper_emotion.benchmarks.ways import Way, load_way
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.encoder_whisper_emotion import encoder_frames
-from whisper_emotion.fitting.experiment import build_extractor
 
 
 class Products:
     """The encoder alone on a batch, and the machine's peak matmul throughput in the encoder's shapes."""
 
     def __init__(self, way: Way, encoder: str, layer: int, batch: list[np.ndarray], device: torch.device):
-        self.extractor = build_extractor(encoder)
-        self.model = load_ours(way, encoder, layer, device)
-        self.batch = batch
-        inputs = self.extractor(self.batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-        self.inputs = inputs.to(device)
-        lengths = inputs.attention_mask.sum(dim=1)
-        self.flops, rows = encoder_flops(self.model.config, lengths.tolist())
-        width, inner = self.model.config.d_model, self.model.config.encoder_ffn_dim
-        shapes = {(2048, 2048, 2048), (rows, width, width), (rows, width, inner), (rows, inner, width)}
-        numbers = {"dtype": getattr(torch, way.dtype), "device": device}
-        self.pairs = {
-            shape: (torch.randn(shape[0], shape[1], **numbers), torch.randn(shape[2], shape[1], **numbers))
-            for shape in shapes
-        }
+        model, extractor = load_way(way, encoder, layer, device)
 
-    def tasks(self) -> dict[Any, Callable[[], Any]]:
-        """Return the tasks to measure by name: the encoder, the extractor, and a product a shape."""
-        extract = {"sampling_rate": SAMPLING_RATE, "padding": "longest", "return_tensors": "pt"}
-        return {
-            "encoder": lambda: self.model.encoder(**self.inputs),
-            "features": lambda: self.extractor(self.batch, **extract),
-            **{
-                shape: (lambda left=left, right=right: torch.nn.functional.linear(left, right))
-                for shape, (left, right) in self.pairs.items()
-            },
-        }
+        def extract():
+            return extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
+
+        inputs = extract().to(device)
+        self.flops, rows = encoder_flops(model.config, inputs.attention_mask.sum(dim=1).tolist())
+        width, inner = model.config.d_model, model.config.encoder_ffn_dim
+        self.shapes = {(2048, 2048, 2048), (rows, width, width), (rows, width, inner), (rows, inner, width)}
+        self.tasks: dict[Any, Callable[[], Any]] = {"encoder": lambda: model.encoder(**inputs), "features": extract}
+        for shape in self.shapes:
+            sizes = (shape[0], shape[1]), (shape[2], shape[1])
+            pair = [torch.randn(size, dtype=getattr(torch, way.dtype), device=device) for size in sizes]
+            self.tasks[shape] = partial(torch.nn.functional.linear, *pair)
 
     def figures(self, seconds: dict[Any, float]) -> dict[str, float]:
         """Compute GFLOP/s and shares from the seconds of the tasks."""
-        machine = max(2 * np.prod(shape) / seconds[shape] for shape in self.pairs) / 1e9
+        machine = max(2 * np.prod(shape) / seconds[shape] for shape in self.shapes) / 1e9
         encoder = self.flops / seconds["encoder"] / 1e9
         return {
             "machine_gflops": float(machine),

@@ -1,6 +1,6 @@
 """Ways from audio to probabilities: transformers' own class, ours in several contexts and precisions, ONNX graphs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,56 +52,40 @@ def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
 
 def build_way(way: Way, encoder: str, layer: int, device: torch.device, folder: Path) -> Callable[[list], Any]:
     """Return a function from a batch of clips to their probabilities; ONNX graphs are written to `folder`."""
-    if way.runtime == "stock":
-        model, extractor = _stock(encoder, device)
-        model.to(getattr(torch, way.dtype))
+    model, extractor = load_way(way, encoder, layer, device)
+    if way.runtime.startswith("onnx"):
+        path = folder / f"{way.name}.onnx"
+        export_onnx(model, extractor, path, quantize=way.runtime == "onnx int8")
+        session = open_session(path)
 
-        def label_stock(batch):
-            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-            return model(inputs.input_features.to(device, model.dtype)).logits.softmax(dim=-1).float().cpu()
+        def label_onnx(batch):
+            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="np")
+            return session.run(["probabilities"], {name: inputs[name] for name in INPUTS})[0]
 
-        return label_stock
-    model, extractor = load_ours(way, encoder, layer, device), build_extractor(encoder)
-    if way.runtime == "torch":
+        return label_onnx
+    padding = "max_length" if way == STOCK else "longest"
 
-        def label_ours(batch):
-            inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
-            return model(**inputs.to(device)).logits.softmax(dim=-1).cpu()
+    def label_torch(batch):
+        inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding=padding, return_tensors="pt")
+        return model(**inputs.to(device)).logits.softmax(dim=-1).cpu()
 
-        return label_ours
-    path = folder / f"{way.name}.onnx"
-    export_onnx(model, extractor, path, quantize=way.runtime == "onnx int8")
-    session = open_session(path)
-
-    def label_onnx(batch):
-        inputs = extractor(batch, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="np")
-        return session.run(["probabilities"], {name: inputs[name] for name in INPUTS})[0]
-
-    return label_onnx
+    return label_torch
 
 
-def _stock(encoder: str, device: torch.device):
-    with without_loading_report():  # which would name the new head
-        model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32)
-    return model.eval().to(device), WhisperFeatureExtractor.from_pretrained(encoder)
+def build_pipeline(way: Way, encoder: str, layer: int, device: torch.device) -> Callable[[np.ndarray], Any]:
+    """Return a function that labels one clip through `pipeline`; ONNX graphs have none."""
+    model, extractor = load_way(way, encoder, layer, device)
+    pipe = pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)
+    return lambda clip: pipe(clip.copy())
 
 
-def load_ours(way: Way, encoder: str, layer: int, device: torch.device):
-    """Load our model with a new head."""
+def load_way(way: Way, encoder: str, layer: int, device: torch.device) -> tuple[Any, Any]:
+    """Load the model, with a new head, and the feature extractor of a way; the stock class has all layers."""
+    if way == STOCK:
+        with without_loading_report():  # which would name the new head
+            model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32)
+        return model.eval().to(device), WhisperFeatureExtractor.from_pretrained(encoder)
     config = load_config(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)})
     model = build_model(encoder, config, seed=0).eval().to(device)
     model.encoder.to(getattr(torch, way.dtype))
-    return model
-
-
-def build_pipelines(
-    encoder: str, layer: int, device: torch.device, ways: Iterable[Way]
-) -> dict[str, Callable[[np.ndarray], Any]]:
-    """Return functions that label one clip through `pipeline`, by name: the stock class's and those of these ways."""
-    model, extractor = _stock(encoder, device)
-    pipes = {STOCK.name: pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)}
-    own = build_extractor(encoder)
-    for way in ways:
-        model = load_ours(way, encoder, layer, device)
-        pipes[way.name] = pipeline("audio-classification", model=model, feature_extractor=own, device=device)
-    return {name: (lambda clip, pipe=pipe: pipe(clip.copy())) for name, pipe in pipes.items()}
+    return model, build_extractor(encoder)

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,13 +43,11 @@ class RowFile:
         self.rows = self._size = 0
 
     def __enter__(self) -> "RowFile":
-        try:
+        with self._one_line_errors():
             self._file = open(self._target, "wb", buffering=0)
             if self.kind == ".csv":
                 names = ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
                 self._write(_csv_line(names))
-        except OSError as error:
-            raise self._refused(error) from error
         return self
 
     def write(self, prediction: Prediction) -> None:
@@ -59,23 +57,37 @@ class RowFile:
             UserError: The file cannot be written any longer.
         """
         row = _as_row(prediction)
-        try:
-            if self.kind == ".csv":
-                named = row.pop("probabilities") or {}
-                row["silence"] = str(row["silence"]).lower()
-                self._write(_csv_line([*row.values(), *(named.get(label) for label in self.labels)]))
-            elif self.kind == ".jsonl":
-                self._write(json.dumps(row) + "\n")
-            else:
-                self._write((",\n" if self.rows else "[\n") + json.dumps(row))
-        except OSError as error:
-            raise self._refused(error) from error
+        if self.kind == ".csv":
+            named = row.pop("probabilities") or {}
+            row["silence"] = str(row["silence"]).lower()
+            line = _csv_line([*row.values(), *(named.get(label) for label in self.labels)])
+        elif self.kind == ".jsonl":
+            line = json.dumps(row) + "\n"
+        else:
+            line = (",\n" if self.rows else "[\n") + json.dumps(row)
+        with self._one_line_errors():
+            self._write(line)
         self.rows += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        whole = self.kind == ".json" and kind is None
+        try:
+            with suppress(OSError) if kind else self._one_line_errors():
+                if whole:
+                    self._write("\n]\n" if self.rows else "[]\n")
+                self._file.close()
+                if whole:
+                    os.replace(self._target, self.path)
+        finally:
+            if self.kind == ".json":
+                self._target.unlink(missing_ok=True)
 
     def _write(self, text: str) -> None:
         """Add text, all of it or, where the disk has no room for it, nothing."""
-        content = text.encode("utf-8", "surrogateescape")  # a file's name may be no valid text: its bytes are kept
-        left = content
+        left = text.encode("utf-8", "surrogateescape")  # a file's name may be no valid text: its bytes are kept
+        size = self._size + len(left)
         try:
             while left:
                 left = left[self._file.write(left) :]
@@ -83,29 +95,17 @@ class RowFile:
             with suppress(OSError):  # a pipe has no size
                 self._file.truncate(self._size)
             raise
-        self._size += len(content)
+        self._size = size
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
         try:
-            if self.kind == ".json" and kind is None:
-                self._write("\n]\n" if self.rows else "[]\n")
-            self._file.close()
-            if self.kind == ".json" and kind is None:
-                os.replace(self._target, self.path)
-        except OSError as failure:
-            if kind is None:
-                raise self._refused(failure) from failure
-        finally:
-            if self.kind == ".json":
-                self._target.unlink(missing_ok=True)
-
-    def _refused(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.option} {self.path}: cannot be written ({error.strerror}), expected a folder with room that may "
-            "be written to"
-        )
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.option} {self.path}: cannot be written ({error.strerror}), expected a folder with room that "
+                "may be written to"
+            ) from error
 
 
 def _csv_line(values: Sequence[Any]) -> str:

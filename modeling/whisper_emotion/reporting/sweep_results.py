@@ -62,7 +62,9 @@ class SweepResults:
         keys = ["encoder", "pooling", "fold"]
         chosen = choose_layers(rows, self.select_on).set_index(keys)["encoder_layer"].to_dict()
         layers = {}
-        for (encoder, pooling), own in rows.groupby(["encoder", "pooling"], sort=False):
+        pairs = rows[["encoder", "pooling"]].drop_duplicates().itertuples(index=False, name=None)
+        for encoder, pooling in pairs:
+            own = rows[(rows["encoder"] == encoder) & (rows["pooling"] == pooling)]
             layers[System(encoder, pooling, None)] = [int(chosen[encoder, pooling, fold]) for fold in self._folds]
             for layer in sorted(own["encoder_layer"].unique().tolist()):
                 layers[System(encoder, pooling, layer)] = [layer] * len(self._folds)

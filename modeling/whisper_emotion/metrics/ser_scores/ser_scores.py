@@ -118,6 +118,10 @@ def compute_scores(
     hits, support, answers = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + answers, 1)
+    ece = mean_confidence = None
+    if table is not None:
+        ece = _calibration_error(table[np.arange(len(true)), predicted], predicted == true)
+        mean_confidence = float(table.max(axis=1).mean())
     return {
         "weighted_accuracy": float(hits.sum() / len(true)),
         "unweighted_accuracy": float(recall[support > 0].mean()),
@@ -126,10 +130,8 @@ def compute_scores(
         # None, since the recall of an absent class is undefined and JSON has no NaN
         "recall": [float(value) if clips else None for value, clips in zip(recall, support, strict=True)],
         "confusion_matrix": confusion.tolist(),
-        "ece": None
-        if table is None
-        else _calibration_error(table[np.arange(len(true)), predicted], predicted == true),
-        "mean_confidence": None if table is None else float(table.max(axis=1).mean()),
+        "ece": ece,
+        "mean_confidence": mean_confidence,
     }
 
 
@@ -154,9 +156,7 @@ def concordance_correlation(predictions: ArrayLike, references: ArrayLike) -> li
     for name, values in (("predictions", predicted), ("references", true)):
         if values.ndim != 2:
             raise ValueError(f"{name} must have two dimensions (clips, dimensions), found the shape {values.shape}")
-        if not np.isfinite(values).all():
-            clip = int(np.argmin(np.isfinite(values).all(axis=1)))
-            raise ValueError(f"{name} of clip {clip} are not finite: {values[clip].tolist()}")
+        _check_finite(name, values)
     if predicted.shape != true.shape:
         raise ValueError(f"predictions and references differ in shape: {predicted.shape} and {true.shape}")
     if not true.size:
@@ -180,9 +180,7 @@ def _class_ids(name: str, ids: ArrayLike) -> NDArray[np.int64]:
 def _check_probabilities(table: NDArray[np.float64], shape: tuple[int, int]) -> None:
     if table.shape != shape:
         raise ValueError(f"probabilities must have the shape {shape} (clips, classes), found {table.shape}")
-    if not np.isfinite(table).all():
-        clip = int(np.argmin(np.isfinite(table).all(axis=1)))
-        raise ValueError(f"probabilities of clip {clip} are not finite: {table[clip].tolist()}")
+    _check_finite("probabilities", table)
     wrong = (np.abs(table.sum(axis=1) - 1) > SUM_TOLERANCE) | (table < 0).any(axis=1)
     if wrong.any():
         clip = int(np.argmax(wrong))
@@ -190,6 +188,13 @@ def _check_probabilities(table: NDArray[np.float64], shape: tuple[int, int]) -> 
             f"probabilities of clip {clip} must be at least 0 and sum to 1, found the sum {table[clip].sum():.4f} and "
             f"the smallest {table[clip].min():.4f}; logits need a softmax first"
         )
+
+
+def _check_finite(name: str, table: NDArray[np.float64]) -> None:
+    finite = np.isfinite(table).all(axis=1)
+    if not finite.all():
+        clip = int(np.argmin(finite))
+        raise ValueError(f"{name} of clip {clip} are not finite: {table[clip].tolist()}")
 
 
 def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
