@@ -13,7 +13,8 @@ from whisper_emotion.fitting.experiment import build_extractor, load_experiment
 from whisper_emotion.fitting.grid import list_clips
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
-from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix
+from whisper_emotion.reporting.card import describe_scores, describe_unadapted
+from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import write_scores
 from whisper_emotion.scoring import compare, read_compared, summarise

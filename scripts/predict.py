@@ -29,7 +29,7 @@ from whisper_emotion.windows import (
 
 if TYPE_CHECKING:
     from whisper_emotion.inference import EmotionClassifier
-    from whisper_emotion.reporting import RowFile
+    from whisper_emotion.reporting.rows import RowFile
 
 LONGEST_STEM = 80  # of a picture's name
 
@@ -86,7 +86,7 @@ def main() -> int:
     import torch  # takes seconds to load, as the rest does
 
     from whisper_emotion.inference import EmotionClassifier
-    from whisper_emotion.reporting import RowFile, table_heading, table_line
+    from whisper_emotion.reporting.rows import RowFile, table_heading, table_line
 
     classifier = EmotionClassifier(
         arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
@@ -170,7 +170,8 @@ class Pictures:
     def draw(self, file: str, classifier: "EmotionClassifier") -> None:
         """Draw what was asked for."""
         from whisper_emotion.explanation import explain
-        from whisper_emotion.reporting import plot_explanation, plot_timeline
+        from whisper_emotion.reporting.attention import plot_explanation
+        from whisper_emotion.reporting.timeline import plot_timeline
 
         if self.arguments.plot or self.arguments.explain:
             self.folder.mkdir(parents=True, exist_ok=True)  # not before: a command that is refused makes nothing

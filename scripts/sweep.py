@@ -22,7 +22,8 @@ from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.processes import leave_group
-from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
+from whisper_emotion.reporting.sweep import write_sweep_report
+from whisper_emotion.reporting.sweep_results import SweepResults, check_same_clips
 from whisper_emotion.run_folder import CELLS, claim, write_whole
 from whisper_emotion.run_record import describe_machine, public_name
 

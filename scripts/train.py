@@ -19,7 +19,8 @@ from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, option, settings
 from whisper_emotion.processes import leave_group
-from whisper_emotion.reporting import describe_scores, describe_unadapted, plot_confusion_matrix, write_model_card
+from whisper_emotion.reporting.card import describe_scores, describe_unadapted, write_model_card
+from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import describe_recipe, read_cross_validation, write_scores
 from whisper_emotion.scoring import summarise

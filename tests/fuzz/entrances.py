@@ -37,7 +37,8 @@ from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, settings
 from whisper_emotion.publishing import prepare_upload
-from whisper_emotion.reporting import SweepResults, read_contexts
+from whisper_emotion.reporting.frontier import read_contexts
+from whisper_emotion.reporting.sweep_results import SweepResults
 from whisper_emotion.run_folder import CELLS, claim
 from whisper_emotion.scoring import read_compared
 

@@ -11,7 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from whisper_emotion.card_metadata import CardOptions, describe_missing
 from whisper_emotion.errors import UserError
-from whisper_emotion.reporting import describe_scores, write_model_card
+from whisper_emotion.reporting.card import describe_scores, write_model_card
 
 EXPECTED = Path(__file__).with_name("expected_card.md")
 LABELS = ["anger", "happiness", "neutral", "sadness"]

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from test_sweep import ENCODER, usual, write_sweep
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.reporting import read_contexts, write_frontier
+from whisper_emotion.reporting.frontier import read_contexts, write_frontier
 
 
 def write_context(folder, lost=0, **context):

@@ -7,8 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from whisper_emotion.reporting import plot_confusion_matrix
-from whisper_emotion.reporting.plots import text_colour
+from whisper_emotion.reporting.plots import plot_confusion_matrix, text_colour
 
 
 def texts_of(monkeypatch, *arguments):

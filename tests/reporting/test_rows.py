@@ -8,7 +8,7 @@ import pytest
 from conftest import full_disk
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.reporting import RowFile, table_heading, table_line
+from whisper_emotion.reporting.rows import RowFile, table_heading, table_line
 from whisper_emotion.windows import Prediction
 
 NAMES = [

@@ -12,9 +12,9 @@ from matplotlib.text import Text
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.grid import REFERENCE, Cell
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
-from whisper_emotion.reporting import SweepResults, check_same_clips, write_sweep_report
 from whisper_emotion.reporting.plots import STYLES, Curve, plot_curves
-from whisper_emotion.reporting.sweep import DRAWN
+from whisper_emotion.reporting.sweep import DRAWN, write_sweep_report
+from whisper_emotion.reporting.sweep_results import SweepResults, check_same_clips
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 CLIPS = 40  # a fold, half of it anger, half happiness

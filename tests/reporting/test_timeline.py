@@ -11,9 +11,8 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.explanation import Explanation
-from whisper_emotion.reporting import plot_explanation, plot_timeline
-from whisper_emotion.reporting.attention import AGAINST, CURVE
-from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform
+from whisper_emotion.reporting.attention import AGAINST, CURVE, plot_explanation
+from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform, plot_timeline
 from whisper_emotion.windows import Prediction, average_windows, join_moments
 
 LABELS = ["angry", "$calm$"]

@@ -9,7 +9,8 @@ from whisper_emotion.audio import read_header, read_stretch
 from whisper_emotion.errors import UserError, printable
 from whisper_emotion.explanation import explain
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.reporting import plot_explanation, plot_timeline
+from whisper_emotion.reporting.attention import plot_explanation
+from whisper_emotion.reporting.timeline import plot_timeline
 from whisper_emotion.windows import (
     LONGEST_SECONDS,
     SILENCE_DBFS,
