@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -62,11 +63,12 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
         UserError: Unknown folds, or folds that do not apply to this corpus.
     """
     if folds == "loso":
-        return _folds_by_group(_known_speakers(dataset, folds))
+        speakers = _known_speakers(dataset, folds)
+        return _folds_by_group(speakers, sorted(set(speakers)))
     if folds.startswith("speakers:"):
-        return _folds_by_group(_balanced_groups(dataset, folds))
+        return _balanced_folds(dataset, folds)
     if folds == "paper" and corpus in PAPER_CORPORA:
-        return _folds_by_group(*_paper_groups(dataset, corpus))
+        return _paper_folds(dataset, corpus)
     if folds == "emobox" and corpus in EMOBOX_CORPORA:
         return _emobox_folds(dataset, corpus)
     published = {"paper": PAPER_CORPORA, "emobox": EMOBOX_CORPORA}
@@ -155,12 +157,12 @@ def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float)
     return best
 
 
-def _folds_by_group(groups: Sequence[str] | np.ndarray, order: Sequence[str] | None = None) -> list[Fold]:
-    """A fold for every group of rows, in sorted or in the given order; the other groups train."""
-    names = np.asarray(groups)
+def _folds_by_group(groups: Sequence[Any], order: Iterable[Any], rows: Sequence[int] | None = None) -> list[Fold]:
+    """A fold for every group in `order`; the other groups train. `rows` are all rows where not given."""
+    groups, members = np.asarray(groups), np.arange(len(groups)) if rows is None else np.asarray(rows, dtype=np.int64)
     return [
-        Fold(number, np.flatnonzero(names != group).tolist(), np.flatnonzero(names == group).tolist())
-        for number, group in enumerate(np.unique(names) if order is None else order, start=1)
+        Fold(number, members[groups != group].tolist(), members[groups == group].tolist())
+        for number, group in enumerate(order, start=1)
     ]
 
 
@@ -177,22 +179,19 @@ def _known_speakers(dataset: Dataset, folds: str) -> list[str]:
     return speakers
 
 
-def _balanced_groups(dataset: Dataset, folds: str) -> np.ndarray:
-    """Every row's group under `speakers:K`: the largest speakers first, each to the group with the fewest clips."""
+def _balanced_folds(dataset: Dataset, folds: str) -> list[Fold]:
+    """The folds `speakers:K`: the largest speakers first, each to the group with the fewest clips."""
     speakers = _known_speakers(dataset, folds)
     most = len(set(speakers))
     digits = folds.removeprefix("speakers:")
     if not re.fullmatch("[0-9]{1,9}", digits) or not 2 <= int(digits) <= most:
         raise UserError(f"folds: '{folds}' does not apply, expected speakers:K with K from 2 to {most} (the speakers)")
-    groups = np.zeros(len(speakers), dtype=np.int64)
     divisions = GroupKFold(n_splits=int(digits)).split(speakers, groups=speakers)
-    for number, (_, test) in enumerate(divisions, start=1):
-        groups[test] = number
-    return groups
+    return [Fold(number, train.tolist(), test.tolist()) for number, (train, test) in enumerate(divisions, start=1)]
 
 
-def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], Sequence[str]]:
-    """Every row's group in arXiv 2602.06000, and all groups in order."""
+def _paper_folds(dataset: Dataset, corpus: str) -> list[Fold]:
+    """The folds of arXiv 2602.06000: sessions, or groups of speakers."""
     if corpus == "iemocap":
         groups, order = dataset["session"][:], IEMOCAP_SESSIONS
     else:
@@ -203,7 +202,7 @@ def _paper_groups(dataset: Dataset, corpus: str) -> tuple[list[str], Sequence[st
     absent = [group for group in order if group not in set(groups)]
     if absent:
         raise UserError(f"folds: paper needs all of {corpus}, but nothing of {', '.join(absent)} is there")
-    return groups, order
+    return _folds_by_group(groups, order)
 
 
 def read_emobox(corpus: str) -> list[dict[str, str]]:
@@ -223,9 +222,6 @@ def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
             f"folds: emobox needs all of {corpus}, but {absent[0]} is not there ({len(absent)} are missing)"
         )
     fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed}
-    members = np.asarray(sorted(fold_of), dtype=np.int64)
-    tested_in = np.asarray([fold_of[row] for row in members.tolist()])
-    return [
-        Fold(number, members[tested_in != number].tolist(), members[tested_in == number].tolist())
-        for number in range(1, int(tested_in.max()) + 1)
-    ]
+    members = sorted(fold_of)
+    tested_in = [fold_of[row] for row in members]
+    return _folds_by_group(tested_in, range(1, max(tested_in) + 1), members)

@@ -5,6 +5,11 @@
 
 import os
 
+PURPOSE = (
+    "It names the emotion that a listener would hear in acted speech, not what a person feels. Do not use it to judge "
+    "people. In the European Union, inferring emotions at work and in education is prohibited (Regulation 2024/1689, "
+    "article 5(1)(f))."
+)
 MOST_MINUTES, MOST_MEGABYTES = 10.0, 100.0
 """Default limits of a recording."""
 

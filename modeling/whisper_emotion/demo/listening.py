@@ -81,7 +81,7 @@ def _listen(
     if channels * sampling_rate > MOST_SAMPLES_A_SECOND:
         raise UserError(f"{file}: has {channels} channels at {sampling_rate} Hz, expected at most 8 at 96000 Hz")
     whole, windows = seconds <= LONGEST_SECONDS, []
-    for window in classifier.predict([file], *(() if whole else (WINDOW_SECONDS, HOP_SECONDS))):
+    for window in classifier.predict([file], None if whole else WINDOW_SECONDS, None if whole else HOP_SECONDS):
         windows.append(window)
         progress(min(1.0, window.end / seconds))
     moments = list(average_windows(windows))

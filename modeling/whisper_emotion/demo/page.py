@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.themes import Default
 from PIL import Image
 
-from whisper_emotion.demo import model_name
+from whisper_emotion.demo import PURPOSE, model_name
 from whisper_emotion.demo.listening import Account, describe_seconds, listen
 from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.inference import EmotionClassifier
@@ -48,11 +48,6 @@ CSS = """
 /* Ink on paper becomes chalk on a board; hues stay what the captions call them */
 .dark .picture img { filter: invert(0.85) hue-rotate(180deg); }
 """
-FOR = (
-    "It names the emotion that a listener would hear in acted speech, not what a person feels. Do not use it to judge "
-    "people. In the European Union, inferring emotions at work and in education is prohibited (Regulation 2024/1689, "
-    "article 5(1)(f))."
-)
 
 
 def run_page(
@@ -142,7 +137,7 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
                         gr.HTML(label=name, visible=False, elem_classes="about"),
                         gr.Image(label=name, **PICTURE),
                     ]
-        gr.Markdown(f"{FOR} Recordings are deleted after {describe_seconds(KEPT_SECONDS)}.", elem_id="for")
+        gr.Markdown(f"{PURPOSE} Recordings are deleted after {describe_seconds(KEPT_SECONDS)}.", elem_id="for")
         gr.on(
             [recording.change, model.change, again.click],
             label,

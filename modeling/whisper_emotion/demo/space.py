@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 import whisper_emotion
-from whisper_emotion.demo import model_name
+from whisper_emotion.demo import PURPOSE, model_name
 from whisper_emotion.errors import UserError
 
 PACKAGE = Path(whisper_emotion.__file__).parent
@@ -39,9 +39,7 @@ Record or upload speech, and see which emotion a model hears in it, which moment
 Made by `scripts/demo.py --space` of whisper-emotion. Elsewhere it runs as it does on the Hub:
 `pip install gradio=={gradio} -r requirements.txt`, then `python app.py`.
 
-It names the emotion that a listener would hear in acted or labelled speech, not what a person feels. Do not use it to
-judge people. In the European Union, inferring emotions at work and in education is prohibited (Regulation 2024/1689,
-article 5(1)(f)).
+{purpose}
 """
 
 
@@ -93,4 +91,4 @@ def _readme(hub: Sequence[str]) -> str:
         sdk_version=version("gradio"), python_version=".".join(platform.python_version_tuple()[:2]), app_file="app.py",
         models=list(hub) or None, short_description="Which emotion a Whisper encoder hears, where, and when",
     )  # fmt: skip
-    return README.format(metadata=f"{metadata.to_yaml()}\n", gradio=version("gradio"))
+    return README.format(metadata=f"{metadata.to_yaml()}\n", gradio=version("gradio"), purpose=PURPOSE)
