@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import pyarrow.compute
 from datasets import Dataset
 
 from whisper_emotion.corpora import hub
-from whisper_emotion.corpora._utterances import to_dataset
+from whisper_emotion.corpora._utterances import audio_paths, to_dataset
 from whisper_emotion.corpora.folder import FOLDER
 from whisper_emotion.corpora.iemocap import IEMOCAP
 from whisper_emotion.corpora.named import EMODB, RAVDESS, SHEMO
@@ -93,10 +92,7 @@ def utterance_names(dataset: Dataset) -> list[str]:
     Returns:
         One unique name a row; paths have forward slashes and no ending.
     """
-    # As Arrow: the recordings' bytes beside the paths, which may be gigabytes, are not read
-    batches = dataset.select_columns("audio").with_format("arrow").iter(batch_size=1000)
-    found = [path for batch in batches for path in pyarrow.compute.struct_field(batch["audio"], "path").to_pylist()]
-    paths = [PurePath(path or "") for path in found]
+    paths = [PurePath(path or "") for path, _ in audio_paths(dataset)]
     names = [path.stem for path in paths]
     if len(set(names)) < len(names) and all(path.is_absolute() for path in paths):
         common = os.path.commonpath([path.parent for path in paths])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.compute
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.audio import audio_seconds
@@ -133,3 +134,11 @@ def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Datase
     features |= {"label": ClassLabel(names=list(labels))}
     # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
     return Dataset.from_list(rows, features=Features(features)).cast_column("audio", Audio(decode=False))
+
+
+def audio_paths(dataset: Dataset) -> Iterator[tuple[str | None, bool]]:
+    """Each recording's path, and whether the row lacks its bytes, which are not read: they may be gigabytes."""
+    field = pyarrow.compute.struct_field
+    for batch in dataset.select_columns("audio").with_format("arrow").iter(batch_size=1000):
+        lacking = pyarrow.compute.is_null(field(batch["audio"], "bytes"))
+        yield from zip(field(batch["audio"], "path").to_pylist(), lacking.to_pylist(), strict=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute
 from datasets import Audio, ClassLabel, Dataset, Features, Value, concatenate_datasets, config, load_dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from whisper_emotion.audio import audio_seconds
+from whisper_emotion.corpora._utterances import audio_paths
 from whisper_emotion.errors import UserError, one_line
 
 PREFIX = "hub:"
@@ -82,15 +82,9 @@ def _check_files(table: Dataset, name: str) -> None:
     """Raise where a row is no recording but a file's name, and the file did not come with the dataset."""
     folders = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
     caches = [os.path.realpath(folder) for folder in folders]
-    row = 0
-    for batch in table.select_columns("audio").with_format("arrow").iter(batch_size=1000):
-        # As Arrow: the recordings themselves, which may be gigabytes, are not read
-        missing = pyarrow.compute.is_null(pyarrow.compute.struct_field(batch["audio"], "bytes")).to_pylist()
-        paths = pyarrow.compute.struct_field(batch["audio"], "path").to_pylist()
-        for path, is_file in zip(paths, missing, strict=True):
-            if is_file and not (path and any(Path(os.path.realpath(path)).is_relative_to(cache) for cache in caches)):
-                raise UserError(f"{name}: row {row} has no recording, and {path} did not come with the dataset")
-            row += 1
+    for row, (path, is_file) in enumerate(audio_paths(table)):
+        if is_file and not (path and any(Path(os.path.realpath(path)).is_relative_to(cache) for cache in caches)):
+            raise UserError(f"{name}: row {row} has no recording, and {path} did not come with the dataset")
 
 
 def _values(table: Dataset, column: str) -> list[Any]:

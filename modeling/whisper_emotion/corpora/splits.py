@@ -159,9 +159,10 @@ def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float)
 
 def _folds_by_group(groups: Sequence[Any], order: Iterable[Any], rows: Sequence[int] | None = None) -> list[Fold]:
     """A fold for every group in `order`; the other groups train. `rows` are all rows where not given."""
-    groups, members = np.asarray(groups), np.arange(len(groups)) if rows is None else np.asarray(rows, dtype=np.int64)
+    names = np.asarray(groups)
+    members = np.arange(len(names)) if rows is None else np.asarray(rows)
     return [
-        Fold(number, members[groups != group].tolist(), members[groups == group].tolist())
+        Fold(number, members[names != group].tolist(), members[names == group].tolist())
         for number, group in enumerate(order, start=1)
     ]
 
