@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of requests, httpx or httpx2, by the Hub's version
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.utils import logging, validate_repo_id
 
 from whisper_emotion.card_metadata import LIBRARY, TAGS, TASK, CardOptions, describe_missing, missing_options
@@ -98,10 +102,7 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptio
         UserError: The name is not allowed, a file is missing, the model does not load, or the Hub would not take the
             card's metadata.
     """
-    folder = Path(folder)
-    _check_repo_id(repo_id)
-    if not folder.is_dir():
-        raise UserError(f"--model {folder}: is no folder, expected one that train.py or a Trainer wrote")
+    folder = _check_target("--model", Path(folder), repo_id, "train.py or a Trainer")
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -137,23 +138,20 @@ def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
     Raises:
         UserError: The name is not allowed, or the folder is no such Space.
     """
-    folder = Path(folder)
-    _check_repo_id(repo_id)
-    if not folder.is_dir():
-        raise UserError(f"--space {folder}: is no folder, expected one that demo.py --space wrote")
+    folder = _check_target("--space", Path(folder), repo_id, "demo.py --space")
     readme = folder / "README.md"
     data = _read_card(readme, readme.read_bytes()).data.to_dict() if readme.is_file() else {}
     if data.get("sdk") != "gradio" or not (folder / str(data.get("app_file"))).is_file():
         raise UserError(f"--space {folder}: is no Gradio Space, expected a folder that demo.py --space wrote")
-    files: dict[str, Path | bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
-            files["/".join(parts)] = path
-    sent = {name.split("/")[0] for name in files}
-    return Upload(
-        repo_id, files, sorted(path.name for path in folder.iterdir() if path.name not in sent), repo_type="space"
-    )
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files: dict[str, Path | bytes] = {
+        name: path
+        for name, path in paths.items()
+        if not any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
+    }
+    sent = {name.partition("/")[0] for name in files}
+    left_out = sorted(path.name for path in folder.iterdir() if path.name not in sent)
+    return Upload(repo_id, files, left_out, repo_type="space")
 
 
 def push_upload(upload: Upload, private: bool = False, revision: str | None = None) -> str:
@@ -194,14 +192,17 @@ def push_upload(upload: Upload, private: bool = False, revision: str | None = No
     return commit.commit_url
 
 
-def _check_repo_id(repo_id: str) -> None:
-    """Raise unless a repository may have this name."""
+def _check_target(option: str, folder: Path, repo_id: str, writer: str) -> Path:
+    """Return the folder if it is one and a repository may have this name."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(f"--repo_id {repo_id}: {one_line(error)}") from error
     if "/" not in repo_id:
         raise UserError(f"--repo_id {repo_id}: has no namespace, expected NAMESPACE/NAME such as me/{repo_id}")
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder}: is no folder, expected one that {writer} wrote")
+    return folder
 
 
 def _published_card(path: Path, repo_id: str, labels: list[str], options: CardOptions) -> tuple[bytes, list[str]]:

@@ -1,10 +1,10 @@
 """Emotion over time: a recording's waveform, its probabilities, and its segments, one above the other."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from os import PathLike
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from whisper_emotion.windows import Prediction
 # Okabe and Ito's colours, told apart by all kinds of colour vision; white borders and names tell them apart in grey
 COLOURS = ("#0072B2", "#F0E442", "#D55E00", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#000000")
 HATCHES = ("", "...", "xx", "++")  # of a ninth label, and so on
-SILENT_COLOUR, SILENT_HATCH = "#FFFFFF", "////"
+SILENCE_STYLE = ("#FFFFFF", "////")
 COLUMNS = 240  # stretches of time that a picture shows apart at most: each some pixels wide
 WAVE_COLUMNS = 1600  # of a waveform: a pixel each
 WIDTH = 9.0  # inches
@@ -60,17 +60,13 @@ def plot_timeline(
     figure = Figure(figsize=(width, 4.9), layout="constrained")
     wave, areas, strip = figure.subplots(3, 1, sharex=True, height_ratios=(1.1, 2.5, 0.85))
     draw_waveform(wave, stream_audio(file), 0, seconds)
-    styles = {label: _style(place) for place, label in enumerate(labels)}
+    styles = _styles(labels)
 
     edges, shares = _columns(labels, moments)
     tops = np.cumsum(shares, axis=1)
-    for place, label in enumerate([*labels, None]):
-        below = tops[:, place - 1] if place else np.zeros(len(tops))
-        colour, hatch = styles[label] if label is not None else (SILENT_COLOUR, SILENT_HATCH)
-        areas.fill_between(
-            edges, *(np.append(line, line[-1]) for line in (below, tops[:, place])), step="post", facecolor=colour,
-            hatch=hatch, edgecolor="0.6" if hatch else "none", linewidth=0,
-        )  # fmt: skip
+    for share, top, style in zip(shares.T, tops.T, styles.values(), strict=True):
+        below = top - share
+        areas.fill_between(edges, np.append(below, below[-1]), np.append(top, top[-1]), step="post", **_fill(*style))
     for line in tops[:, :-1].T:  # white borders, which grey print needs
         areas.hlines(line, edges[:-1], edges[1:], color="white", linewidth=0.6)
     areas.set(ylim=(0, 1), ylabel="probability")
@@ -88,20 +84,12 @@ def plot_timeline(
     for axes in (wave, areas, strip):
         axes.spines[["top", "right"]].set_visible(False)
 
-    keys = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="0.6", label=name) for name, (colour, hatch) in styles.items()
-    ]
-    if any(moment.label is None for moment in moments):
-        keys.append(Patch(facecolor=SILENT_COLOUR, hatch=SILENT_HATCH, edgecolor="0.6", label="silence, not labelled"))
-    for key in keys:
-        key.set_label(textwrap.shorten(str(key.get_label()), 24, placeholder="…"))
-    figure.legend(
-        handles=keys,
-        loc="outside lower center",
-        ncols=min(len(keys), int(width / LEGEND_INCHES)),
-        frameon=False,
-        fontsize=9,
-    )
+    if all(moment.label is not None for moment in moments):
+        del styles[None]
+    names = [textwrap.shorten(label or "silence, not labelled", 24, placeholder="…") for label in styles]
+    keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="0.6") for colour, hatch in styles.values()]
+    columns = min(len(keys), int(width / LEGEND_INCHES))
+    figure.legend(keys, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     save_figure(figure, path, title if titled else "")
     return title
 
@@ -146,9 +134,17 @@ def set_time_axis(axes: Axes, seconds: float) -> None:
         axes.set_xlabel("time (h:min)")
 
 
-def _style(place: int) -> tuple[str, str]:
-    """Colour and hatching of a label by its place."""
-    return COLOURS[place % len(COLOURS)], HATCHES[place // len(COLOURS) % len(HATCHES)]
+def _styles(labels: Sequence[str]) -> dict[str | None, tuple[str, str]]:
+    """Colour and hatching of each label, and of silence (None)."""
+    styles: dict[str | None, tuple[str, str]] = {
+        label: (COLOURS[place % len(COLOURS)], HATCHES[place // len(COLOURS) % len(HATCHES)])
+        for place, label in enumerate(labels)
+    }
+    return {**styles, None: SILENCE_STYLE}
+
+
+def _fill(colour: str, hatch: str) -> dict[str, Any]:
+    return {"facecolor": colour, "hatch": hatch, "edgecolor": "0.6" if hatch else "none", "linewidth": 0}
 
 
 def _columns(labels: Sequence[str], moments: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
@@ -157,12 +153,9 @@ def _columns(labels: Sequence[str], moments: Sequence[Prediction]) -> tuple[np.n
     Of a recording with more moments than columns, a column has their mean over its time.
     """
     edges = np.array([moments[0].start, *(moment.end for moment in moments)])
-    silent = [*[0.0] * len(labels), 1.0]
-    rows = [
-        silent if one.probabilities is None else [*(one.probabilities[label] for label in labels), 0.0]
-        for one in moments
-    ]
-    shares = np.array(rows)
+    shares = np.zeros((len(moments), len(labels) + 1))
+    for row, one in zip(shares, moments, strict=True):
+        row[:] = [*[0] * len(labels), 1] if one.probabilities is None else [*map(one.probabilities.get, labels), 0]
     if len(moments) <= COLUMNS:
         return edges, shares
     integral = np.concatenate([np.zeros((1, shares.shape[1])), np.cumsum(shares * np.diff(edges)[:, None], axis=0)])
@@ -178,21 +171,22 @@ def _join_columns(edges: np.ndarray, names: Sequence[str | None]) -> list[tuple[
 
 
 def _draw_blocks(
-    axes: Axes, blocks: Sequence[tuple[float, float, str | None]], styles: dict[str, tuple[str, str]], inches: float
+    axes: Axes,
+    blocks: Sequence[tuple[float, float, str | None]],
+    styles: Mapping[str | None, tuple[str, str]],
+    inches: float,
 ) -> None:
     """Blocks of the labels' colours, with their names in them where there is room; `inches` a second."""
-    for label, (colour, hatch) in [*styles.items(), (None, (SILENT_COLOUR, SILENT_HATCH))]:
+    for label, style in styles.items():
         spans = [(start, end - start) for start, end, own in blocks if own == label]
-        axes.broken_barh(
-            spans, (0, 1), facecolor=colour, hatch=hatch, edgecolor="0.6" if hatch else "none", linewidth=0
-        )
+        axes.broken_barh(spans, (0, 1), **_fill(*style))
     for start, end, label in blocks:
         room = (end - start) * inches
         if room < LINE_INCHES:
             continue
         axes.vlines([start, end], 0, 1, color="white", linewidth=0.6)
         name = "silence" if label is None else textwrap.shorten(label, 12, placeholder="…")
-        colour = SILENT_COLOUR if label is None else styles[label][0]
+        colour, _ = styles[label]
         axes.text(
             (start + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, clip_on=True,
             rotation=0 if len(name) * CHARACTER_INCHES < room else 90, color=text_colour(to_rgb(colour)),
