@@ -36,7 +36,7 @@ KEYS = {
     "concatenated_layers", "encoder_context", "context_margin", "mask_padding", "classifier_proj_size",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "mean_confidence",
-    "speakers_shared", "seconds",
+    "speakers_shared", "seconds", "selected",
 }  # fmt: skip
 
 
@@ -58,6 +58,8 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     }  # fmt: skip
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert set(scores) == KEYS
+    assert scores["selected"] == "strength"
+    assert "strength chosen on speakers held out of the training folds" in done.stdout
     assert scores["seeds"] == [0, 1]
     assert [len(folds) for folds in scores["unweighted_accuracy"]["folds"]] == [2, 2]
     assert scores["speakers_shared"] == [0, 0]
@@ -87,6 +89,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())
     assert f"| {100 * scores['pooled']['unweighted_accuracy']:.1f} |" in card
     assert "the weights in this folder are one outcome of it, trained on every clip." in card
+    assert "Selection: the strength was chosen on speakers held out of the training folds." in card
     picture = "confusion_matrix.png"
     assert (tmp_path / "model" / picture).read_bytes() == (tmp_path / "run" / picture).read_bytes()
     assert "unweighted_accuracy" not in json.loads((tmp_path / "model" / "scores.json").read_text())
@@ -105,7 +108,8 @@ def test_the_same_seed_gives_the_same_weights_and_predictions_and_selection_on_t
         assert done.returncode == 0, done.stderr
         assert "optimistic" in done.stdout
         assert "optimistic" in (output / "README.md").read_text()
-        assert json.loads((output / "scores.json").read_text())["select_on"] == "test"
+        scores = json.loads((output / "scores.json").read_text())
+        assert (scores["select_on"], scores["selected"]) == ("test", "epoch")
         left.append([(output / file).read_bytes() for file in ("predictions.csv", "model.safetensors")])
     assert left[0] == left[1]
 
