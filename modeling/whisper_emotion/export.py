@@ -81,13 +81,12 @@ def export_onnx(
         import onnx
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  what torch.onnx exports with
-        from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise UserError(f"--output {output}: ONNX needs {error.name}, pip install 'whisper-emotion[onnx]'") from error
-    output, graph, window = Path(output), _Graph(model).eval(), 2 * model.config.max_source_positions
+    graph, window = _Graph(model).eval(), 2 * model.config.max_source_positions
     batch = torch.export.Dim("batch", max=2**31)  # torch 2.7 exports none without a bound
     frames = torch.export.Dim("frames", min=3, max=window)
-    with warnings.catch_warnings(), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter about itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
@@ -100,37 +99,48 @@ def export_onnx(
             dynamic_shapes={INPUTS[0]: {0: batch, 2: frames}, INPUTS[1]: {0: batch, 1: frames}},
             verbose=False,
         )
-        proto = program.model_proto
-        if quantize:
-            del proto.graph.value_info[:]  # shapes that torch before 2.13 gets wrong; the quantiser finds its own
-            onnx.save(proto, Path(folder) / "float.onnx")
-            logging.disable(logging.WARNING)  # of a pre-processing that an exported graph does not need
-            try:
-                quantize_dynamic(
-                    *(Path(folder) / "float.onnx", Path(folder) / "int8.onnx"),
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    reduce_range=True,  # products of 8 bits overflow on processors without VNNI instructions
-                    op_types_to_quantize=["MatMul", "Gemm"],  # what the convolutions see is too wide for 8 bits
-                    nodes_to_exclude=_head_nodes(proto),
-                )
-            finally:
-                logging.disable(logging.NOTSET)
-            proto = onnx.load(Path(folder) / "int8.onnx")
-        labels = list(model.config.id2label.values())
-        onnx.helper.set_model_props(proto, {"labels": json.dumps(labels)})
-        with whole(output) as part:
-            onnx.save(proto, part)
+    proto = _quantize(program.model_proto) if quantize else program.model_proto
+    onnx.helper.set_model_props(proto, {"labels": json.dumps(list(model.config.id2label.values()))})
+    with whole(Path(output)) as part:
+        onnx.save(proto, part)
+    return _compare(graph, extractor, output)
 
-        session = open_session(output)
-        rng, deviations, relabelled = np.random.default_rng(0), [], 0
-        for _ in tqdm(range(CHECKED_CLIPS), desc="comparing with torch", unit="clip"):
-            inputs = _features(extractor, rng.integers(SHORTEST, extractor.n_samples, size=1).tolist())
-            expected = graph(*inputs)[0].numpy()
-            arrays = {name: one.numpy() for name, one in zip(INPUTS, inputs, strict=True)}
-            found = session.run(["probabilities"], arrays)[0]
-            deviations.append(np.abs(found - expected).max())
-            relabelled += int(found.argmax() != expected.argmax())
+
+def _quantize(proto: Any) -> Any:
+    """Store the weights of the encoder's linear layers as 8-bit integers."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    del proto.graph.value_info[:]  # shapes that torch before 2.13 gets wrong; the quantiser finds its own
+    logging.disable(logging.WARNING)  # of a pre-processing that an exported graph does not need
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            quantize_dynamic(
+                proto,
+                Path(folder) / "int8.onnx",
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,  # products of 8 bits overflow on processors without VNNI instructions
+                op_types_to_quantize=["MatMul", "Gemm"],  # what the convolutions see is too wide for 8 bits
+                nodes_to_exclude=_head_nodes(proto),
+            )
+            return onnx.load(Path(folder) / "int8.onnx")
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@torch.inference_mode()
+def _compare(graph: _Graph, extractor: WhisperEmotionFeatureExtractor, path: str | os.PathLike[str]) -> Comparison:
+    """Run a graph and its model on generated speech."""
+    session = open_session(path)
+    rng, deviations, relabelled = np.random.default_rng(0), [], 0
+    for _ in tqdm(range(CHECKED_CLIPS), desc="comparing with torch", unit="clip"):
+        inputs = _features(extractor, rng.integers(SHORTEST, extractor.n_samples, size=1).tolist())
+        expected = graph(*inputs)[0].numpy()
+        arrays = {name: one.numpy() for name, one in zip(INPUTS, inputs, strict=True)}
+        found = session.run(["probabilities"], arrays)[0]
+        deviations.append(np.abs(found - expected).max())
+        relabelled += int(found.argmax() != expected.argmax())
     return Comparison(float(np.max(deviations)), relabelled)
 
 

@@ -89,7 +89,7 @@ class EmotionClassifier:
         Args:
             recordings: One recording or a list of them, each as in `read_audio`: a path, `(array, sampling_rate)` or
                 a row of an `Audio` column. Only the first 30 s of each are used: `predict` takes longer files.
-            batch_size: AudioSources in a batch; has no influence on the probabilities.
+            batch_size: Recordings in a batch; has no influence on the probabilities.
 
         Returns:
             A list with one dict a recording, also for one recording: label to probability, the most probable first.
@@ -108,7 +108,7 @@ class EmotionClassifier:
         """Adapt to one speaker: every later recording is taken as spoken by that person.
 
         Args:
-            recordings: AudioSources of the speaker in varied moods, without labels. A mood that all of them share is
+            recordings: Recordings of the speaker in varied moods, without labels. A mood that all of them share is
                 removed as if it were the voice. An empty list forgets the speaker.
 
         Raises:
