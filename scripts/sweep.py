@@ -14,7 +14,6 @@ import pandas as pd
 from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
-from whisper_emotion.feature_store import StoredFrames
 from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
 from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells, list_clips, run_grid
 from whisper_emotion.fitting.stacked_training import check_arguments
@@ -26,6 +25,7 @@ from whisper_emotion.reporting.sweep import write_sweep_report
 from whisper_emotion.reporting.sweep_results import SweepResults, check_same_clips
 from whisper_emotion.run_folder import CELLS, claim, write_whole
 from whisper_emotion.run_record import describe_machine, public_name
+from whisper_emotion.stored_frames import StoredFrames
 
 
 @dataclass

@@ -17,8 +17,9 @@ from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
-from whisper_emotion.feature_store import FeatureStore, StoredFrames
+from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+from whisper_emotion.stored_frames import StoredFrames
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 

@@ -76,7 +76,7 @@ LAYERS = [
     ("cli", "benchmarks", "demo", "export", "publishing"),
     ("run_record", "scoring", "reporting", "explanation", "inference"),
     ("fitting",),
-    ("feature_store",),
+    ("feature_store", "stored_frames"),
     ("run_folder", "collator", "corpora", "windows", "pieces", "audio", "decoders", "containers", "recordings"),
     ("metrics", "synthesis"),
     tuple(path.stem for path in MODEL_FILES),

@@ -1,12 +1,10 @@
 """A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times."""
 
-import functools
 import hashlib
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from io import RawIOBase
 from pathlib import Path
@@ -21,78 +19,16 @@ from tqdm.auto import tqdm
 
 from whisper_emotion.audio import read_audio
 from whisper_emotion.collator import AudioCollator
-from whisper_emotion.encoder_whisper_emotion import prefix_mask
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole, writing_to
+from whisper_emotion.stored_frames import FRAMES, INDEX, INTACT, StoredFrames, read_index
 
 FORMAT = 2  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
-FRAMES, DONE, INDEX = "frames.f16", "done", "index.json"
+DONE = "done"  # file of a layer's folder, a byte a batch
 LARGEST = 65_504  # of half precision
-INTACT = "a whole feature store: delete the folder to have it made anew"
-
-
-class StoredFrames:
-    """The frames of a corpus at one encoder layer or several, read from disk when they are looked at.
-
-    Args:
-        folders: The store's folder of each layer, ascending.
-
-    Attributes:
-        lengths: Frames of each clip, `(clips,)`.
-        starts: Row at which each clip begins in a layer, `(clips,)`.
-        layers: One tensor `(all frames, d_model)` a layer, half precision, clip behind clip.
-    """
-
-    def __init__(self, folders: Sequence[Path]):
-        self.folders = list(folders)
-        index = _read_index(self.folders[0])
-        self.lengths = np.asarray(index["frames"])
-        self.starts = np.cumsum(self.lengths) - self.lengths
-        shape = (int(self.lengths.sum()), index["d_model"])
-        with warnings.catch_warnings():
-            # A map that may be written to would count as memory in use.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self.layers: list[torch.Tensor] = []
-            for folder in self.folders:
-                with reading(folder, INTACT):
-                    self.layers.append(torch.from_numpy(np.memmap(folder / FRAMES, np.float16, "r", shape=shape)))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        """Frames of one clip, `(frames, layers, d_model)` in half precision."""
-        rows = slice(self.starts[row], self.starts[row] + self.lengths[row])
-        return torch.stack([layer[rows] for layer in self.layers], dim=1)
-
-    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames of clips `(clips, frames, layers, d_model)` float32 and their mask, as `EmotionHead` takes them."""
-        clips = [self[row].float() for row in rows]
-        lengths = torch.from_numpy(self.lengths[list(rows)])
-        return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), prefix_mask(lengths, int(lengths.max()))
-
-    @functools.cached_property
-    def means(self) -> np.ndarray:
-        """Mean of each clip's frames, layers side by side, `(clips, layers * d_model)`.
-
-        Raises:
-            UserError: The store holds NaN or infinity.
-        """
-        return self._over_clips(lambda clip: clip.mean(dim=0))
-
-    @functools.cached_property
-    def deviations(self) -> np.ndarray:
-        """Standard deviation of each clip's frames; shape and error as of `means`."""
-        return self._over_clips(lambda clip: clip.std(dim=0, correction=0))
-
-    def _over_clips(self, summarise: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-        found = torch.stack([summarise(self[row].float().flatten(1)) for row in range(len(self))]).numpy()
-        if not np.isfinite(found).all():
-            raise UserError(f"{self.folders[0]}: holds frames that are NaN or infinite, expected {INTACT}")
-        return found
 
 
 class FeatureStore:
@@ -219,7 +155,7 @@ class FeatureStore:
 
     def _check(self, folder: Path) -> None:
         """Raise for a layer's folder that is not as it was laid out."""
-        index, width = _read_index(folder), self.model.config.d_model
+        index, width = read_index(folder), self.model.config.d_model
         if index["d_model"] != width or len(index["frames"]) != len(self.corpus):
             raise UserError(f"{folder / INDEX}: does not match its store key, expected {INTACT}")
         sizes = {FRAMES: 2 * width * sum(index["frames"]), DONE: len(self._batches)}
@@ -237,7 +173,7 @@ class FeatureStore:
         """Encode the batches that are not ticked off, this process's share of them."""
         self.model.eval()
         collate = AudioCollator(self.extractor)
-        lengths = _read_index(next(iter(folders.values())))["frames"]
+        lengths = read_index(next(iter(folders.values())))["frames"]
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         row_bytes = np.dtype(np.float16).itemsize * self.model.config.d_model
         ticks = {layer: _ticks(folder) for layer, folder in folders.items()}
@@ -280,15 +216,6 @@ class FeatureStore:
                 bar.update(finished() - bar.n)  # other processes tick, too
         if cut:
             tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    """A layer's width, and its utterances' numbers of frames."""
-    with reading(folder / INDEX, INTACT):
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if type(index["d_model"]) is not int or not all(type(one) is int and one > 0 for one in index["frames"]):
-            raise ValueError("d_model, frames: must be a width and numbers of frames")
-        return index
 
 
 def _write_at(file: RawIOBase, place: int, content: bytes) -> None:

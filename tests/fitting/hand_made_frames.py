@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from whisper_emotion import WhisperEmotionConfig
-from whisper_emotion.feature_store import FRAMES, INDEX, StoredFrames
 from whisper_emotion.fitting.experiment import new_head
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.modeling_whisper_emotion import EmotionHead
+from whisper_emotion.stored_frames import FRAMES, INDEX, StoredFrames
 
 WIDTH, CLASSES = 16, 3
 

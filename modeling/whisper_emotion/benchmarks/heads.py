@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from whisper_emotion.corpora.splits import Fold
-from whisper_emotion.feature_store import StoredFrames
 from whisper_emotion.fitting.experiment import Experiment, new_head
 from whisper_emotion.fitting.fit import Job, fit, load_frames
 from whisper_emotion.fitting.selection import scores_of
+from whisper_emotion.stored_frames import StoredFrames
 
 
 def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
-from whisper_emotion.feature_store import StoredFrames
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment, build_extractor, new_head
 from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, RegularisationPath, select_strength
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
+from whisper_emotion.stored_frames import StoredFrames
 
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
 

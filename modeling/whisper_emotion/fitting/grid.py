@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold
 from whisper_emotion.errors import reading
-from whisper_emotion.feature_store import StoredFrames
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.fit import Job, fit
 from whisper_emotion.fitting.selection import scores_of
 from whisper_emotion.run_folder import CELLS, whole, write_whole
+from whisper_emotion.stored_frames import StoredFrames
 
 REFERENCE = "logistic_regression"  # in place of a pooling: a linear classifier on the mean of a clip's frames
 RESULTS, CLIPS, RECORD = "results.csv", "clips.csv", "sweep.json"  # the record says that a sweep is finished

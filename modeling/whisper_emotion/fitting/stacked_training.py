@@ -18,11 +18,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.training_args import OptimizerNames
 
 from whisper_emotion.errors import UserError
-from whisper_emotion.feature_store import StoredFrames
 from whisper_emotion.fitting.losses import classification_loss
 from whisper_emotion.fitting.selection import choose_best, selection_value
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.modeling_whisper_emotion import EmotionHead
+from whisper_emotion.stored_frames import StoredFrames
 
 OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 # Options of the Trainer that change a training, with the values that this loop has.
@@ -249,7 +249,8 @@ class _Stack:
 
     def train(self) -> None:
         """Turn dropout on, as `classify` turns it off."""
-        self._project.train(), self._classify.train()
+        self._project.train()
+        self._classify.train()
 
     def step(self, optimizer, active: list[int], rows, rates, max_grad_norm: float) -> None:
         """Train one step of the active heads on their rows with their learning rates."""
@@ -273,7 +274,8 @@ class _Stack:
     @torch.no_grad()
     def classify(self, rows: Sequence[Sequence[int]], size: int) -> list[torch.Tensor]:
         """Return each head's logits `(clips, labels)` of its own rows, in their order."""
-        self._project.eval(), self._classify.eval()
+        self._project.eval()
+        self._classify.eval()
         orders = [np.asarray(own)[np.argsort(self._lengths[list(own)], kind="stable")] for own in rows]
         places = [np.argsort(np.argsort(self._lengths[list(own)], kind="stable")) for own in rows]
         found: list[list[torch.Tensor]] = [[] for _ in rows]
