@@ -17,7 +17,15 @@ from whisper_emotion.fitting.cross_validation import predict, warn_of_unknown_sp
 from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
 from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
-from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, hyper_parameters, option, settings
+from whisper_emotion.options import (
+    CARD_TRAINING,
+    CorpusOptions,
+    ModelOptions,
+    ProtocolOptions,
+    hyper_parameters,
+    option,
+    settings,
+)
 from whisper_emotion.processes import leave_group
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted, write_model_card
 from whisper_emotion.reporting.plots import plot_confusion_matrix
@@ -140,7 +148,7 @@ def _write_results(
             made,
             tested if predictions is None else record,
             model.config,
-            _card_facts(record, corpus, holdout, protocol, training) | _speakers(experiment, fitted),
+            _card_facts(record, experiment, fitted, corpus, holdout, protocol, training),
             card,
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
@@ -152,14 +160,12 @@ def _write_results(
         print("no test was held out: cross_validate.py with the same options measures such models on unseen speakers")
 
 
-def _card_facts(record: dict[str, Any], *options: Any) -> dict[str, Any]:
+def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, *options: Any) -> dict[str, Any]:
     """The options that a card shows, as `scores.json` records them where it does: without this machine's folders."""
-    return {name: record.get(name, value) for name, value in hyper_parameters(*options).items()}
-
-
-def _speakers(experiment: Experiment, fitted: Fitted) -> dict[str, str]:
-    """Describe the speakers for the card, where they are unknown or could be adapted to."""
-    facts = {}
+    facts = {name: record.get(name, value) for name, value in hyper_parameters(*options).items()}
+    if experiment.is_linear:  # L-BFGS uses none of the Trainer's hyper-parameters
+        facts = {name: facts[name] for name in facts if name not in CARD_TRAINING or name == "metric_for_best_model"}
+        facts["strength"] = f"{fitted.choice['strength']:.2g}"
     if not speakers_known(experiment.corpus):
         facts["speakers"] = "not known: training and held-out clips may share them"
     if experiment.adaptation != "none":

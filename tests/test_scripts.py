@@ -90,6 +90,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     assert f"| {100 * scores['pooled']['unweighted_accuracy']:.1f} |" in card
     assert "the weights in this folder are one outcome of it, trained on every clip." in card
     assert "Selection: the strength was chosen on speakers held out of the training folds." in card
+    assert "| `strength` |" in card and "learning_rate" not in card  # L-BFGS has none
     picture = "confusion_matrix.png"
     assert (tmp_path / "model" / picture).read_bytes() == (tmp_path / "run" / picture).read_bytes()
     assert "unweighted_accuracy" not in json.loads((tmp_path / "model" / "scores.json").read_text())

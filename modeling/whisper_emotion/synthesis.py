@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter, sosfilt
+import scipy  # loads `scipy.signal`, which takes two seconds, where it is used
 
 SAMPLING_RATE = 16_000
 
@@ -141,7 +141,7 @@ def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: n
     pulses += breath * rng.normal(size=samples) * np.where(position < 1, 1.0, 0.3)
     cutoff = voice.brightness * style.brightness * np.exp(rng.normal(0, 0.07))
     pole = np.exp(-2 * np.pi * min(cutoff, 6000.0) / SAMPLING_RATE)
-    return np.asarray(lfilter([1 - pole], [1, -pole], pulses))
+    return np.asarray(scipy.signal.lfilter([1 - pole], [1, -pole], pulses))
 
 
 def _syllable(source: np.ndarray, style: Style, formants: float, rng: np.random.Generator) -> np.ndarray:
@@ -155,7 +155,7 @@ def _syllable(source: np.ndarray, style: Style, formants: float, rng: np.random.
     )
     envelope = np.sin(np.pi / 2 * envelope) ** 2 * np.exp(rng.normal(0, 0.25))
     voiced = np.concatenate([source * envelope, np.zeros(int(0.03 * SAMPLING_RATE))])
-    speech = np.asarray(sosfilt(_resonators(np.append(vowel, UPPER_FORMANTS) * formants), voiced))
+    speech = np.asarray(scipy.signal.sosfilt(_resonators(np.append(vowel, UPPER_FORMANTS) * formants), voiced))
     if rng.random() < 0.5:
         # A fricative: differenced noise, strong in the high frequencies; otherwise the onset is a stop's silence.
         noise = np.diff(rng.normal(size=onset + 1)) * np.hanning(onset)
@@ -173,8 +173,8 @@ def _resonators(frequencies: np.ndarray) -> np.ndarray:
 
 def _record(speech: np.ndarray, loudness: float, rng: np.random.Generator) -> np.ndarray:
     """Through a random channel, at a random level, into noise; `(samples,)` within -1 to 1."""
-    speech = np.asarray(lfilter([1, rng.uniform(-0.1, 0.1)], [1], speech))
-    noise = np.asarray(lfilter([1], [1, -rng.uniform(0.5, 0.95)], rng.normal(size=len(speech))))
+    speech = np.asarray(scipy.signal.lfilter([1, rng.uniform(-0.1, 0.1)], [1], speech))
+    noise = np.asarray(scipy.signal.lfilter([1], [1, -rng.uniform(0.5, 0.95)], rng.normal(size=len(speech))))
     level = 10 ** ((-26 + loudness + rng.normal(0, 2.0)) / 20)
     snr = 10 ** (rng.uniform(25, 40) / 20)
     mixed = speech / np.sqrt(np.mean(speech**2)) + noise / np.sqrt(np.mean(noise**2)) / snr
