@@ -85,7 +85,12 @@ def test_a_file_that_is_no_sound_is_named(tmp_path, content, message):
 def test_a_missing_file_a_dangling_link_and_a_folder_are_named(tmp_path):
     link = tmp_path / "link.wav"
     link.symlink_to(tmp_path / "gone.wav")
-    for path, message in [(tmp_path / "no.wav", "does not exist"), (link, "is a link to"), (tmp_path, "is a folder")]:
+    for path, message in [
+        (tmp_path / "no.wav", "does not exist"),
+        (tmp_path / ("a" * 5000), "cannot be opened"),
+        (link, "is a link to"),
+        (tmp_path, "is a folder"),
+    ]:
         for read in (read_audio, audio_seconds):
             with pytest.raises(UserError, match=message) as caught:
                 read(path)

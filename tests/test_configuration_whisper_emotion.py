@@ -10,6 +10,13 @@ from whisper_emotion import WhisperEmotionConfig, WhisperForEmotionClassificatio
 EMOTIONS = {0: "angry", 1: "happy", 2: "sad"}
 
 REFUSED = [
+    ("d_model", 15, "an even number"),
+    ("activation_function", "nope", "an activation that transformers knows"),
+    ("attention_dropout", 2.0, "a number in [0, 1)"),
+    ("init_std", -1, "a number, 0 or more"),
+    ("silence_stride", 10**30, "a whole number from 1 to 1000000"),
+    ("logit_temperature", 10**400, "a number above 0"),
+    ("problem_type", "multi_label", "one of None, single_label_classification"),
     ("encoder_layer", 4, "3 layers, so it must be 0 (convolutions) to 3, or -1 (last) to -4"),
     ("encoder_layer", -5, "3 layers, so it must be 0 (convolutions) to 3, or -1 (last) to -4"),
     ("encoder_layer", 1.5, "a whole number"),
@@ -18,7 +25,7 @@ REFUSED = [
     ("encoder_layers", -1, "a whole number from 0 to 1024"),
     ("encoder_layers", "6", "a whole number from 0 to 1024"),
     ("encoder_layers", None, "a whole number from 0 to 1024"),
-    ("d_model", 0, "a whole number from 1 to 65536"),
+    ("d_model", 0, "an even number from 2 to 65536"),
     ("encoder_attention_heads", 5, "it must divide d_model=16"),
     ("pooling", "max", "one of mean, attentive, qkv, statistics, attentive_statistics"),
     ("pooling", ["mean"], "one of mean, attentive, qkv, statistics, attentive_statistics"),
@@ -30,9 +37,9 @@ REFUSED = [
     ("pooling_head_dim", -1, "1 or more"),
     ("pooling_dropout", 1.0, "in [0, 1)"),
     ("pooling_dropout", "0.3", "a number"),
-    ("context_margin", -1.0, "0 or more"),
+    ("context_margin", -1.0, "a number of seconds in [0, 1000)"),
     ("context_margin", float("nan"), "a number"),
-    ("silence_stride", 0, "1 or more"),
+    ("silence_stride", 0, "a whole number from 1 to 1000000"),
     ("mask_padding", "yes", "true or false"),
     ("use_weighted_layer_sum", None, "true or false"),
     ("logit_temperature", 0.0, "a number above 0"),
@@ -47,6 +54,7 @@ REFUSED = [
 ]
 
 BAD_LABELS = [
+    {0.5: "angry", 1.2: "sad"},
     ["angry", "sad"],
     {},
     {1: "angry", 2: "sad"},

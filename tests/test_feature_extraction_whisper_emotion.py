@@ -122,6 +122,7 @@ def test_single_clip_may_be_a_list_a_tensor_or_a_batch_of_one():
         (np.array([0.0] * 999 + [np.nan], np.float32), "contains NaN, infinite or huge samples"),
         (np.array([np.inf] + [0.0] * 999, np.float32), "contains NaN, infinite or huge samples"),
         (np.full(1600, 1e30, np.float32), "contains NaN, infinite or huge samples"),
+        (np.array([np.inf] + [0.0] * 999, np.float16), "contains NaN, infinite or huge samples"),
         (np.full(1600, 1e300), "contains NaN, infinite or huge samples"),
         (np.zeros((2, 1600), np.float32), "has shape (2, 1600): it must be `(samples,)`"),
         (np.zeros(1600, np.int16), "holds int16: it must hold floats in [-1, 1]"),

@@ -1,6 +1,7 @@
 """The model: its head, its losses, its outputs."""
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -165,6 +166,27 @@ def test_one_label_is_a_regression_whose_labels_may_be_flat():
     model = small_model(num_labels=1)
     for labels in (torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]])):
         torch.testing.assert_close(model.compute_loss(torch.tensor([[0.0], [4.0]]), labels), torch.tensor(2.5))
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels"),
+    [
+        (None, torch.tensor([0.0, 1.0])),
+        (None, torch.tensor([[1, 0, 0], [0, 1, 0]])),
+        ("regression", torch.tensor([0.0, 1.0])),
+        ("multi_label_classification", torch.tensor([0.0, 1.0])),
+    ],
+)
+def test_labels_that_do_not_fit_the_problem_are_refused_with_their_shape(problem, labels):
+    with pytest.raises(ValueError, match=rf"labels has shape {re.escape(str(tuple(labels.shape)))}.*: it must be"):
+        small_model(problem_type=problem).compute_loss(LOGITS, labels)
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 1), (3, 16)])
+def test_speaker_mean_of_another_shape_is_refused(shape):
+    inputs = extract_features(noise_clips(0.3, 0.5), padding="longest")
+    with pytest.raises(ValueError, match=r"speaker_mean has shape .*: it must be \(2, 16\)"):
+        small_model()(**inputs, speaker_mean=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])

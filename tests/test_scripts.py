@@ -186,6 +186,8 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--lr_scheduler_type", "sometimes"], "sometimes"),
         (["--class_weights", "1,2"], "class_weights"),
         (["--class_weights", "even"], "--class_weights even"),
+        (["--class_weights", "1,1,1,nan"], "numbers from 1e-6 to 1e6"),
+        (["--label_smoothing_factor", "1.5"], "--label_smoothing_factor 1.5: must be in [0, 1)"),
         (["--classes", "angry,bored"], "bored"),
         (["--speaker_pattern", "x"], "speaker_pattern"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),

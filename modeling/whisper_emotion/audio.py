@@ -2,9 +2,11 @@
 
 - soundfile decodes WAV, FLAC, MP3, Ogg and what else libsndfile knows; PyAV (the extra `media`) decodes MP4, M4A, AAC,
   WebM, Matroska, 3GP, AMR and WMA. soxr resamples.
-- A file that ends before its header says so is read as far as it goes, and one line is logged. A file whose decoder
-  fails on the way (a cut FLAC, a damaged packet) is refused.
-- Channels are averaged. Where their average cancels, the louder channel is used instead, and one line is logged.
+- A cut WAV, AIFF, AU, W64, RF64, MP3 or Ogg file is read as far as it goes, and one line is logged. Of rarer formats
+  libsndfile refuses some cut files, and shortens others silently. A file whose decoder fails on the way (a cut FLAC,
+  a damaged packet) is refused.
+- Channels are averaged. Where the average of a block of some ten seconds cancels, the louder channel is used instead,
+  and one line is logged.
 """
 
 from __future__ import annotations
@@ -138,8 +140,10 @@ def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
         path, content = source.get("path"), source.get("bytes")
         if source.get("array") is not None:
             return str(path or "audio array"), (source["array"], source.get("sampling_rate"))
+        if content is not None and not isinstance(content, (bytes, bytearray)):
+            raise UserError(f"{path or 'audio bytes'}: bytes is a {type(content).__name__}, expected bytes")
         if content is not None:
-            return str(path or "audio bytes"), content
+            return str(path or "audio bytes"), bytes(content)
         if path is None:
             raise UserError("audio: has neither an array nor a path nor bytes, expected one of them")
         source = path
@@ -150,12 +154,15 @@ def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
     if not isinstance(source, (str, os.PathLike)):
         raise UserError(f"audio: is a {type(source).__name__}, expected a path, (array, sampling_rate) or a mapping")
     path, wrong = Path(source), None
-    if path.is_dir():
-        wrong = "is a folder"
-    elif not path.exists():
-        wrong = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-    elif not path.is_file():  # a pipe would be waited for without an end
-        wrong = "is a pipe or a device"
+    try:
+        if path.is_dir():
+            wrong = "is a folder"
+        elif not path.exists():
+            wrong = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        elif not path.is_file():  # a pipe would be waited for without an end
+            wrong = "is a pipe or a device"
+    except OSError as error:  # such as a name that is too long
+        wrong = f"cannot be opened ({error.strerror})"
     if wrong:
         raise UserError(f"{path}: {wrong}, expected a sound file")
     return str(path), path

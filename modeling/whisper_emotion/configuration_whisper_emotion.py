@@ -12,6 +12,7 @@ from .pooling_whisper_emotion import POOLING_CLASSES
 
 POOLING_SCORES = ("paper", "released")
 ENCODER_CONTEXTS = ("window", "utterance", "sparse_window")
+PROBLEMS = (None, "single_label_classification", "multi_label_classification", "regression")
 MAX_LAYERS = 1024  # Whisper has 32 at most; a damaged file may claim millions, and building them would never end
 
 # Fields that a stock Whisper checkpoint and this model share.
@@ -35,7 +36,7 @@ def _whole(low: int, high: float = math.inf):
 
 def _number(low: float, high: float = math.inf, exclusive: bool = False):
     def holds(value):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
         return number and (low < value if exclusive else low <= value) and value < high
 
     return holds
@@ -43,6 +44,12 @@ def _number(low: float, high: float = math.inf, exclusive: bool = False):
 
 def _one_of(names):
     return lambda value: isinstance(value, str) and value in names
+
+
+def _activation(value):
+    from transformers.activations import ACT2FN  # torch, which a configuration alone does not need
+
+    return isinstance(value, str) and value in ACT2FN
 
 
 def _ascending_layers(value):
@@ -53,11 +60,16 @@ def _ascending_layers(value):
 # What each field may be: a test, and its description for the error message.
 ALLOWED = {
     "num_mel_bins": (_whole(1, 1024), "a whole number from 1 to 1024"),
-    "d_model": (_whole(1, 65_536), "a whole number from 1 to 65536"),
+    "d_model": (lambda value: _whole(2, 65_536)(value) and value % 2 == 0, "an even number from 2 to 65536"),
     "encoder_layers": (_whole(0, MAX_LAYERS), f"a whole number from 0 to {MAX_LAYERS}"),
     "encoder_attention_heads": (_whole(1, 1024), "a whole number from 1 to 1024"),
     "encoder_ffn_dim": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
     "max_source_positions": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
+    "activation_function": (_activation, "an activation that transformers knows, such as gelu"),
+    "dropout": (_number(0, 1), "a number in [0, 1)"),
+    "attention_dropout": (_number(0, 1), "a number in [0, 1)"),
+    "activation_dropout": (_number(0, 1), "a number in [0, 1)"),
+    "init_std": (_number(0), "a number, 0 or more"),
     "encoder_layer": (lambda value: type(value) is int, "a whole number"),
     "concatenated_layers": (_ascending_layers, "None or ascending layers, such as [2, 3, 4]"),
     "use_weighted_layer_sum": (lambda value: isinstance(value, bool), "true or false"),
@@ -69,13 +81,14 @@ ALLOWED = {
     "pooling_scores": (_one_of(POOLING_SCORES), f"one of {', '.join(POOLING_SCORES)}"),
     "mask_padding": (lambda value: isinstance(value, bool), "true or false"),
     "encoder_context": (_one_of(ENCODER_CONTEXTS), f"one of {', '.join(ENCODER_CONTEXTS)}"),
-    "context_margin": (_number(0), "a number of seconds, 0 or more"),
-    "silence_stride": (_whole(1), "a whole number, 1 or more"),
+    "context_margin": (_number(0, 1000), "a number of seconds in [0, 1000)"),
+    "silence_stride": (_whole(1, 1_000_000), "a whole number from 1 to 1000000"),
     "logit_temperature": (_number(0, exclusive=True), "a number above 0"),
     "adapted_logit_temperature": (
         lambda value: value is None or _number(0, exclusive=True)(value),
         "None or a number above 0",
     ),
+    "problem_type": (lambda value: value in PROBLEMS, f"one of {', '.join(map(str, PROBLEMS))}"),
 }
 
 
@@ -180,7 +193,7 @@ class WhisperEmotionConfig(PretrainedConfig):
         self.resolve()
 
     def resolve(self) -> None:
-        """Make `encoder_layer` non-negative and check every field of this class.
+        """Make `encoder_layer` non-negative and check every field of this class, and `problem_type`.
 
         The model calls this again, since fields may have been set after construction.
         """
@@ -264,8 +277,12 @@ def _checked_labels(id2label) -> dict[int, str]:
     """Return `id2label` with whole numbers as keys, in order; raise unless every id from 0 has a name of its own."""
     try:
         if isinstance(id2label, dict) and all(isinstance(name, str) and name.strip() for name in id2label.values()):
-            named = {int(key): name for key, name in id2label.items()}
-            if sorted(named) == list(range(len(id2label))) and len(set(named.values())) == len(named) > 0:
+            named = {int(str(key)): name for key, name in id2label.items()}  # 0.5 is no id
+            if (
+                len(named) == len(id2label)
+                and sorted(named) == list(range(len(id2label)))
+                and len(set(named.values())) == len(named) > 0
+            ):
                 return dict(sorted(named.items()))
     except (TypeError, ValueError):
         pass  # a key that is no number

@@ -166,8 +166,8 @@ class WhisperEmotionEncoder(nn.Module):
         Args:
             input_features: Log-mel `(batch, mel, frames)`, at most the window wide.
             attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None finds the silence
-                that the extractor padded each clip with. The features behind a clip have no influence, but for the
-                two frames that its end still reaches.
+                that the extractor padded each clip with, and digital silence at the clip's own end. The features
+                behind a clip have no influence, but for the two frames that its end still reaches.
             layers: Layers whose frames are returned; None returns those that the head takes.
             output_hidden_states: Return all hidden states.
             output_attentions: Return the attention maps; computes them without the fused kernel.

@@ -218,6 +218,8 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             )
         if clip.dtype.kind != "f":
             raise ValueError(f"{where} holds {clip.dtype}: {numbers}. Divide integers by their full scale.")
+        with np.errstate(over="ignore"):  # infinity is refused below
+            clip = clip.astype(np.float32, copy=False)
         if not np.abs(clip).max() <= LOUDEST:
             raise ValueError(f"{where} contains NaN, infinite or huge samples: {numbers}")
         if len(clip) > limit:
@@ -227,7 +229,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             logger.warning(
                 f"{length}: all after {limit / self.sampling_rate:g} s is dropped. Predict long recordings in windows."
             )
-        return clip[:limit].astype(np.float32, copy=False)
+        return clip[:limit]
 
     def _log_mel(self, clip: np.ndarray, width: int, device: str) -> np.ndarray:
         """Compute the features `(mel, width)` of one clip: its own frames, the tail, and silence behind them."""

@@ -73,6 +73,9 @@ class SpeakerAdaptation(nn.Module):
 
     def forward(self, frames: torch.Tensor, speaker_mean: torch.Tensor) -> torch.Tensor:
         """Adapt frames `(batch, frames, frame_size)` to their speakers' means `(batch, frame_size)`."""
+        if speaker_mean.shape != (frames.shape[0], frames.shape[-1]):
+            needed = (frames.shape[0], frames.shape[-1])
+            raise ValueError(f"speaker_mean has shape {tuple(speaker_mean.shape)}: it must be {needed}, a mean a clip")
         return frames + (self.population_mean - speaker_mean).to(frames.dtype)[:, None]
 
 
@@ -192,8 +195,8 @@ class WhisperForEmotionClassification(PreTrainedModel):
         Args:
             input_features: Log-mel `(batch, mel, frames)`, at most the window (3,000 frames) wide.
             attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None finds the silence
-                behind each clip in the features, to within two frames. Keep the two frames behind a clip's own: its
-                end still reaches them.
+                behind each clip in the features, to within two frames, and takes digital silence at a clip's own end
+                for padding, too. Keep the two frames behind a clip's own: its end still reaches them.
             labels: Class ids `(batch,)` or distributions over the classes `(batch, labels)`; with
                 `problem_type="multi_label_classification"` or `"regression"`, numbers `(batch, labels)`.
             speaker_mean: Adapts each clip to its speaker: `(batch, frame_size)`, the average of `mean_frames` over
@@ -247,16 +250,17 @@ class WhisperForEmotionClassification(PreTrainedModel):
         """
         logits, labels = logits.float(), labels.to(logits.device)
         kind = self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
-        one_each = labels.shape == logits.shape[:1] and kind != "multi_label_classification"
-        if labels.numel() != logits.numel() and not one_each or labels.shape[:1] != logits.shape[:1]:
+        if kind in ("regression", "multi_label_classification"):
+            if labels.shape[:1] != logits.shape[:1] or labels.numel() != logits.numel():
+                raise ValueError(f"labels has shape {tuple(labels.shape)}: it must be {tuple(logits.shape)} numbers")
+            loss = nn.functional.mse_loss if kind == "regression" else nn.functional.binary_cross_entropy_with_logits
+            return loss(logits, labels.float().view_as(logits))
+        shape = logits.shape if labels.is_floating_point() else logits.shape[:1]
+        if labels.shape != shape:
             raise ValueError(
-                f"labels has shape {tuple(labels.shape)}: it must be ({len(logits)},) class ids, or "
-                f"{tuple(logits.shape)} numbers"
+                f"labels has shape {tuple(labels.shape)} and type {labels.dtype}: it must be ({len(logits)},) class "
+                f"ids of a type such as int64, or {tuple(logits.shape)} probabilities of a type such as float32"
             )
-        if kind == "regression":
-            return nn.functional.mse_loss(logits, labels.float().view_as(logits))
-        if kind == "multi_label_classification":
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
         return nn.functional.cross_entropy(logits, labels.float() if labels.is_floating_point() else labels.long())
 
 

@@ -173,7 +173,7 @@ def test_linear_head_follows_class_weights_and_label_smoothing(linear, folds, tm
         ({"adaptation": "speaker", "overrides": {"use_weighted_layer_sum": True}}, "learned sum of layers"),
         ({"temperature_scaling": True, "select_on": "last"}, "--temperature_scaling true: .* --select_on dev"),
         ({"encoder_dtype": "bfloat16", "freeze_encoder": False}, "--encoder_dtype bfloat16: .* --freeze_encoder true"),
-        ({"class_weights": [1.0, 2.0]}, "--class_weights .*: must be balanced, or 4 positive numbers"),
+        ({"class_weights": [1.0, 2.0]}, "--class_weights .*: must be balanced, or 4 numbers from 1e-6 to 1e6"),
     ],
 )
 def test_options_that_exclude_one_another_are_refused(experiment, changes, message):

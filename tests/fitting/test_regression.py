@@ -6,8 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.losses import classification_loss
 from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath, select_strength
+from whisper_emotion.fitting.selection import fit_temperature
 
 WEIGHTS = np.array([1.0, 2.5, 0.5], np.float32)
 
@@ -118,6 +120,18 @@ def test_select_strength_prefers_strong_penalties_on_noise():
     rng = np.random.default_rng(0)
     inputs, labels = rng.standard_normal((60, 30)).astype(np.float32), rng.integers(0, 3, 60)
     assert select_strength(inputs, labels, np.arange(60) // 6, 3, "loss").strength == STRENGTHS[0]
+
+
+def test_class_of_a_single_speaker_selects_nothing_and_leaves_the_temperature_alone():
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 240), np.repeat(list("abcdef"), 40)
+    labels[:15] = 2  # of speaker a alone
+    inputs = (np.eye(3)[labels] + 0.8 * rng.normal(size=(240, 3))).astype(np.float32)
+    selected = select_strength(inputs, labels, groups, 3, "loss")
+    assert selected.rows.tolist() == list(range(15, 240)) and len(selected.logits) == 225
+    assert 0.2 < fit_temperature(selected.logits, torch.from_numpy(labels[selected.rows])) < 2
+    with pytest.raises(UserError, match="every class has one speaker"):
+        select_strength(inputs, np.repeat([0, 1, 2], 80), np.repeat(list("abc"), 80), 3, "loss")
 
 
 def test_select_strength_adapts_the_clips_left_out():

@@ -71,8 +71,12 @@ class Experiment:
     def __post_init__(self):
         """Refuse options that exclude one another."""
         weights = self.class_weights
-        if weights not in (None, "balanced") and (len(weights) != len(self.labels) or min(weights) <= 0):
-            raise UserError(f"--class_weights {weights}: must be balanced, or {len(self.labels)} positive numbers")
+        if weights not in (None, "balanced") and (
+            len(weights) != len(self.labels) or not all(1e-6 <= weight <= 1e6 for weight in weights)
+        ):
+            raise UserError(
+                f"--class_weights {weights}: must be balanced, or {len(self.labels)} numbers from 1e-6 to 1e6"
+            )
         if self.from_scratch and self.freeze_encoder:
             raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
         if self.encoder_dtype != "float32" and not self.freeze_encoder:

@@ -131,7 +131,8 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
             pooled[rows], labels[rows], speakers[rows], num_labels, metric, *loss,
             (lambda known, other: adapt(rows[known], rows[other])) if experiment.adapts else None,
         )  # fmt: skip
-        held_out = HeldOut(selected.logits, selected.adapted_logits, torch.from_numpy(labels[rows]))
+        targets = torch.from_numpy(labels[rows][selected.rows])
+        held_out = HeldOut(selected.logits, selected.adapted_logits, targets)
         choice |= {"strength": selected.strength, "selection_value": selected.value}
     path = RegularisationPath(pooled[rows], labels[rows], num_labels, *loss)
     if experiment.select_on == "test":

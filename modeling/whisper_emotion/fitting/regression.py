@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
 
+from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.selection import choose_best, selection_value
 
 # L2 penalties beside the mean loss, on standardised inputs, the strongest first; scikit-learn's C is 1 / (clips * it)
@@ -111,12 +112,14 @@ class Selection(NamedTuple):
     Args:
         strength: One of `STRENGTHS`.
         value: Its selection value.
-        logits: `(clips, labels)` of every training clip, by the classifier that did not train on its speaker.
+        rows: The clips whose class other speakers have, too, `(clips,)`: no classifier can know the others.
+        logits: `(clips, labels)` of these clips, by the classifier that did not train on their speaker.
         adapted_logits: The same clips adapted to their speakers, or None.
     """
 
     strength: float
     value: float
+    rows: np.ndarray
     logits: torch.Tensor
     adapted_logits: torch.Tensor | None
 
@@ -143,10 +146,19 @@ def select_strength(
         label_smoothing: As of `RegularisationPath`.
         adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
             adaptation.
+
+    Raises:
+        UserError: No clip's class is left when its speaker is left out.
     """
     folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
+    known = np.zeros(len(labels), bool)
+    for train, rows in folds:
+        known[rows] = np.isin(labels[rows], labels[train])
+    if not known.any():
+        raise UserError("--select_on dev: every class has one speaker, so none can be held out; use --select_on last")
     found: list[Selection] = []
-    targets, weights = torch.from_numpy(labels), None if class_weights is None else torch.from_numpy(class_weights)
+    targets = torch.from_numpy(labels[known])
+    weights = None if class_weights is None else torch.from_numpy(class_weights)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
         build = partial(
             RegularisationPath, num_labels=num_labels, class_weights=class_weights, label_smoothing=label_smoothing
@@ -161,7 +173,9 @@ def select_strength(
                 logits[rows] = linear.logits(inputs[rows])
                 if moved is not None:
                     moved[rows] = linear.logits(adapted_inputs)
-            found.append(Selection(strength, selection_value(logits, targets, metric, weights), logits, moved))
+            logits, moved = logits[known], None if moved is None else moved[known]
+            value = selection_value(logits, targets, metric, weights)
+            found.append(Selection(strength, value, np.flatnonzero(known), logits, moved))
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
                 break
     return found[choose_best([one.value for one in found])]

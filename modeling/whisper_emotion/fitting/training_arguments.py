@@ -44,6 +44,8 @@ class EmotionTrainingArguments(TrainingArguments):
         for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be more than 0")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"--label_smoothing_factor {self.label_smoothing_factor}: must be in [0, 1)")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: must be 0 or more, and less than 2**32")
         for name, allowed in (
