@@ -58,6 +58,38 @@ def test_gradient_of_the_shared_loss_and_the_penalty_vanishes_at_the_optimum(wid
     assert weight.abs().max() > 0.01
 
 
+def test_clip_of_weight_two_counts_as_two_clips():
+    inputs, labels = clips(40, 6)
+    counts = 1 + np.arange(40) % 3
+    # Copies of clips would change the standardisation: the penalty on the inputs' own scale is too weak to matter.
+    weighted = RegularisationPath(inputs, labels, 3, WEIGHTS, 0.1, counts).fit(1e-6)
+    repeated = RegularisationPath(np.repeat(inputs, counts, axis=0), np.repeat(labels, counts), 3, WEIGHTS, 0.1).fit(
+        1e-6
+    )
+    probabilities = (one.logits(inputs).softmax(dim=1) for one in (weighted, repeated))
+    np.testing.assert_allclose(*probabilities, atol=1e-3)
+    plain = RegularisationPath(inputs, labels, 3, WEIGHTS, 0.1).fit(1e-6)
+    assert (plain.logits(inputs) - weighted.logits(inputs)).abs().max() > 0.1
+
+
+def test_equal_clip_weights_change_no_bit():
+    inputs, labels = clips(48, 10)
+    groups = np.repeat(["a", "b", "c", "d"], 12)
+    plain, ones = (
+        select_strength(inputs, labels, groups, 3, "loss", WEIGHTS, clip_weights=own) for own in (None, np.ones(48))
+    )
+    assert plain[:2] == ones[:2] and torch.equal(plain.logits, ones.logits)
+
+
+def test_clips_of_no_weight_have_no_part_in_the_loss():
+    inputs, labels = clips(48, 4)
+    wrong = labels.copy()
+    wrong[40:] = (labels[40:] + 1) % 3
+    own = (np.arange(48) < 40).astype(np.float32)
+    one, other = (RegularisationPath(inputs, each, 3, clip_weights=own).fit(0.1) for each in (labels, wrong))
+    np.testing.assert_array_equal(one.weight, other.weight)
+
+
 def test_fit_does_not_depend_on_the_strengths_before_it():
     inputs, labels = clips(40, 10)
     path = RegularisationPath(inputs, labels, 3)
@@ -145,3 +177,23 @@ def test_select_strength_adapts_the_clips_left_out():
     selected = select_strength(inputs, labels, groups, 3, "loss", adapt=adapt)
     torch.testing.assert_close(selected.adapted_logits, selected.logits)
     assert len(asked) == 3 and all(not known & other for known, other in asked)
+
+
+def test_select_strength_leaves_out_the_folds_that_are_given():
+    inputs, labels = clips(48, 10)
+    corpora = np.repeat([0, 1, 2], 16)
+    folds = [(np.flatnonzero(corpora != one), np.flatnonzero(corpora == one)) for one in range(3)]
+    asked = []
+
+    def adapt(known, other):
+        asked.append((known, other))
+        return inputs[other]
+
+    given = select_strength(inputs, labels, np.arange(48), 3, "loss", adapt=adapt, folds=folds)
+    assert all(np.array_equal(one, other) for pair, fold in zip(asked, folds, strict=True)
+               for one, other in zip(pair, fold, strict=True))  # fmt: skip
+    grouped = select_strength(inputs, labels, corpora, 3, "loss")
+    assert given.strength == grouped.strength
+    torch.testing.assert_close(given.logits, grouped.logits)
+    half = select_strength(inputs, labels, corpora, 3, "loss", folds=folds[:1])
+    assert half.rows.tolist() == list(range(16))

@@ -47,6 +47,8 @@ class RegularisationPath:
         num_labels: Number of classes.
         class_weights: Weight of each class in the loss, `(labels,)`; None weighs all alike.
         label_smoothing: As of `classification_loss`.
+        clip_weights: Weight of each clip in the loss beside its class's, `(clips,)`; None weighs all alike. The
+            loss is the weighted mean.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class RegularisationPath:
         num_labels: int,
         class_weights: np.ndarray | None = None,
         label_smoothing: float = 0.0,
+        clip_weights: np.ndarray | None = None,
     ):
         self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
         # A constant dimension has no influence, whatever its rounding errors.
@@ -69,7 +72,9 @@ class RegularisationPath:
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
         weights = np.ones(num_labels) if class_weights is None else np.asarray(class_weights, np.float64)
         smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing / num_labels
-        self._targets = smoothed * weights / weights[labels].sum()  # of the weighted, smoothed cross-entropy
+        own = np.ones(len(labels)) if clip_weights is None else np.asarray(clip_weights, np.float64)
+        # Of the weighted, smoothed cross-entropy.
+        self._targets = smoothed * weights * own[:, None] / (weights[labels] * own).sum()
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
@@ -133,6 +138,8 @@ def select_strength(
     class_weights: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     adapt: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    clip_weights: np.ndarray | None = None,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -146,11 +153,15 @@ def select_strength(
         label_smoothing: As of `RegularisationPath`.
         adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
             adaptation.
+        clip_weights: As of `RegularisationPath`. The metric counts the clips left out alike.
+        folds: Pairs of (inner training rows, rows left out) that replace those by groups, such as a corpus left out
+            each time. No clip is left out twice.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
     """
-    folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
+    if folds is None:
+        folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
     known = np.zeros(len(labels), bool)
     for train, rows in folds:
         known[rows] = np.isin(labels[rows], labels[train])
@@ -160,10 +171,14 @@ def select_strength(
     targets = torch.from_numpy(labels[known])
     weights = None if class_weights is None else torch.from_numpy(class_weights)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
-        build = partial(
-            RegularisationPath, num_labels=num_labels, class_weights=class_weights, label_smoothing=label_smoothing
-        )
-        paths = list(pool.map(lambda fold: build(inputs[fold[0]], labels[fold[0]]), folds))
+
+        def build(fold: tuple[np.ndarray, np.ndarray]) -> RegularisationPath:
+            own = None if clip_weights is None else clip_weights[fold[0]]
+            return RegularisationPath(
+                inputs[fold[0]], labels[fold[0]], num_labels, class_weights, label_smoothing, own
+            )
+
+        paths = list(pool.map(build, folds))
         adapted = [None if adapt is None else adapt(*fold) for fold in folds]
         for strength in STRENGTHS:
             logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
