@@ -19,7 +19,8 @@ from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
-from whisper_emotion.stored_frames import StoredFrames
+from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
+from whisper_emotion.stored_frames import KINDS, StoredFrames
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -39,8 +40,8 @@ def model_of(tiny_encoder, **overrides):
     return build_model(str(tiny_encoder), config, seed=0)
 
 
-def filled(model, extractor, corpus, layers, folder):
-    store = FeatureStore(model, extractor, corpus, layers, folder)
+def filled(model, extractor, corpus, layers, folder, kind="frames"):
+    store = FeatureStore(model, extractor, corpus, layers, folder, kind)
     store.fill()
     return store.open(layers)
 
@@ -65,6 +66,68 @@ def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpu
         torch.testing.assert_close(stored[index].float(), expected, atol=5e-3, rtol=5e-3)
         np.testing.assert_allclose(means[index], expected.mean(0).flatten(), atol=5e-3)
         np.testing.assert_allclose(deviations[index], expected.std(0, correction=0).flatten(), atol=1e-2)
+
+
+def test_pooled_store_holds_the_statistics_of_the_frames(tiny_encoder, corpus, extractor, tmp_path):
+    model, layers = model_of(tiny_encoder), [0, 1, 3]
+    frames = filled(model, extractor, corpus, layers, tmp_path)
+    means, statistics = (filled(model, extractor, corpus, layers, tmp_path, kind) for kind in ("mean", "statistics"))
+    assert len(means) == len(corpus) and len(means.layers) == 3
+    for index, row in enumerate(corpus):
+        batch = AudioCollator(extractor)([row])
+        with torch.no_grad():
+            encoded = model.encoder(batch["input_features"], batch["attention_mask"], layers=layers)
+        expected = encoded.frames[0, encoded.mask[0]]
+        np.testing.assert_allclose(means.means[index], expected.mean(0).flatten(), atol=2e-6)
+        np.testing.assert_allclose(statistics.deviations[index], expected.std(0, correction=0).flatten(), atol=2e-6)
+    np.testing.assert_array_equal(means.means, statistics.means)
+    for pooling, stored in (("mean", means), ("statistics", statistics)):
+        assert stored.pooled(pooling).shape == (len(corpus), 48 * (1 + (pooling == "statistics")))
+        # The frames are stored in half precision.
+        np.testing.assert_allclose(stored.pooled(pooling), frames.pooled(pooling), atol=2e-3)
+    with pytest.raises(AttributeError, match="a store of means has no deviations"):
+        _ = means.deviations
+
+
+def test_batch_of_a_pooled_store_has_its_statistics(tiny_encoder, corpus, extractor, tmp_path):
+    for pooling in ("mean", "statistics"):
+        stored = filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, pooling)
+        rows = [5, 0, 2]
+        frames, mask = stored.batch(rows)
+        assert frames.dtype == torch.float32 and frames.shape == (*mask.shape, 2, 16)
+        assert mask.all() and mask.shape[1] == stored.lengths[0]
+        pooled, _ = POOLING_CLASSES[pooling](32, 1, 1, 0.0, "paper")(frames.flatten(2), mask)
+        np.testing.assert_allclose(pooled, stored.pooled(pooling)[rows], atol=1e-5)
+
+
+def test_vectors_are_read_like_an_array(tiny_encoder, corpus, extractor, tmp_path):
+    vectors = filled(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path, "statistics").pooled("statistics")
+    array = np.asarray(vectors)
+    assert array.shape == vectors.shape == (24, 64) and len(vectors) == 24
+    for rows in (3, -1, slice(2, 9, 3), [5, 0, 5], np.array([7, 1]), np.arange(24) % 3 == 0, [], ...):
+        np.testing.assert_array_equal(vectors[rows], array[rows])
+    assert np.asarray(vectors, np.float64).dtype == np.float64
+
+
+def test_pooled_store_decodes_each_recording_once_and_states_its_size(
+    tiny_encoder, corpus, extractor, tmp_path, monkeypatch, capfd
+):
+    def measured(audio):
+        raise AssertionError("pooled vectors need no lengths")
+
+    monkeypatch.setattr(feature_store, "read_audio", measured)
+    filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, "mean")
+    assert "feature store: 2 layers of 24 utterances take 0.00 GB in" in capfd.readouterr().out
+    assert [path.stat().st_size for path in tmp_path.glob("*/mean.f32")] == [24 * 16 * 4] * 2
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000))
+    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0.00 GB, and 0.00 GB are"):
+        filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path / "other", "mean")
+
+
+def test_kinds_of_stores_share_no_folder(tiny_encoder, corpus, extractor, tmp_path):
+    stores = [FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path, kind) for kind in KINDS]
+    assert len({store.folders[1] for store in stores}) == 3
 
 
 def test_a_batch_is_padded_and_masked(tiny_encoder, corpus, extractor, tmp_path):
@@ -171,7 +234,8 @@ def test_values_beyond_half_precision_are_cut_and_counted(tiny_encoder, corpus, 
     assert "beyond half precision" in capfd.readouterr().out
 
 
-# The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches.
+# The store made by a process of its own, which may be told to die on the way: argv is encoder, corpus, store, batches,
+# kind.
 CHILD = """
 import os, signal, sys
 from accelerate import PartialState
@@ -180,7 +244,7 @@ from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 
 PartialState(cpu=True)  # as a script's arguments make it where there is no accelerator
-encoder, corpus_dir, store, writes = sys.argv[1:5]
+encoder, corpus_dir, store, writes, kind = sys.argv[1:6]
 syncs, fsync = [], os.fsync
 
 def die_after_some(file):
@@ -193,16 +257,19 @@ os.fsync = die_after_some
 corpus = load_corpus("synthetic", corpus_dir)
 config = load_config(encoder, corpus.features["label"].names, {"encoder_context": "utterance"})
 model = build_model(encoder, config, 0)
-FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store).fill()
+FeatureStore(model, build_extractor(encoder), corpus, [1, 3], store, kind).fill()
 sys.stdout.write(f"encoded {len(syncs) // 2}\\n")  # batches, each of which two layers' files are told to keep
 """
 
 
-def extract(launcher, tiny_encoder, synthetic_dir, store, writes):
+def extract(launcher, tiny_encoder, synthetic_dir, store, writes, kind="frames"):
     child = Path(store).with_name("child.py")
     child.write_text(CHILD)
-    command = [*launcher, str(child), str(tiny_encoder), str(synthetic_dir), str(store), str(writes)]
+    command = [*launcher, str(child), str(tiny_encoder), str(synthetic_dir), str(store), str(writes), kind]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +292,22 @@ def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_di
 
 
 def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = extract(launcher, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
+    done = extract(TWO_PROCESSES, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("encoded 3\n") == 2  # of 48 utterances in batches of 8
     assert bits(tmp_path / "store") == bits(whole_store)
+
+
+def test_killed_pooled_store_is_finished_by_two_processes_to_the_same_bits(tiny_encoder, synthetic_dir, tmp_path):
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    killed = extract([sys.executable], tiny_encoder, synthetic_dir, cut, 3, "statistics")
+    assert killed.returncode == -signal.SIGKILL
+    ticks = [np.fromfile(path, np.uint8) for path in cut.rglob("done")]
+    assert 0 < sum(tick.sum() for tick in ticks) < sum(len(tick) for tick in ticks)
+    for launcher, store in ((TWO_PROCESSES, cut), ([sys.executable], whole)):
+        done = extract(launcher, tiny_encoder, synthetic_dir, store, -1, "statistics")
+        assert done.returncode == 0, done.stderr
+    assert bits(cut) == bits(whole)
 
 
 def test_a_run_that_lays_the_same_store_out_leaves_what_is_there(tiny_encoder, corpus, extractor, tmp_path):
@@ -260,9 +338,12 @@ def test_a_kill_while_a_store_is_laid_out_leaves_nothing_behind(
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
-def test_a_disk_that_fills_up_is_one_line_that_gives_its_room_back(tiny_encoder, corpus, extractor, tmp_path):
-    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path)
-    with full_disk(5_000), pytest.raises(UserError, match="--store_dir .*: make room there, or name a folder on a"):
+@pytest.mark.parametrize(("kind", "size"), [("frames", 5_000), ("mean", 1_000)])
+def test_a_disk_that_fills_up_is_one_line_that_gives_its_room_back(
+    tiny_encoder, corpus, extractor, tmp_path, kind, size
+):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path, kind)
+    with full_disk(size), pytest.raises(UserError, match="--store_dir .*: make room there, or name a folder on a"):
         store.fill()
     assert not list(tmp_path.iterdir())
     store.fill()
@@ -325,4 +406,35 @@ def test_frames_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, t
     path.write_bytes(path.read_bytes()[:-2] + np.float16("nan").tobytes())
     with pytest.raises(UserError, match="NaN or infinite") as caught:
         _ = StoredFrames(stored.folders).means
+    assert str(caught.value).startswith(str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("index.json", b'{"d_model": 16, "clips": 3}'),
+        ("index.json", b'{"d_model": 16, "clips": "24"}'),
+        ("index.json", b'{"d_model": 16, "frames": [1]}'),
+        ("statistics.f32", b"\x00" * 64),
+        ("statistics.f32", None),
+        ("done", b"\x01"),
+    ],
+)
+def test_damaged_pooled_store_is_named(tiny_encoder, corpus, extractor, tmp_path, name, content):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path, "statistics")
+    store.fill()
+    path = store.folders[1] / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
+        store.fill()
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_vectors_that_are_no_numbers_are_named(tiny_encoder, corpus, extractor, tmp_path):
+    store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, "mean")
+    store.fill()
+    path = store.folders[2] / "mean.f32"
+    path.write_bytes(path.read_bytes()[:-4] + np.float32("inf").tobytes())
+    with pytest.raises(UserError, match="NaN or infinite") as caught:
+        _ = store.open([1, 2]).means
     assert str(caught.value).startswith(str(path.parent))

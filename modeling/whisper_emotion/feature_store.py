@@ -1,4 +1,7 @@
-"""A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times."""
+"""A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times.
+
+Where the pooling is fixed, the store keeps pooled vectors, which are a hundredth of the size.
+"""
 
 import hashlib
 import json
@@ -23,7 +26,7 @@ from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.run_folder import write_whole, writing_to
-from whisper_emotion.stored_frames import FRAMES, INDEX, INTACT, StoredFrames, read_index
+from whisper_emotion.stored_frames import INDEX, INTACT, KINDS, PooledClips, StoredFrames, read_index
 
 FORMAT = 2  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
@@ -32,12 +35,12 @@ LARGEST = 65_504  # of half precision
 
 
 class FeatureStore:
-    """The frames of a corpus at some layers of an encoder, on disk or still to be computed.
+    """The frames or pooled vectors of a corpus at some layers of an encoder, on disk or still to be computed.
 
-    A layer's folder is named by a hash of all that its frames depend on: the encoder's weights up to that layer, the
-    extractor, the context, which frames are pooled, and the bytes of every recording. Utterances are encoded in
-    batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was killed
-    goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
+    A layer's folder is named by a hash of all that its content depends on: the encoder's weights up to that layer, the
+    extractor, the context, which frames are pooled and how, and the bytes of every recording. Utterances are encoded
+    in batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was
+    killed goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
     the same.
 
     Args:
@@ -46,6 +49,7 @@ class FeatureStore:
         corpus: Rows with `audio`, `label` and `seconds`.
         layers: Encoder layers to keep, none above the model's.
         store_dir: The store's folder; among Hugging Face's assets (`HF_ASSETS_CACHE`) where not given.
+        kind: One of `KINDS`: `frames`, or the pooling whose vectors are kept.
     """
 
     def __init__(
@@ -55,12 +59,14 @@ class FeatureStore:
         corpus: Dataset,
         layers: Sequence[int],
         store_dir: str | os.PathLike[str] | None = None,
+        kind: str = "frames",
     ):
-        self.model, self.extractor, self.corpus = model, extractor, corpus
+        self.model, self.extractor, self.corpus, self.kind = model, extractor, corpus, KINDS[kind]
         self.root = Path(cached_assets_path("whisper_emotion", "features") if store_dir is None else store_dir)
         clips = _digest_clips(corpus)
+        pooling = [] if kind == "frames" else [kind]
         self.folders = {
-            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips)
+            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips, *pooling)
             for layer, digest in zip(layers, _digest_layers(model, layers), strict=True)
         }
         order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # utterances of like length together
@@ -76,14 +82,10 @@ class FeatureStore:
             new = {layer: folder for layer, folder in self.folders.items() if not (folder / INDEX).exists()}
             if not new:
                 return
-            clips = tqdm(self.corpus["audio"], desc="measuring", unit="clip")  # one by one: they may be bytes
-            samples = [len(read_audio(audio)) for audio in clips]
-            mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
-            width, pooled = self.model.config.d_model, self.model.encoder.pooled_frames(mel).tolist()
-            size = np.dtype(np.float16).itemsize * width * sum(pooled)
-            what = (
-                f"{len(new)} layer{'s' * (len(new) != 1)} of {len(mel)} utterances take {_gigabytes(len(new) * size)}"
-            )
+            count, width = len(self.corpus), self.model.config.d_model
+            frames = self._measure() if self.kind.name == "frames" else None
+            size = self.kind.row_bytes(width) * (count if frames is None else sum(frames))
+            what = f"{len(new)} layer{'s' * (len(new) != 1)} of {count} utterances take {_gigabytes(len(new) * size)}"
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 tqdm.write(f"feature store: {what} in {self.root}")
@@ -98,7 +100,7 @@ class FeatureStore:
                         "encoder_layer": layer,
                         **_describe_input(self.model, self.extractor)["context"],
                         "d_model": width,
-                        "frames": pooled,
+                        **({"pooling": self.kind.name, "clips": count} if frames is None else {"frames": frames}),
                     }
                     self._reserve(folder, size, json.dumps(index))
             except OSError as error:
@@ -107,8 +109,15 @@ class FeatureStore:
                     "a folder on a larger disk"
                 ) from error
 
+    def _measure(self) -> list[int]:
+        """Read every recording for its number of frames."""
+        clips = tqdm(self.corpus["audio"], desc="measuring", unit="clip")  # one by one: they may be bytes
+        samples = [len(read_audio(audio)) for audio in clips]
+        mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
+        return self.model.encoder.pooled_frames(mel).tolist()
+
     def _reserve(self, folder: Path, size: int, index: str) -> None:
-        """Give a layer's frames their room. The index comes last: a folder that has one is laid out.
+        """Give a layer's rows their room. The index comes last: a folder that has one is laid out.
 
         Nothing that is there is emptied, so a run that was killed goes on here, and one that does the same at the
         same time does no harm.
@@ -117,7 +126,7 @@ class FeatureStore:
             return
         try:
             folder.mkdir(exist_ok=True)
-            for name, length in ((FRAMES, size), (DONE, len(self._batches))):
+            for name, length in ((self.kind.file, size), (DONE, len(self._batches))):
                 with open(folder / name, "ab") as file:
                     file.truncate(length)
                     if hasattr(os, "posix_fallocate"):  # a disk that fills up later then takes nothing away
@@ -129,7 +138,7 @@ class FeatureStore:
             raise
 
     def fill(self) -> None:
-        """Run the encoder for the frames that are not there yet.
+        """Run the encoder for the utterances that are not there yet.
 
         Raises:
             UserError: As `lay_out`; or several machines do not share the folder.
@@ -149,16 +158,17 @@ class FeatureStore:
                 "machines share"
             )
 
-    def open(self, layers: Sequence[int]) -> StoredFrames:
-        """Open the frames of some of the layers, ascending, once the store is filled."""
-        return StoredFrames([self.folders[layer] for layer in layers])
+    def open(self, layers: Sequence[int]) -> StoredFrames | PooledClips:
+        """Open some of the layers, ascending, once the store is filled."""
+        folders = [self.folders[layer] for layer in layers]
+        return StoredFrames(folders) if self.kind.name == "frames" else PooledClips(folders, self.kind)
 
     def _check(self, folder: Path) -> None:
         """Raise for a layer's folder that is not as it was laid out."""
-        index, width = read_index(folder), self.model.config.d_model
-        if index["d_model"] != width or len(index["frames"]) != len(self.corpus):
+        index, width = read_index(folder, self.kind), self.model.config.d_model
+        if index.d_model != width or len(index.rows) != len(self.corpus):
             raise UserError(f"{folder / INDEX}: does not match its store key, expected {INTACT}")
-        sizes = {FRAMES: 2 * width * sum(index["frames"]), DONE: len(self._batches)}
+        sizes = {self.kind.file: self.kind.row_bytes(width) * int(index.rows.sum()), DONE: len(self._batches)}
         for name, size in sizes.items():
             with reading(folder / name, INTACT):
                 if (found := (folder / name).stat().st_size) != size:
@@ -173,9 +183,9 @@ class FeatureStore:
         """Encode the batches that are not ticked off, this process's share of them."""
         self.model.eval()
         collate = AudioCollator(self.extractor)
-        lengths = read_index(next(iter(folders.values())))["frames"]
+        lengths = read_index(next(iter(folders.values())), self.kind).rows
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        row_bytes = np.dtype(np.float16).itemsize * self.model.config.d_model
+        row_bytes = self.kind.row_bytes(self.model.config.d_model)
         ticks = {layer: _ticks(folder) for layer, folder in folders.items()}
         sizes = np.array([len(rows) for rows in self._batches])
 
@@ -185,9 +195,9 @@ class FeatureStore:
         cut = 0
         with ExitStack() as stack:
             # Not through a map: there, a disk that is full is no error but the end of the process.
-            frame_files, tick_files = (
+            row_files, tick_files = (
                 {layer: stack.enter_context(open(folder / name, "r+b", 0)) for layer, folder in folders.items()}
-                for name in (FRAMES, DONE)
+                for name in (self.kind.file, DONE)
             )
             bar = stack.enter_context(
                 tqdm(
@@ -206,12 +216,15 @@ class FeatureStore:
                 for place, row in enumerate(rows):
                     kept = encoded.frames[place, : int(encoded.mask[place].sum())].float().cpu()
                     for layer, frames in zip(open_layers, kept.unbind(1), strict=True):
-                        # Half precision ends at 65,504, which a large encoder's upper layers may pass.
-                        cut += int((frames.abs() > LARGEST).sum())
-                        half = frames.clamp(-LARGEST, LARGEST).half().numpy()
-                        _write_at(frame_files[layer], starts[row] * row_bytes, half.tobytes())
-                for layer in open_layers:  # frames first, then the tick, also if the machine goes down between them
-                    os.fsync(frame_files[layer].fileno())
+                        if self.kind.name == "frames":
+                            # Half precision ends at 65,504, which a large encoder's upper layers may pass.
+                            cut += int((frames.abs() > LARGEST).sum())
+                            values = frames.clamp(-LARGEST, LARGEST).half().numpy()
+                        else:
+                            values = self.kind.summarise(frames.numpy())
+                        _write_at(row_files[layer], starts[row] * row_bytes, values.tobytes())
+                for layer in open_layers:  # rows first, then the tick, also if the machine goes down between them
+                    os.fsync(row_files[layer].fileno())
                     _write_at(tick_files[layer], number, b"\1")
                 bar.update(finished() - bar.n)  # other processes tick, too
         if cut:
@@ -233,7 +246,7 @@ def _ticks(folder: Path) -> np.ndarray:
 def _describe_input(
     model: WhisperForEmotionClassification, extractor: WhisperEmotionFeatureExtractor
 ) -> dict[str, dict[str, Any]]:
-    """What the encoder hears of a recording, and which of its frames are kept."""
+    """What the encoder hears of a recording, and which of its frames are kept or pooled."""
     config, dtype = model.config, model.encoder.conv1.weight.dtype
     return {
         "extractor": {

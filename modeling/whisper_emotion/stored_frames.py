@@ -1,11 +1,12 @@
-"""The frames of a corpus that a feature store holds, read from disk when they are looked at."""
+"""What a feature store holds of a corpus, frames or pooled vectors, read from disk when it is looked at."""
 
 import functools
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,46 @@ from whisper_emotion.errors import UserError, reading
 
 FRAMES, INDEX = "frames.f16", "index.json"  # files of a layer's folder
 INTACT = "a whole feature store: delete the folder to have it made anew"
+CLIPS_AT_ONCE = 4096  # vectors that are checked together
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a store keeps of a clip at a layer: its frames, or the statistics that a fixed pooling takes of them.
+
+    Args:
+        name: `frames`, or the pooling.
+        file: File of a layer's folder.
+        dtype: Of its values.
+        statistics: Vectors of `d_model` values side by side in a row; one for frames, of which each is a row.
+    """
+
+    name: str
+    file: str
+    dtype: type[np.floating]
+    statistics: int = 1
+
+    def row_bytes(self, d_model: int) -> int:
+        """Return the size of a row."""
+        return np.dtype(self.dtype).itemsize * self.statistics * d_model
+
+    def summarise(self, frames: np.ndarray) -> np.ndarray:
+        """Pool frames `(frames, d_model)` to a row `(statistics * d_model,)` float32: the mean, then the deviation.
+
+        NumPy adds frame after frame in double precision, so the bits do not depend on the number of threads.
+        """
+        found = [frames.mean(axis=0, dtype=np.float64), frames.std(axis=0, dtype=np.float64)]
+        return np.concatenate(found[: self.statistics]).astype(np.float32)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("frames", FRAMES, np.float16),
+        Kind("mean", "mean.f32", np.float32),
+        Kind("statistics", "statistics.f32", np.float32, statistics=2),
+    )
+}
 
 
 class StoredFrames:
@@ -31,10 +72,10 @@ class StoredFrames:
 
     def __init__(self, folders: Sequence[Path]):
         self.folders = list(folders)
-        index = read_index(self.folders[0])
-        self.lengths = np.asarray(index["frames"])
+        index = read_index(self.folders[0], KINDS["frames"])
+        self.lengths = index.rows
         self.starts = np.cumsum(self.lengths) - self.lengths
-        shape = (int(self.lengths.sum()), index["d_model"])
+        shape = (int(self.lengths.sum()), index.d_model)
         with warnings.catch_warnings():
             # A map that may be written to would count as memory in use.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -71,6 +112,10 @@ class StoredFrames:
         """Standard deviation of each clip's frames; shape and error as of `means`."""
         return self._over_clips(lambda clip: clip.std(dim=0, correction=0))
 
+    def pooled(self, pooling: str) -> np.ndarray:
+        """Return each clip's vector of a pooling, `mean` or `statistics`: `(clips, width)`."""
+        return self.means if pooling == "mean" else np.concatenate([self.means, self.deviations], axis=1)
+
     def _over_clips(self, summarise: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         found = torch.stack([summarise(self[row].float().flatten(1)) for row in range(len(self))]).numpy()
         if not np.isfinite(found).all():
@@ -78,10 +123,127 @@ class StoredFrames:
         return found
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """A layer's width, and its utterances' numbers of frames."""
+class Vectors:
+    """Vectors `(clips, width)` in files, which NumPy takes for an array: `vectors[rows]`, `np.asarray(vectors)`.
+
+    The pages of a file that stays mapped count as memory in use, so every look maps the files anew.
+
+    Args:
+        files: Files of float32 rows, one a clip.
+        shape: Shape of each file.
+        columns: Columns of the files, a file's beside the other's, then the next columns.
+    """
+
+    def __init__(self, files: Sequence[Path], shape: tuple[int, int], columns: Sequence[slice]):
+        self._files, self._file_shape, self._columns = list(files), shape, list(columns)
+        width = sum(len(range(*one.indices(shape[1]))) for one in columns)
+        self.shape, self.dtype = (shape[0], len(files) * width), np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Read rows: a number, a slice, a mask or numbers."""
+        maps = [np.memmap(file, np.float32, "r", shape=self._file_shape) for file in self._files]
+        return np.concatenate([one[rows, columns] for columns in self._columns for one in maps], axis=-1)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+
+class PooledClips:
+    """The pooled vectors of a corpus at one encoder layer or several.
+
+    It stands in for `StoredFrames` where the pooling is fixed and a linear classifier is all that is learned.
+
+    Args:
+        folders: The store's folder of each layer, ascending.
+        kind: `mean` or `statistics` among the kinds.
+
+    Attributes:
+        layers: The file of each layer.
+        lengths: Frames of each clip in a `batch`, `(clips,)`.
+    """
+
+    def __init__(self, folders: Sequence[Path], kind: Kind):
+        self.folders, self.kind = list(folders), kind
+        index = read_index(self.folders[0], kind)
+        self._width, self._shape = index.d_model, (len(index.rows), kind.statistics * index.d_model)
+        self.layers = [folder / kind.file for folder in self.folders]
+        self.lengths = np.full(len(index.rows), kind.statistics)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @functools.cached_property
+    def means(self) -> Vectors:
+        """Mean of each clip's frames, layers side by side, `(clips, layers * d_model)`.
+
+        Raises:
+            UserError: The store holds NaN or infinity.
+        """
+        return self._columns(slice(0, self._width))
+
+    @functools.cached_property
+    def deviations(self) -> Vectors:
+        """Standard deviation of each clip's frames; shape and error as of `means`.
+
+        Raises:
+            AttributeError: The store holds means only.
+        """
+        if self.kind.statistics == 1:
+            raise AttributeError("a store of means has no deviations, open one of statistics")
+        return self._columns(slice(self._width, 2 * self._width))
+
+    def pooled(self, pooling: str) -> Vectors:
+        """Return each clip's vector of a pooling, `mean` or `statistics`: `(clips, width)`."""
+        if pooling == "mean":
+            return self.means
+        _ = self.means, self.deviations  # each looks for NaN
+        width = self._width
+        return Vectors(self.layers, self._shape, [slice(0, width), slice(width, 2 * width)])
+
+    def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames that have the statistics of these clips, and their mask; shapes as of `StoredFrames.batch`.
+
+        One frame has the mean. Two, a deviation below it and above it, have the mean and the deviation.
+        """
+        mean = self.means[list(rows)]
+        frames = [mean]
+        if self.kind.statistics == 2:
+            deviation = self.deviations[list(rows)]
+            frames = [mean - deviation, mean + deviation]
+        stacked = torch.from_numpy(np.stack(frames, axis=1)).unflatten(2, (len(self.layers), -1))
+        return stacked, torch.ones(stacked.shape[:2], dtype=torch.bool)
+
+    def _columns(self, columns: slice) -> Vectors:
+        """One statistic, once all of its values are seen to be finite."""
+        with reading(self.folders[0], INTACT):
+            for file in self.layers:
+                one = Vectors([file], self._shape, [columns])
+                for start in range(0, len(self), CLIPS_AT_ONCE):
+                    if not np.isfinite(one[start : start + CLIPS_AT_ONCE]).all():
+                        raise UserError(f"{file.parent}: holds vectors that are NaN or infinite, expected {INTACT}")
+        return Vectors(self.layers, self._shape, [columns])
+
+
+class Index(NamedTuple):
+    """What a layer's index says: the encoder's width, and the rows of each clip, `(clips,)`."""
+
+    d_model: int
+    rows: np.ndarray
+
+
+def read_index(folder: Path, kind: Kind) -> Index:
+    """Read the index of a layer's folder.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
     with reading(folder / INDEX, INTACT):
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if type(index["d_model"]) is not int or not all(type(one) is int and one > 0 for one in index["frames"]):
-            raise ValueError("d_model, frames: must be a width and numbers of frames")
-        return index
+        is_frames = kind.name == "frames"
+        counts = index["frames"] if is_frames else [index["clips"]]
+        if not all(type(one) is int and one > 0 for one in (index["d_model"], *counts)):
+            raise ValueError(f"d_model, {'frames' if is_frames else 'clips'}: must be numbers from 1 on")
+        return Index(index["d_model"], np.asarray(counts) if is_frames else np.ones(counts[0], int))

@@ -69,8 +69,7 @@ def test_linear_head_gives_the_regression_s_logits(linear, folds, tmp_path):
         own = dataclasses.replace(linear, overrides=linear.overrides | {"pooling": pooling}, select_on="dev")
         frames = load_frames(own)
         (fitted,) = fit(own, frames, jobs_of(folds, 0), tmp_path)
-        mean, deviation = frames.means, frames.deviations
-        pooled = mean if pooling == "mean" else np.concatenate([mean, deviation], axis=1)
+        pooled = frames.pooled(pooling)
         train, test = folds[0].train, folds[0].test
         path = RegularisationPath(pooled[train], own.label_ids[train], 4)
         expected = path.fit(fitted.choice["strength"]).logits(pooled[test])
@@ -109,7 +108,7 @@ def test_linear_selection_never_sees_the_test_clips(linear, folds, tmp_path, ada
     other = dataclasses.replace(own)
     other.__dict__["label_ids"] = own.label_ids.copy()
     other.label_ids[folds[0].test] = 0
-    mean = frames.means.copy()
+    mean = np.array(frames.means)
     mean[folds[0].test] += 100.0
     moved = load_frames(own)
     moved.__dict__["means"] = mean

@@ -39,8 +39,11 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int)
     timed = folds[:plain_folds]
     everything = {"encoder_context": "window", "mask_padding": False}
     unmasked = dataclasses.replace(experiment, overrides=experiment.overrides | everything)
+    layers = unmasked.config().frame_layers
+    store = unmasked.feature_store(layers)  # of frames, also where ours needs none
+    store.fill()
     with tempfile.TemporaryDirectory() as folder:
-        files = _save_clips(load_frames(unmasked), Path(folder))
+        files = _save_clips(store.open(layers), Path(folder))
         started = time.perf_counter()
         predicted = [_train_plainly(unmasked, files, fold) for fold in tqdm(timed, desc="plain way", unit="fold")]
         plain = time.perf_counter() - started

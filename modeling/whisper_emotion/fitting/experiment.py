@@ -150,15 +150,15 @@ class Experiment:
         if self.select_on == "dev":
             check_held_out(self.corpus, rows)
 
-    def feature_store(self, layers: Sequence[int]) -> FeatureStore:
-        """Return the store of the corpus's frames at some layers of the encoder."""
+    def feature_store(self, layers: Sequence[int], kind: str = "frames") -> FeatureStore:
+        """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder."""
         fields = self.overrides | {
             "encoder_layer": max(layers), "concatenated_layers": None, "use_weighted_layer_sum": False,
         }  # fmt: skip
         wide = dataclasses.replace(self, overrides=fields, adaptation="none")
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
-        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir)
+        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind)
 
 
 def load_experiment(

@@ -22,7 +22,7 @@ from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, Regu
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
-from whisper_emotion.stored_frames import StoredFrames
+from whisper_emotion.stored_frames import PooledClips, StoredFrames
 
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
 
@@ -70,12 +70,16 @@ class Fitted:
         return model
 
 
-def load_frames(experiment: Experiment) -> StoredFrames | None:
-    """Encode the corpus where the encoder is frozen, and open its frames; None where the encoder is trained."""
+def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
+    """Encode the corpus where the encoder is frozen, and open its frames; None where the encoder is trained.
+
+    Where only a linear classifier is learned, the clips' pooled vectors stand in for their frames.
+    """
     if not experiment.freeze_encoder:
         return None
-    layers = experiment.config().frame_layers
-    store = experiment.feature_store(layers)
+    config = experiment.config()
+    layers = config.frame_layers
+    store = experiment.feature_store(layers, config.pooling if experiment.is_linear else "frames")
     store.fill()
     return store.open(layers)
 
@@ -113,8 +117,7 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
 def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitted:
     """Fit the classifier by L-BFGS; its strength is chosen by leaving training speakers out in turn."""
     config, rows = experiment.config(), np.asarray(job.train)
-    mean = frames.means
-    pooled = mean if config.pooling == "mean" else np.concatenate([mean, frames.deviations], axis=1)
+    mean, pooled = frames.means, frames.pooled(config.pooling)
     labels, speakers, weights = experiment.label_ids, experiment.speakers, experiment.class_weights_of(job.train)
     loss = (None if weights is None else weights.numpy(), experiment.args.label_smoothing_factor)
     num_labels, metric = len(experiment.labels), experiment.args.metric_for_best_model
