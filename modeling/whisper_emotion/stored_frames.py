@@ -151,6 +151,26 @@ class Vectors:
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
 
 
+class Rows:
+    """Some rows of an array, read when they are looked at: `Rows(array, rows)[part]` is `array[rows[part]]`.
+
+    Args:
+        array: `(clips, width)`: an array, a memory map, or what takes row numbers as one does.
+        rows: Numbers of the rows.
+    """
+
+    def __init__(self, array: Any, rows: np.ndarray):
+        self._array, self._rows = array, np.asarray(rows)
+        self.shape = (len(self._rows), array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        """Read rows by their places among these: a slice, a mask or numbers."""
+        return np.asarray(self._array[self._rows[part]])
+
+
 class PooledClips:
     """The pooled vectors of a corpus at one encoder layer or several.
 

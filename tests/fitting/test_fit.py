@@ -10,6 +10,7 @@ from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import fit as fitting
+from whisper_emotion.fitting import regression
 from whisper_emotion.fitting.experiment import build_extractor
 from whisper_emotion.fitting.fit import Job, fit, load_frames
 from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath
@@ -78,6 +79,17 @@ def test_linear_head_gives_the_regression_s_logits(linear, folds, tmp_path):
         # Statistics pooling adds a small constant under the root.
         torch.testing.assert_close(found.double(), expected, atol=1e-2, rtol=1e-2)
         np.testing.assert_allclose(fitted.classify(test, False), found, atol=1e-5)
+
+
+def test_linear_head_of_many_clips_is_that_of_few(linear, folds, tmp_path, monkeypatch):
+    own = dataclasses.replace(linear, select_on="test", adaptation="speaker")
+    (expected,) = fit(own, load_frames(own), jobs_of(folds, 0), tmp_path)
+    monkeypatch.setattr(regression, "LARGE", 20)
+    (found,) = fit(own, load_frames(own), jobs_of(folds, 0), tmp_path)
+    assert found.choice["strength"] == expected.choice["strength"]
+    for adapted in (False, True):
+        logits = (one.classify(folds[0].test, adapted) for one in (found, expected))
+        np.testing.assert_allclose(*logits, atol=1e-2)
 
 
 def test_adapted_linear_head_gives_the_regression_s_logits_of_moved_clips(linear, folds, tmp_path):

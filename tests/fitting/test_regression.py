@@ -7,9 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting import regression
 from whisper_emotion.fitting.losses import classification_loss
-from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath, select_strength
+from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath, sample_clips, select_strength
 from whisper_emotion.fitting.selection import fit_temperature
+from whisper_emotion.stored_frames import Rows
 
 WEIGHTS = np.array([1.0, 2.5, 0.5], np.float32)
 
@@ -197,3 +199,55 @@ def test_select_strength_leaves_out_the_folds_that_are_given():
     torch.testing.assert_close(given.logits, grouped.logits)
     half = select_strength(inputs, labels, corpora, 3, "loss", folds=folds[:1])
     assert half.rows.tolist() == list(range(16))
+
+
+def test_sample_holds_each_stratum_s_share_and_at_least_one_clip():
+    strata = np.array(["a"] * 600 + ["b"] * 390 + ["c"] * 9 + ["d"])
+    np.random.default_rng(0).shuffle(strata)
+    drawn = sample_clips(strata, 100)
+    assert (np.diff(drawn) > 0).all()
+    counts = {name: int((strata[drawn] == name).sum()) for name in "abcd"}
+    assert counts.pop("d") == 1  # its share is 0.1
+    assert all(abs(counts[name] - share) < 1 for name, share in {"a": 60, "b": 39, "c": 0.9}.items()), counts
+    np.testing.assert_array_equal(drawn, sample_clips(strata, 100))
+    assert sample_clips(strata, 1000).tolist() == list(range(1000))
+    assert len(sample_clips(np.arange(1000), 100)) == 100
+
+
+def test_select_strength_compares_on_a_sample_of_many_clips(monkeypatch):
+    monkeypatch.setattr(regression, "LARGE", 300)
+    monkeypatch.setattr(regression, "SAMPLE", 120)
+    inputs, labels = clips(600, 8)
+    groups = np.repeat(np.arange(12), 50)
+    read = []
+
+    class Watched(Rows):
+        def __getitem__(self, part):
+            read.append(len(part))
+            return super().__getitem__(part)
+
+    selected = select_strength(Watched(inputs, np.arange(600)), labels, groups, 3, "loss", WEIGHTS)
+    assert max(read) < 120 and len(selected.rows) == len(selected.logits) == 120
+    assert np.bincount(groups[selected.rows]).tolist() == [10] * 12
+    rows = selected.rows
+    alone = select_strength(inputs[rows], labels[rows], groups[rows], 3, "loss", WEIGHTS)
+    assert selected.strength == alone.strength
+    torch.testing.assert_close(selected.logits, alone.logits)
+
+
+def test_select_strength_keeps_small_folds_whole_and_weighs_what_is_drawn(monkeypatch):
+    monkeypatch.setattr(regression, "LARGE", 300)
+    monkeypatch.setattr(regression, "SAMPLE", 120)
+    inputs, labels = clips(600, 8)
+    corpora = np.array([0] * 560 + [1] * 40)
+    folds = [(np.flatnonzero(corpora != one), np.flatnonzero(corpora == one)) for one in range(2)]
+    built, init = [], RegularisationPath.__init__
+
+    def watched(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights):
+        built.append(clip_weights)
+        init(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights)
+
+    monkeypatch.setattr(RegularisationPath, "__init__", watched)
+    selected = select_strength(inputs, labels, np.arange(600), 3, "loss", folds=folds)
+    assert np.bincount(corpora[selected.rows]).tolist() == [60, 40]
+    np.testing.assert_allclose(sorted({float(one) for own in built for one in own}), [1, 560 / 60])

@@ -18,13 +18,15 @@ from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment, build_extractor, new_head
-from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, RegularisationPath, select_strength
+from whisper_emotion.fitting.large_regression import regularisation_path
+from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, select_strength
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
-from whisper_emotion.stored_frames import PooledClips, StoredFrames
+from whisper_emotion.stored_frames import PooledClips, Rows, StoredFrames
 
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
+READ_AT_ONCE = 4096  # vectors that are averaged together
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,13 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     held_out, choice = None, {"epoch": None, "strength": DEFAULT_STRENGTH, "selection_value": None}
     if experiment.select_on == "dev":
         selected = select_strength(
-            pooled[rows], labels[rows], speakers[rows], num_labels, metric, *loss,
+            Rows(pooled, rows), labels[rows], speakers[rows], num_labels, metric, *loss,
             (lambda known, other: adapt(rows[known], rows[other])) if experiment.adapts else None,
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
         held_out = HeldOut(selected.logits, selected.adapted_logits, targets)
         choice |= {"strength": selected.strength, "selection_value": selected.value}
-    path = RegularisationPath(pooled[rows], labels[rows], num_labels, *loss)
+    path = regularisation_path(Rows(pooled, rows), labels[rows], num_labels, *loss)
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]
@@ -244,8 +246,9 @@ def _speaker_means(mean: np.ndarray, speakers: np.ndarray, rows: np.ndarray) -> 
 
 def _population_mean(mean: np.ndarray, speakers: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Average the speakers' means, `(frame_size,)`: a speaker counts as one, however many clips there are."""
-    names = np.unique(speakers[rows])
-    return np.mean([mean[rows[speakers[rows] == name]].mean(axis=0) for name in names], axis=0)
+    _, places, counts = np.unique(speakers[rows], return_inverse=True, return_counts=True)
+    shares, starts = 1 / (len(counts) * counts[places]), range(0, len(rows), READ_AT_ONCE)
+    return np.sum([shares[own] @ mean[rows[own]] for own in (slice(at, at + READ_AT_ONCE) for at in starts)], axis=0)
 
 
 def _set_population_mean(head: EmotionHead, mean: np.ndarray, speakers: np.ndarray, rows: Sequence[int]) -> None:

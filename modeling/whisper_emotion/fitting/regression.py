@@ -22,6 +22,7 @@ INNER_FOLDS = 5
 CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of the fits that only compare strengths
 PATIENCE = 2  # strengths without improvement after which no weaker one is tried
 ABSENT = -100.0  # bias of a class that no training clip has
+LARGE, SAMPLE = 30_000, 20_000  # clips above which strengths are compared on a sample, and the sample's size
 
 
 class Linear(NamedTuple):
@@ -70,11 +71,7 @@ class RegularisationPath:
         self._spread = np.sqrt(values[kept])
         self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
-        weights = np.ones(num_labels) if class_weights is None else np.asarray(class_weights, np.float64)
-        smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing / num_labels
-        own = np.ones(len(labels)) if clip_weights is None else np.asarray(clip_weights, np.float64)
-        # Of the weighted, smoothed cross-entropy.
-        self._targets = smoothed * weights * own[:, None] / (weights[labels] * own).sum()
+        self._targets = weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights)
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
@@ -111,13 +108,30 @@ class RegularisationPath:
         return Linear(weight, np.where(absent, ABSENT, self._bias - weight @ self._mean))
 
 
+def weigh_targets(
+    labels: np.ndarray,
+    num_labels: int,
+    class_weights: np.ndarray | None,
+    label_smoothing: float,
+    clip_weights: np.ndarray | None,
+) -> np.ndarray:
+    """Return the targets `(clips, labels)` of the cross-entropy; arguments as of `RegularisationPath`.
+
+    The loss is minus the sum of targets times log-probabilities.
+    """
+    weights = np.ones(num_labels) if class_weights is None else np.asarray(class_weights, np.float64)
+    smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing / num_labels
+    own = np.ones(len(labels)) if clip_weights is None else np.asarray(clip_weights, np.float64)
+    return smoothed * weights * own[:, None] / (weights[labels] * own).sum()
+
+
 class Selection(NamedTuple):
     """What held-out speakers chose.
 
     Args:
         strength: One of `STRENGTHS`.
         value: Its selection value.
-        rows: The clips whose class other speakers have, too, `(clips,)`: no classifier can know the others.
+        rows: The clips left out whose class other speakers have, too, `(clips,)`: no classifier can know the others.
         logits: `(clips, labels)` of these clips, by the classifier that did not train on their speaker.
         adapted_logits: The same clips adapted to their speakers, or None.
     """
@@ -143,8 +157,11 @@ def select_strength(
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
+    More than `LARGE` clips are represented by about `SAMPLE` of them: each group by its share, and with given folds
+    each fold by as many clips as any other, as far as it has them, weighted by the clips that they stand for.
+
     Args:
-        inputs: `(clips, width)`.
+        inputs: `(clips, width)`: an array, or what takes row numbers as one does.
         labels: Class ids `(clips,)`.
         groups: The speaker of each clip; two or more.
         num_labels: Number of classes.
@@ -160,8 +177,14 @@ def select_strength(
     Raises:
         UserError: No clip's class is left when its speaker is left out.
     """
+    groups, drawn = np.asarray(groups), np.arange(len(labels))
+    if len(labels) > LARGE:
+        drawn, clip_weights = _draw(groups, folds, clip_weights)
     if folds is None:
-        folds = list(GroupKFold(min(INNER_FOLDS, len(set(groups)))).split(inputs, labels, groups))
+        splits = GroupKFold(min(INNER_FOLDS, len(set(groups[drawn])))).split(drawn, groups=groups[drawn])
+        folds = [(drawn[train], drawn[rows]) for train, rows in splits]
+    else:
+        folds = [(train[np.isin(train, drawn)], rows[np.isin(rows, drawn)]) for train, rows in folds]
     known = np.zeros(len(labels), bool)
     for train, rows in folds:
         known[rows] = np.isin(labels[rows], labels[train])
@@ -194,3 +217,38 @@ def select_strength(
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
                 break
     return found[choose_best([one.value for one in found])]
+
+
+def sample_clips(strata: np.ndarray, count: int) -> np.ndarray:
+    """Draw about `count` clips, the same ones every time, and return their ascending numbers.
+
+    Args:
+        strata: The stratum of each clip, `(clips,)`. Each is drawn from by its share, and at least once if there are
+            no more strata than `count`.
+        count: Clips to draw; all, if there are no more.
+    """
+    if len(strata) <= count:
+        return np.arange(len(strata))
+    _, firsts, places = np.unique(strata, return_index=True, return_inverse=True)
+    order = np.lexsort((np.random.default_rng(0).random(len(places)), places))
+    drawn = order[((np.arange(count) + 0.5) * (len(order) / count)).astype(int)]
+    lacking = np.setdiff1d(places, places[drawn]) if len(firsts) <= count else []
+    return np.sort(np.concatenate([drawn, firsts[lacking]]))
+
+
+def _draw(
+    groups: np.ndarray, folds: Sequence[tuple[np.ndarray, np.ndarray]] | None, clip_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the clips that represent all, and weigh each of them by the clips that it stands for.
+
+    Returns:
+        The numbers of the drawn clips, ascending, and weights of all clips, `(clips,)`.
+    """
+    parts = [np.arange(len(groups))] if folds is None else [rows for _, rows in folds]
+    weights = np.ones(len(groups)) if clip_weights is None else np.array(clip_weights, np.float64)
+    drawn = []
+    for part in parts:
+        own = part[sample_clips(groups[part], SAMPLE // len(parts))]
+        weights[own] *= len(part) / len(own)
+        drawn.append(own)
+    return np.sort(np.concatenate(drawn)), weights
