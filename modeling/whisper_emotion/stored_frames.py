@@ -16,7 +16,7 @@ from whisper_emotion.errors import UserError, reading
 
 FRAMES, INDEX = "frames.f16", "index.json"  # files of a layer's folder
 INTACT = "a whole feature store: delete the folder to have it made anew"
-CLIPS_AT_ONCE = 4096  # vectors that are checked together
+CLIPS_AT_ONCE = 8192  # vectors that are mapped together
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class StoredFrames:
 class Vectors:
     """Vectors `(clips, width)` in files, which NumPy takes for an array: `vectors[rows]`, `np.asarray(vectors)`.
 
-    The pages of a file that stays mapped count as memory in use, so every look maps the files anew.
+    The pages of a map count as memory in use while it is open, so `CLIPS_AT_ONCE` rows are mapped at a time.
 
     Args:
         files: Files of float32 rows, one a clip.
@@ -138,14 +138,29 @@ class Vectors:
         self._files, self._file_shape, self._columns = list(files), shape, list(columns)
         width = sum(len(range(*one.indices(shape[1]))) for one in columns)
         self.shape, self.dtype = (shape[0], len(files) * width), np.dtype(np.float32)
+        self._numbers = np.arange(shape[0])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Read rows: a number, a slice, a mask or numbers."""
-        maps = [np.memmap(file, np.float32, "r", shape=self._file_shape) for file in self._files]
-        return np.concatenate([one[rows, columns] for columns in self._columns for one in maps], axis=-1)
+        numbers = self._numbers[rows]
+        found, blocks = np.empty((numbers.size, self.shape[1]), np.float32), numbers.ravel() // CLIPS_AT_ONCE
+        for block in np.unique(blocks):
+            places = np.flatnonzero(blocks == block)
+            own, end = numbers.ravel()[places] - block * CLIPS_AT_ONCE, 0
+            maps = [self._map(file, int(block) * CLIPS_AT_ONCE) for file in self._files]
+            for part in (one[own, columns] for columns in self._columns for one in maps):
+                start, end = end, end + part.shape[1]
+                found[places, start:end] = part
+        return found.reshape(*numbers.shape, self.shape[1])
+
+    def _map(self, file: Path, start: int) -> np.memmap:
+        """Map the rows of a file from `start` on."""
+        clips, width = self._file_shape
+        shape = (min(CLIPS_AT_ONCE, clips - start), width)
+        return np.memmap(file, np.float32, "r", offset=start * width * self.dtype.itemsize, shape=shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
