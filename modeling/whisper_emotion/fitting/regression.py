@@ -177,11 +177,11 @@ def select_strength(
     Raises:
         UserError: No clip's class is left when its speaker is left out.
     """
-    groups, drawn = np.asarray(groups), np.arange(len(labels))
+    speakers, drawn = np.asarray(groups), np.arange(len(labels))
     if len(labels) > LARGE:
-        drawn, clip_weights = _draw(groups, folds, clip_weights)
+        drawn, clip_weights = _draw(speakers, folds, clip_weights)
     if folds is None:
-        splits = GroupKFold(min(INNER_FOLDS, len(set(groups[drawn])))).split(drawn, groups=groups[drawn])
+        splits = GroupKFold(min(INNER_FOLDS, len(set(speakers[drawn])))).split(drawn, groups=speakers[drawn])
         folds = [(drawn[train], drawn[rows]) for train, rows in splits]
     else:
         folds = [(train[np.isin(train, drawn)], rows[np.isin(rows, drawn)]) for train, rows in folds]
