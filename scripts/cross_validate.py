@@ -9,11 +9,13 @@ from pathlib import Path
 from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.fitting.cross_validation import cross_validate
-from whisper_emotion.fitting.experiment import build_extractor, load_experiment
+from whisper_emotion.fitting.experiment import load_experiment
 from whisper_emotion.fitting.grid import list_clips
+from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted
+from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import write_scores
@@ -47,7 +49,7 @@ def main() -> None:
     config = experiment.config()
     build_extractor(protocol.encoder)
     for fold in folds:
-        experiment.check_speakers(fold.train)
+        experiment.check_speakers(fold)
     clips = list_clips(experiment.corpus, folds)
     others = {
         Path(folder).name: read_compared(Path(folder), clips, seeds, experiment.labels)
@@ -75,6 +77,11 @@ def main() -> None:
             summed = " Counts are summed over the seeds." if len(seeds) > 1 else ""
             picture = made / "confusion_matrix.png"
             plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
+            if "corpora" in scores:
+                write_whole(made / "corpora.md", corpus_table(scores) + "\n")
+                plot_corpora(scores, made / "corpora.png", caption)
+    if "corpora" in scores:
+        print(corpus_table(scores))
     print(caption)
     print(
         f"UA's 95 % interval over clips and seeds: {_interval(scores['interval']['unweighted_accuracy'])}; "

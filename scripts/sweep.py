@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,9 @@ import pandas as pd
 from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
 from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
-from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
+from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells, list_clips, run_grid
+from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.stacked_training import check_arguments
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
@@ -190,7 +191,10 @@ def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, Stor
         stores[name].lay_out()  # all of them, before hours go into the first
     for name in unfinished:
         stores[name].fill()
-    frames = {name: {layer: stores[name].open([layer]) for layer in grid.layers[name]} for name in unfinished}
+    frames = {
+        name: {layer: cast(StoredFrames, stores[name].open([layer])) for layer in grid.layers[name]}
+        for name in unfinished
+    }
     return grid, frames
 
 

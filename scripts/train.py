@@ -14,8 +14,9 @@ from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import Fold, make_folds, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.cross_validation import predict, warn_of_unknown_speakers
-from whisper_emotion.fitting.experiment import Experiment, build_extractor, load_experiment
+from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import (
     CARD_TRAINING,
@@ -59,13 +60,12 @@ def main() -> None:
     experiment = load_experiment(corpus, protocol, model, training)
     if protocol.select_on == "test" and holdout.test_fold is None:
         raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
-    fold, train_rows = None, list(range(len(experiment.corpus)))
+    fold, everything = None, Fold(0, list(range(len(experiment.corpus))), [])
     if holdout.test_fold is not None:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
         if not 1 <= holdout.test_fold <= len(folds):
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
-        train_rows = fold.train
     tested = None
     config = experiment.config()
     build_extractor(protocol.encoder)
@@ -74,7 +74,7 @@ def main() -> None:
             raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
-    experiment.check_speakers(train_rows)
+    experiment.check_speakers(fold or everything)
     with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
         if (output_dir / "config.json").exists() and PartialState().is_main_process:
             print(f"{output_dir}: the model that is there will be replaced when this one is finished")
@@ -82,7 +82,8 @@ def main() -> None:
         frames = load_frames(experiment)
         if frames is not None and not leave_group():
             return
-        job = Job(train_rows, [] if fold is None else fold.test, training.seed)
+        known = fold or everything
+        job = Job(known.train, known.test, training.seed, known.dev)
         (fitted,) = fit(experiment, frames, [job], work_dir)
         predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
         if PartialState().is_main_process:
@@ -166,6 +167,8 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
     if experiment.is_linear:  # L-BFGS uses none of the Trainer's hyper-parameters
         facts = {name: facts[name] for name in facts if name not in CARD_TRAINING or name == "metric_for_best_model"}
         facts["strength"] = f"{fitted.choice['strength']:.2g}"
+    if len(experiment.corpora) > 1:
+        facts |= {"corpus_weights": experiment.corpus_weights, "held_out": experiment.held_out}
     if not speakers_known(experiment.corpus):
         facts["speakers"] = "not known: training and held-out clips may share them"
     if experiment.adaptation != "none":

@@ -17,8 +17,9 @@ from whisper_emotion import export
 from whisper_emotion.audio import SAMPLING_RATE, read_audio
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora.splits import make_folds
-from whisper_emotion.fitting.experiment import build_extractor, load_experiment
+from whisper_emotion.fitting.experiment import load_experiment
 from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
 from whisper_emotion.scoring import bootstrap, interval

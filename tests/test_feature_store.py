@@ -18,7 +18,7 @@ from whisper_emotion.corpora import load_corpus
 from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
-from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
 from whisper_emotion.stored_frames import KINDS, StoredFrames
 
@@ -241,7 +241,7 @@ import os, signal, sys
 from accelerate import PartialState
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.feature_store import FeatureStore
-from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 
 PartialState(cpu=True)  # as a script's arguments make it where there is no accelerator
 encoder, corpus_dir, store, writes, kind = sys.argv[1:6]

@@ -102,7 +102,7 @@ def test_class_weights_are_balanced_or_numbers(flags, weights):
 
 
 def test_class_weights_of_another_kind_are_refused():
-    with pytest.raises(UserError, match="--class_weights even: give balanced, or a number a class"):
+    with pytest.raises(UserError, match="--class_weights even: give balanced, none or a number a class"):
         parse("--class_weights", "even")[1].weights()
 
 

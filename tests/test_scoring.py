@@ -140,7 +140,10 @@ def predictions_of_two_folds():
 
 def test_summarise_gives_hand_computed_scores(monkeypatch):
     monkeypatch.setattr(scoring, "speakers_shared", lambda corpus, fold: 0)
-    experiment, folds = SimpleNamespace(labels=["a", "b"], corpus=None), [SimpleNamespace(number=n) for n in (1, 2)]
+    experiment, folds = (
+        SimpleNamespace(labels=["a", "b"], corpus=None, corpora=["one"]),
+        [SimpleNamespace(number=n) for n in (1, 2)],
+    )
     scores = summarise(predictions_of_two_folds(), experiment, folds)
     assert scores["weighted_accuracy"] == {"mean": 0.875, "std": 0.125, "folds": [[1.0, 0.5], [1.0, 1.0]]}
     assert scores["pooled"]["weighted_accuracy"] == 0.875

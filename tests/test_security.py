@@ -22,8 +22,8 @@ from whisper_emotion.corpora import hub as hub_corpora
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import Fold
 from whisper_emotion.errors import UserError
-from whisper_emotion.fitting.experiment import build_model, load_config
 from whisper_emotion.fitting.grid import Grid, finished_cells
+from whisper_emotion.fitting.new_models import build_model, load_config
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions

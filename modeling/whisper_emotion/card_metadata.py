@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.corpora.records import corpus_record
 from whisper_emotion.errors import UserError
 from whisper_emotion.options import option
 
@@ -19,6 +21,7 @@ TAGS = ("speech-emotion-recognition", "emotion-recognition", "whisper", "whisper
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-\w+)*|multilingual")  # BCP 47
 UNSTATED_LICENSE = "terms-of-the-training-data"
+UNNAMED = ("synthetic", "folder", "table")  # corpora that are no datasets of their own
 
 
 @dataclass
@@ -84,52 +87,43 @@ def describe_missing(names: Sequence[str]) -> str:
     return f"the model card states no {', '.join(names)}: {flags} (of train.py or push_to_hub.py) would"
 
 
-class Corpus(NamedTuple):
-    """A corpus in the metadata; the card's template has its notes under the same key."""
-
-    name: str
-    language: str | None = None
-    license: str = "other"
-    license_link: str | None = None
+def corpora_of(names: str) -> list[tuple[str, Corpus]]:
+    """The names of one corpus or several, as `load_corpus` takes them, and their records."""
+    return [(name.strip(), corpus_record(name.strip())) for name in names.split(",")]
 
 
-CORPORA = {
-    "emodb": Corpus("EMO-DB", "de", license_link="http://emodb.bilderbar.info/docu/"),
-    "ravdess": Corpus("RAVDESS", "en", "cc-by-nc-sa-4.0"),
-    "iemocap": Corpus("IEMOCAP", "en", license_link="https://sail.usc.edu/iemocap/"),
-    "shemo": Corpus("ShEMO", "fa", license_link="https://github.com/pariajm/sharif-emotional-speech-database"),
-    "synthetic": Corpus("synthetic speech", license="apache-2.0"),
-    "folder": Corpus("a folder of recordings"),
-}
-
-
-def corpus_facts(name: str) -> Corpus:
-    """The record of a corpus by the name that `load_corpus` takes."""
-    return CORPORA.get(name) or Corpus(name.removeprefix("hub:"))
+def corpus_title(names: str) -> str:
+    """One corpus or several, as people write them."""
+    titles = [record.title for _, record in corpora_of(names)]
+    return " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
 
 
 def run_metadata(corpus: str, encoder: str | None, **more: object) -> ModelCardData:
     """Build the metadata of a model that a run trained.
 
     Args:
-        corpus: The corpus, as `load_corpus` takes it.
+        corpus: The corpus or corpora, as `load_corpus` takes them.
         encoder: The encoder that the model started from; a folder gives no `base_model`. None where it started from
             random weights.
         **more: Other fields of `ModelCardData`.
     """
     from huggingface_hub import ModelCardData
 
-    facts = corpus_facts(corpus)
+    records = corpora_of(corpus)
+    languages = sorted({code for _, record in records for code in record.language.split(",") if code})
+    licenses = {record.license for _, record in records}
+    license = licenses.pop() if len(licenses) == 1 else "other"
+    links = {record.address for _, record in records if record.license == "other"}
     return ModelCardData(
-        language=facts.language,
+        language=languages[0] if len(languages) == 1 else languages or None,
         library_name=LIBRARY,
         pipeline_tag=TASK,
         base_model=encoder if encoder is not None and is_hub_name(encoder) else None,
-        datasets=None if corpus in ("synthetic", "folder") else [corpus.removeprefix("hub:")],
+        datasets=[name.removeprefix("hub:") for name, _ in records if name not in UNNAMED] or None,
         tags=list(TAGS),
-        license=facts.license,
-        license_name=UNSTATED_LICENSE if facts.license == "other" else None,
-        license_link=facts.license_link,
+        license=license,
+        license_name=UNSTATED_LICENSE if license == "other" else None,
+        license_link=links.pop() if license == "other" and len(links) == 1 else None,
         **more,  # type: ignore[arg-type]
     )
 

@@ -1,12 +1,37 @@
 """Batches of recordings for the encoder."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from whisper_emotion.audio import SAMPLING_RATE, read_audio
+from whisper_emotion.audio import SAMPLING_RATE, SHORTEST, read_audio, read_stretch
+from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+
+
+def read_utterance(utterance: Mapping[str, Any]) -> np.ndarray:
+    """Read the recording of a row, or the part of it from `start`, `seconds` long, where the row has a start.
+
+    Args:
+        utterance: A row of `load_corpus`.
+
+    Returns:
+        `(samples,)`, float32 at 16 kHz.
+
+    Raises:
+        UserError: The recording cannot be read, or ends before the part begins.
+    """
+    start = utterance.get("start")
+    if start is None or math.isnan(start):
+        return read_audio(utterance["audio"])
+    samples = read_stretch(utterance["audio"], start, start + utterance["seconds"])
+    if len(samples) < SHORTEST:
+        raise UserError(f"{utterance['audio']['path']}: ends before {start:g} s, where an utterance should begin")
+    return samples
 
 
 @dataclass
@@ -21,7 +46,7 @@ class AudioCollator:
 
     def __call__(self, utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Read, extract and pad a batch."""
-        clips = [read_audio(utterance["audio"]) for utterance in utterances]
+        clips = [read_utterance(utterance) for utterance in utterances]
         batch = dict(self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt"))
         batch["labels"] = torch.tensor([utterance["label"] for utterance in utterances])
         return batch

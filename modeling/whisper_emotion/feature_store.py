@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from io import RawIOBase
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from datasets import Dataset
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
-from whisper_emotion.audio import read_audio
-from whisper_emotion.collator import AudioCollator
+from whisper_emotion.collator import AudioCollator, read_utterance
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
@@ -111,8 +111,8 @@ class FeatureStore:
 
     def _measure(self) -> list[int]:
         """Read every recording for its number of frames."""
-        clips = tqdm(self.corpus["audio"], desc="measuring", unit="clip")  # one by one: they may be bytes
-        samples = [len(read_audio(audio)) for audio in clips]
+        clips = tqdm(self.corpus, desc="measuring", unit="clip")  # one by one: they may be bytes
+        samples = [len(read_utterance(clip)) for clip in clips]
         mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
         return self.model.encoder.pooled_frames(mel).tolist()
 
@@ -277,10 +277,17 @@ def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]
 
 
 def _digest_clips(corpus: Dataset) -> str:
-    running = hashlib.sha256()
-    for audio in corpus["audio"]:
-        content = audio["bytes"] if audio.get("bytes") else Path(audio["path"]).read_bytes()
-        running.update(hashlib.sha256(content).digest())
+    running, read = hashlib.sha256(), {}
+    parts = zip(corpus["start"], corpus["seconds"], strict=True) if "start" in corpus.features else repeat(())
+    for audio, part in zip(corpus["audio"], parts, strict=False):
+        known = None if audio.get("bytes") else read.get(audio["path"])  # utterances may share a file
+        if known is None:
+            known = hashlib.sha256(audio.get("bytes") or Path(audio["path"]).read_bytes()).digest()
+            if part:
+                read[audio["path"]] = known
+        running.update(known)
+        if part:
+            running.update(repr(part).encode())
     return running.hexdigest()
 
 

@@ -14,7 +14,10 @@ from whisper_emotion.errors import UserError
 ENCODER_DTYPES = ("float32", "bfloat16")
 DEVICE_HELP = "auto (an accelerator where torch finds one), cpu, cuda, cuda:1, mps, …"
 SELECTIONS = ("dev", "last", "test")
-ADAPTATIONS = ("none", "speaker", "dev")
+ADAPTATIONS = ("none", "speaker", "domain", "dev")
+TRAIN_ADAPTATIONS = ("none", "speaker")
+HELD_OUT = ("speakers", "corpora")
+CORPUS_WEIGHTS = {"sqrt": 0.5, "equal": 0.0, "size": 1.0}  # exponents of a corpus's number of clips
 
 # The options of transformers' TrainingArguments that the model card shows, and all that influence a result
 CARD_TRAINING = (
@@ -66,14 +69,25 @@ class CorpusOptions:
 
     GROUP = "recordings"
 
-    corpus: str = option(help="emodb, ravdess, iemocap, shemo, synthetic, folder or hub:NAME", card=True)
-    corpus_dir: str | None = option(None, help="folder of the recordings; none with hub:")
-    classes: str | None = option(None, help="comma-separated; default: all")
-    improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out")
+    corpus: str = option(help="such as emodb, table, folder or hub:NAME (README: all); several with commas", card=True)
+    corpus_dir: str | None = option(None, help="folder or table of each; none with hub:")
+    classes: str | None = option(None, help="comma-separated, or shared: those of all corpora; default: all")
+    merge: str | None = option(None, help="classes that join others, such as calm=neutral")
+    labels: str = option(
+        "vocabulary", help="the package's words or the owners'", choices=("vocabulary", "original"), advanced=True
+    )
+    labels_map: str | None = option(None, help="names for the owners' words, such as ang=angry", advanced=True)
+    improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out", advanced=True)
     speaker_pattern: str | None = option(
         None, help="folder: regular expression of a file name, whose group 1 is the speaker"
     )
-    folds: str = option("loso", help="loso, paper, emobox or speakers:K")
+    audio_dir: str | None = option(None, help="table: folder of its files", advanced=True)
+    columns: str | None = option(None, help="table: its columns, such as label=mood,speaker=who", advanced=True)
+    folds: str = option("loso", help="loso, speakers:K, paper, emobox, split or loco")
+
+    def reading(self) -> dict[str, Any]:
+        """The options of `load_corpus`."""
+        return {name: value for name, value in vars(self).items() if name not in ("corpus", "corpus_dir", "folds")}
 
 
 @dataclass
@@ -90,31 +104,47 @@ class ProtocolOptions:
     encoder_dtype: str = option(
         "float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, advanced=True, card=True
     )
-    class_weights: str | None = option(None, help="of the loss: balanced, or a number a class", card=True)
+    class_weights: str | None = option(None, help="of the loss: balanced, none, or a number a class", card=True)
+    corpus_weights: str = option(
+        "sqrt",
+        help="of the loss, by a corpus's clips: sqrt, equal or size",
+        choices=tuple(CORPUS_WEIGHTS),
+        advanced=True,
+    )
     select_on: str = option(
         "dev",
         help="selects epoch or strength: dev (held-out training speakers), last (nothing), test (optimistic)",
         choices=SELECTIONS,
         card=True,
     )
+    held_out: str = option(
+        "speakers", help="dev, of several corpora: hold out speakers or whole corpora", choices=HELD_OUT, advanced=True
+    )
     refit: bool = option(True, help="dev: then train on all training speakers", card=True)
     adaptation: str = option(
         "none",
-        help="move test clips by their speaker's mean frame, without labels: none, speaker or dev (if it helps)",
+        help="move test clips, without labels, by the mean frame of: none, speaker, domain (corpus), dev (speaker, if "
+        "it helps)",
         choices=ADAPTATIONS,
+    )
+    train_adaptation: str = option(
+        "none",
+        help="move training clips by their speaker's mean frame, too (linear heads)",
+        choices=TRAIN_ADAPTATIONS,
+        advanced=True,
     )
     temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
 
     def weights(self) -> str | list[float] | None:
-        """`class_weights` as `"balanced"`, or as numbers.
+        """`class_weights` as `"balanced"` or `"none"`, or as numbers.
 
         Raises:
-            UserError: It is neither.
+            UserError: It is none of these.
         """
-        if self.class_weights in (None, "balanced"):
+        if self.class_weights in (None, "balanced", "none"):
             return self.class_weights
-        allowed = "balanced, or a number a class, such as 1,2,1"
+        allowed = "balanced, none or a number a class, such as 1,2,1"
         return parse_numbers("class_weights", self.class_weights, float, allowed)
 
 

@@ -44,6 +44,7 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
     """Return the entries of `scores.json` that say how models were made, without corpus and hyper-parameters."""
     return {
         "select_on": experiment.select_on,
+        "held_out": experiment.held_out,
         "refit": experiment.select_on == "dev" and experiment.refit,
         "encoder": public_name(experiment.encoder),
         "from_scratch": experiment.from_scratch,
@@ -52,6 +53,7 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
         "concatenated_layers": config.concatenated_layers,
         "encoder_dtype": experiment.encoder_dtype,
         "adaptation": experiment.adaptation,
+        "train_adaptation": experiment.train_adaptation,
         "temperature_scaling": experiment.temperature_scaling,
         **config.context,
         "mask_padding": config.mask_padding,

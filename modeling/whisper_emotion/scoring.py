@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold, speakers_shared
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.cross_validation import UNADAPTED, probability_columns, read_predictions
@@ -39,15 +40,20 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         - `speakers_shared`: for each fold, the number of its test speakers that are also in its training rows.
         - `temperature`, `adapted`: the choices of dev, one list a seed. Only where dev had to choose.
         - `ece_unscaled`: `ece` without the temperature. Only with one.
+        - `corpora`: for each tested corpus `unweighted_accuracy` with its 95 % `interval`, `weighted_accuracy`,
+          `macro_f1`, `ece`, `mean_confidence`, over the `classes` that it has, and its `clips`. Only with several.
         - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
     """
     labels, numbers = experiment.labels, [fold.number for fold in folds]
-    scores = _score_table(predictions, labels, numbers)
+    corpus_of = None
+    if len(experiment.corpora) > 1:
+        corpus_of = pd.Series(experiment.corpus_of, index=utterance_names(experiment.corpus))
+    scores = _score_table(predictions, labels, numbers, corpus_of)
     if "temperature" in predictions:
         scores["ece_unscaled"] = _mean(_score_seeds(_unscale(predictions, labels), labels), "ece")
     if UNADAPTED + "predicted" in predictions:
         unadapted = predictions.filter(regex=f"^{UNADAPTED}").rename(columns=lambda name: name.removeprefix(UNADAPTED))
-        scores["unadapted"] = _score_table(predictions.assign(**unadapted), labels, numbers)
+        scores["unadapted"] = _score_table(predictions.assign(**unadapted), labels, numbers, corpus_of)
     for choice in predictions.columns.intersection(["temperature", "adapted"]):
         cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
         scores[choice] = cells.loc[predictions["seed"].unique(), numbers].to_numpy().tolist()
@@ -160,8 +166,10 @@ def _bootstrap_tables(tables: list[pd.DataFrame], labels: list[str]) -> dict[str
     return bootstrap(predicted, _ids(tables[0]["label"], labels)[: predicted.shape[2]], len(labels))
 
 
-def _score_table(predictions: pd.DataFrame, labels: list[str], folds: list[int]) -> dict[str, Any]:
-    """Score a table of predictions: each fold by itself, and all folds' clips together."""
+def _score_table(
+    predictions: pd.DataFrame, labels: list[str], folds: list[int], corpus_of: pd.Series | None = None
+) -> dict[str, Any]:
+    """Score a table of predictions: each fold by itself, all folds' clips together, and each corpus by itself."""
     tables = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
     by_fold = [[_score(table[table["fold"] == fold], labels) for fold in folds] for table in tables]
     scores: dict[str, Any] = {}
@@ -171,11 +179,28 @@ def _score_table(predictions: pd.DataFrame, labels: list[str], folds: list[int])
         scores[name] = {"mean": float(values.mean()), "std": deviation, "folds": values.tolist()}
     by_seed = _score_seeds(predictions, labels)
     draws = _bootstrap_tables([pd.concat(tables)], labels)
+    if corpus_of is not None:
+        tested = predictions["name"].map(corpus_of)
+        scores["corpora"] = {
+            name: _score_corpus(predictions[tested == name], labels) for name in dict.fromkeys(tested)
+        }
     return scores | {
         "pooled": {name: _mean(by_seed, name) for name in FIGURES},
         "interval": {name: list(interval(drawn[:, 0])[1:]) for name, drawn in draws.items()},
         "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
         **{name: _mean(by_seed, name) for name in CALIBRATION},
+    }
+
+
+def _score_corpus(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
+    """Score the clips of one corpus together, over the classes that it has."""
+    by_seed = _score_seeds(predictions, labels)
+    draws = _bootstrap_tables([predictions.sort_values(["seed", "name"])], labels)
+    return {
+        **{name: _mean(by_seed, name) for name in (*FIGURES, *CALIBRATION)},
+        "interval": list(interval(draws["unweighted_accuracy"][:, 0])[1:]),
+        "clips": predictions["name"].nunique(),
+        "classes": [label for label in labels if label in set(predictions["label"])],
     }
 
 

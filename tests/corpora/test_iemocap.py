@@ -62,6 +62,28 @@ def test_the_speaker_is_the_last_letter(small_dir):
     assert dataset["session"][:] == ["Ses01", "Ses01", "Ses01", "Ses02"]
 
 
+def test_the_usual_classes_give_way_to_those_that_are_asked_for(small_dir):
+    assert load_corpus("iemocap", small_dir).features["label"].names == ["angry", "happy", "neutral"]
+    excited = load_corpus("iemocap", small_dir, classes="excited,frustrated,happy")
+    assert [excited.features["label"].int2str(label) for label in excited["label"]] == [
+        "excited",
+        "frustrated",
+        "happy",
+    ]
+    happy = load_corpus("iemocap", small_dir, classes="happy,frustrated")
+    assert [happy.features["label"].int2str(label) for label in happy["label"]] == ["happy", "frustrated", "happy"]
+    apart = load_corpus("iemocap", small_dir, merge="frustrated=angry")
+    assert apart.features["label"].names == ["angry", "happy", "neutral", "excited"]
+    original = load_corpus("iemocap", small_dir, labels="original")
+    assert original.features["label"].names == ["anger", "happiness", "neutral", "excited", "frustration"]
+
+
+def test_an_emotion_that_the_owners_do_not_use_is_refused(tmp_path):
+    write_files(tmp_path, iemocap_files([sheet_row("Ses01F_impro01_F000", "joy")], silent_wav()))
+    with pytest.raises(UserError, match=r"Ses01F_impro01.txt: emotion 'joy' is unknown, expected ang, hap, exc, neu"):
+        load_corpus("iemocap", tmp_path)
+
+
 def test_iemocap_rows_have_the_three_dimensions(small_dir):
     dataset = load_corpus("iemocap", small_dir)
     assert list(dataset.features)[-3:] == ["arousal", "valence", "dominance"]

@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from conftest import read_table, silent_wav, write_files
 from datasets import ClassLabel, Dataset, Features, Value
@@ -13,6 +14,7 @@ from whisper_emotion.corpora.splits import (
     hold_out_speakers,
     make_folds,
     read_emobox,
+    speaker_groups,
     speakers_known,
     speakers_shared,
 )
@@ -130,7 +132,7 @@ def test_iemocap_paper_folds_are_its_sessions(corpora):
 
 def test_folds_of_fewer_classes_keep_their_rows(corpora, shared_dir):
     whole = corpora["emodb"]
-    part = load_corpus("emodb", shared_dir / "corpora" / "emodb", classes="anger,sadness")
+    part = load_corpus("emodb", shared_dir / "corpora" / "emodb", classes="angry,sad")
     tested = [
         [{utterance_names(dataset)[row] for row in fold.test} for fold in make_folds(dataset, "emodb", "emobox")]
         for dataset in (whole, part)
@@ -156,10 +158,10 @@ def test_paper_names_what_is_missing(corpora):
 @pytest.mark.parametrize(
     "corpus, folds, message",
     [
-        ("emodb", "paper", "paper is defined for shemo, iemocap only, not for emodb"),
+        ("emodb", "paper", "paper is defined for iemocap, shemo only, not for emodb"),
         ("folder", "emobox", "emobox is defined for emodb, ravdess, iemocap, shemo only, not for folder"),
-        ("synthetic", "kfold", "unknown value 'kfold', expected one of loso, speakers:K for synthetic"),
-        ("shemo", "", "unknown value '', expected one of loso, paper, emobox, speakers:K for shemo"),
+        ("synthetic", "kfold", "unknown value 'kfold', expected one of loso, speakers:K, split, loco for synthetic"),
+        ("shemo", "", "unknown value '', expected one of loso, paper, emobox, speakers:K, split, loco for shemo"),
         ("emodb", "speakers:4", "'speakers:4' does not apply, expected speakers:K with K from 2 to 3"),
         ("emodb", "speakers:1", "'speakers:1' does not apply"),
         ("emodb", "speakers:-2", "'speakers:-2' does not apply"),
@@ -171,6 +173,53 @@ def test_paper_names_what_is_missing(corpora):
 def test_folds_that_do_not_apply_are_refused(corpus, folds, message):
     with pytest.raises(UserError, match=message):
         make_folds(table("aabbcc", [0, 1] * 3), corpus, folds)
+
+
+def dataset_of(**columns) -> Dataset:
+    """Eight clips of four speakers, with further columns."""
+    return Dataset.from_dict({"speaker": list("aabbccdd"), "label": [0, 1] * 4, **columns})
+
+
+def test_loco_leaves_one_corpus_out_in_the_order_of_the_corpora():
+    folds = make_folds(dataset_of(corpus=["one"] * 3 + ["two"] * 2 + ["three"] * 3), "one,two,three", "loco")
+    assert [fold.test for fold in folds] == [[0, 1, 2], [3, 4], [5, 6, 7]]
+    check_partition(folds, set(range(8)))
+    with pytest.raises(UserError, match="loco needs two or more corpora, found one: --corpus emodb,ravdess"):
+        make_folds(dataset_of(corpus=["one"] * 8), "one", "loco")
+
+
+def test_split_keeps_the_corpus_s_own_parts():
+    splits = ["train", "test", "dev", None, "train", "test", "dev", "train"]
+    (fold,) = make_folds(dataset_of(split=splits), "table", "split")
+    assert (fold.number, fold.train, fold.dev, fold.test) == (1, [0, 4, 7], [2, 6], [1, 5])
+    (fold,) = make_folds(dataset_of(split=["train"] * 4 + ["test"] * 4), "table", "split")
+    assert fold.dev is None
+    with pytest.raises(UserError, match="split needs a corpus with parts of its own, but no recording is of test"):
+        make_folds(dataset_of(split=["train"] * 8), "table", "split")
+
+
+def test_copies_of_a_recording_are_on_one_side_of_a_fold(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    clips = {f"{speaker}_{number}": rng.bytes(3200) for speaker in ("anna", "bert", "cleo") for number in (1, 2, 3)}
+    clips["cleo_1"] = clips["anna_1"]
+    head = silent_wav(0.1)[:44]
+    files = {f"{'sad' if name[-1] == '1' else 'angry'}/{name}.wav": head + clip for name, clip in clips.items()}
+    known = load_corpus("folder", write_files(tmp_path, files), speaker_pattern="^([a-z]+)")
+    rows = {name: row for row, name in enumerate(utterance_names(known))}
+    anna, bert, cleo = make_folds(known, "folder", "loso")
+    assert rows["anna_1"] in anna.test and rows["cleo_1"] not in anna.train
+    assert rows["cleo_1"] in cleo.test and rows["anna_1"] not in cleo.train
+    assert len(anna.train) == 5 and len(bert.train) == 6
+    assert "1 recordings are byte-identical copies of others (cleo_1 of anna_1)" in caplog.text
+    unknown = load_corpus("folder", tmp_path)
+    groups = speaker_groups(unknown)
+    assert groups[rows["anna_1"]] == groups[rows["cleo_1"]] and len(set(groups)) == 8
+
+
+def test_copies_in_ogg_files_are_found(shared_dir, caplog):
+    ased = load_corpus("ased", shared_dir / "corpora" / "ased")
+    check_partition(make_folds(ased, "ased", "speakers:5"), set(range(2474)))  # each pair is of one speaker
+    assert "4 recordings are byte-identical copies of others (" in caplog.text
 
 
 def test_one_speaker_makes_no_folds():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from whisper_emotion import WhisperEmotionConfig
-from whisper_emotion.fitting.experiment import new_head
+from whisper_emotion.fitting.new_models import new_head
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.modeling_whisper_emotion import EmotionHead
 from whisper_emotion.stored_frames import FRAMES, INDEX, StoredFrames

@@ -15,8 +15,8 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting import encoder_training
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
-from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
 from whisper_emotion.fitting.losses import classification_loss
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.termination import Terminated, termination
 

@@ -11,8 +11,8 @@ from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import fit as fitting
 from whisper_emotion.fitting import regression
-from whisper_emotion.fitting.experiment import build_extractor
 from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath
 from whisper_emotion.fitting.selection import fit_temperature
 
@@ -184,7 +184,7 @@ def test_linear_head_follows_class_weights_and_label_smoothing(linear, folds, tm
         ({"adaptation": "speaker", "overrides": {"use_weighted_layer_sum": True}}, "learned sum of layers"),
         ({"temperature_scaling": True, "select_on": "last"}, "--temperature_scaling true: .* --select_on dev"),
         ({"encoder_dtype": "bfloat16", "freeze_encoder": False}, "--encoder_dtype bfloat16: .* --freeze_encoder true"),
-        ({"class_weights": [1.0, 2.0]}, "--class_weights .*: must be balanced, or 4 numbers from 1e-6 to 1e6"),
+        ({"class_weights": [1.0, 2.0]}, "--class_weights .*: must be balanced, none, or 4 numbers from 1e-6 to 1e6"),
     ],
 )
 def test_options_that_exclude_one_another_are_refused(experiment, changes, message):

@@ -30,8 +30,9 @@ from whisper_emotion.corpora import hub, load_corpus, utterance_names
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError, printable
 from whisper_emotion.feature_store import FeatureStore
-from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config, load_experiment, new_head
+from whisper_emotion.fitting.experiment import load_experiment
 from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config, new_head
 from whisper_emotion.fitting.stacked_training import check_arguments
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.inference import EmotionClassifier
@@ -439,7 +440,7 @@ def recipe(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         corpus, protocol, model, training = given
         experiment = load_experiment(corpus, protocol, model, training)
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
-        experiment.check_speakers(folds[0].train)
+        experiment.check_speakers(folds[0])
         experiment.class_weights_of(folds[0].train)
         new_head(experiment.config(), training.seed)
         check_arguments(training)

@@ -102,8 +102,8 @@ MISTAKES = [
     ("", ["--corpus", "hub:me/nobody", "--speaker_pattern", "x"], "speaker_pattern: not an option of corpus hub:me/n"),
     (
         "",
-        ["--corpus", "hub:me/nobody", "--classes", "joy,sad"],
-        "classes: unknown class 'joy', expected some of angry",
+        ["--corpus", "hub:me/nobody", "--classes", "gloom,sad"],
+        "classes: no recording of class 'gloom' is there, expected some of angry",
     ),
     ("", ["--corpus", "emodb"], "corpus_dir: is missing, expected the folder of emodb"),
 ]
@@ -135,7 +135,7 @@ def served(monkeypatch):
         kinds = {name: Value("string") for name in columns} | (kinds or {}) | {"audio": recording}
         table = Dataset.from_dict(columns, features=Features({name: kinds[name] for name in columns}))
         table = table.cast_column("audio", Audio(decode=False))
-        monkeypatch.setattr(hub_corpus, "_download", lambda name: table)
+        monkeypatch.setattr(hub_corpus, "_download", lambda name: {"train": table})
         return load_corpus("hub:me/corpus", **options)
 
     return load
@@ -155,7 +155,7 @@ def test_text_labels_and_measured_seconds(served):
             "notes": ["", ""],
         }
     )
-    assert list(corpus.features) == ["audio", "label", "speaker", "gender", "session", "seconds"]
+    assert list(corpus.features) == ["audio", "label", "speaker", "gender", "session", "seconds", "corpus", "split"]
     assert corpus.features["audio"] == Audio(decode=False)
     assert corpus.features["label"].names == ["angry", "sad"]
     assert corpus["label"][:] == [1, 0]
@@ -167,7 +167,7 @@ def test_text_labels_and_measured_seconds(served):
     assert utterance_names(corpus) == ["a", "b"]
 
 
-def test_class_labels_keep_their_order_and_given_columns_their_values(served):
+def test_class_labels_take_the_vocabularys_order_and_given_columns_their_values(served):
     kinds = {
         "label": ClassLabel(names=["sad", "calm", "angry"]),
         "speaker": Value("int64"),
@@ -183,14 +183,15 @@ def test_class_labels_keep_their_order_and_given_columns_their_values(served):
         "seconds": [1.0, 2.0, 3.0],
     }
     corpus = served(columns, kinds)
-    assert corpus.features["label"].names == ["sad", "calm", "angry"]
+    assert corpus.features["label"].names == ["angry", "sad", "calm"]
+    assert corpus["label"][:] == [0, 1, 2]
     assert corpus["speaker"][:] == ["7", "7", "8"]
     assert corpus["gender"][:] == ["female", "male", None]
     assert corpus["session"][:] == ["1", "1", None]
     assert corpus["seconds"][:] == [1.0, 2.0, 3.0]
     some = served(columns, kinds, classes="angry,sad")
-    assert some.features["label"].names == ["sad", "angry"]
-    assert (some["label"][:], some["seconds"][:], utterance_names(some)) == ([1, 0], [1.0, 2.0], ["a", "b"])
+    assert some.features["label"].names == ["angry", "sad"]
+    assert (some["label"][:], some["seconds"][:], utterance_names(some)) == ([0, 1], [1.0, 2.0], ["a", "b"])
 
 
 def test_without_speakers_every_clip_is_its_own(served):
@@ -234,7 +235,7 @@ def test_a_dataset_that_does_not_fit_is_refused(served, columns, kinds, said):
 
 def test_a_column_of_text_holds_no_recordings(monkeypatch):
     monkeypatch.setattr(
-        hub_corpus, "_download", lambda name: Dataset.from_dict({"audio": ["a.wav"], "label": ["sad"]})
+        hub_corpus, "_download", lambda name: {"train": Dataset.from_dict({"audio": ["a.wav"], "label": ["sad"]})}
     )
     with pytest.raises(UserError, match="its column audio holds no recordings, expected the type Audio"):
         load_corpus("hub:me/corpus")

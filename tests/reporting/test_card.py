@@ -12,9 +12,10 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from whisper_emotion.card_metadata import CardOptions, describe_missing
 from whisper_emotion.errors import UserError
 from whisper_emotion.reporting.card import describe_scores, write_model_card
+from whisper_emotion.reporting.corpora import records_table
 
 EXPECTED = Path(__file__).with_name("expected_card.md")
-LABELS = ["anger", "happiness", "neutral", "sadness"]
+LABELS = ["angry", "happy", "neutral", "sad"]
 CONFIG = SimpleNamespace(
     encoder_layer=8,
     encoder_layers=12,
@@ -369,3 +370,8 @@ def test_describe_missing_names_every_flag_in_one_line():
 def test_card_options_name_a_value_that_the_hub_does_not_take(options, message):
     with pytest.raises(UserError, match=message):
         CardOptions(**options)
+
+
+def test_the_readme_has_the_table_of_the_records():
+    readme = Path(__file__).parents[2] / "README.md"
+    assert records_table() in readme.read_text(encoding="utf-8")

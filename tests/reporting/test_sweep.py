@@ -16,8 +16,8 @@ from whisper_emotion.reporting.plots import STYLES, Curve, plot_curves
 from whisper_emotion.reporting.sweep import DRAWN, write_sweep_report
 from whisper_emotion.reporting.sweep_results import SweepResults, check_same_clips
 
-LABELS = ["anger", "happiness", "neutral", "sadness"]
-CLIPS = 40  # a fold, half of it anger, half happiness
+LABELS = ["angry", "happy", "neutral", "sad"]
+CLIPS = 40  # a fold, half of it angry, half happy
 ENCODER = "whisper-tiny"
 FACTS = {"corpus": "shemo", "folds": "paper", "labels": LABELS, "speakers_shared": [0, 0], "learning_rate": 0.001}
 
@@ -173,7 +173,7 @@ def test_confusions_are_summed_over_folds_and_seeds(sweep):
 @pytest.mark.parametrize(
     "facts",
     [
-        {"labels": ["anger", "fear", *LABELS[1:]]},
+        {"labels": ["angry", "fearful", *LABELS[1:]]},
         {"folds": "speakers:2"},
         {"corpus": "emodb"},
         {"improvised_only": True},

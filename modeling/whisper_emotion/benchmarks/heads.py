@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from whisper_emotion.corpora.splits import Fold
-from whisper_emotion.fitting.experiment import Experiment, new_head
+from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.new_models import new_head
 from whisper_emotion.fitting.selection import scores_of
 from whisper_emotion.stored_frames import StoredFrames
 
@@ -51,7 +52,7 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int)
 
     frames = load_frames(experiment)
     started = time.perf_counter()
-    jobs = [Job(fold.train, fold.test, experiment.args.seed) for fold in folds]
+    jobs = [Job(fold.train, fold.test, experiment.args.seed, fold.dev) for fold in folds]
     fitted = fit(experiment, frames, jobs, Path())
     ours = time.perf_counter() - started
     ours_predicted = [one.classify(fold.test, False) for one, fold in zip(fitted, timed, strict=False)]

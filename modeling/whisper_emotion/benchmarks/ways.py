@@ -12,7 +12,7 @@ from transformers import WhisperFeatureExtractor, WhisperForAudioClassification,
 from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.errors import without_loading_report
 from whisper_emotion.export import INPUTS, export_onnx, open_session
-from whisper_emotion.fitting.experiment import build_extractor, build_model, load_config
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 
 DTYPES = ("float32", "bfloat16")
 LABELS = tuple("abcdefg")  # the number of EMO-DB's classes

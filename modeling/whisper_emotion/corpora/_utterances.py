@@ -1,57 +1,21 @@
-"""What every corpus reader shares: an utterance, the walk over its files, and the table that comes of them."""
+"""What every corpus reader shares: the walk over its files, the table of its utterances, and the dataset."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow.compute
-from datasets import Audio, ClassLabel, Dataset, Features, Value
+from datasets import Audio, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from whisper_emotion.audio import audio_seconds
+from whisper_emotion.corpora.frames import NUMBERS
 from whisper_emotion.errors import UserError
 from whisper_emotion.recordings import walk
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One labelled recording.
-
-    Args:
-        path: The sound file.
-        label: Name of its class.
-        speaker: Who speaks, unique within the corpus. Where nobody knows, the file's path relative to the corpus,
-            without its ending: it has a slash, which no known speaker's name has.
-        gender: `female`, `male`, or `None` where it is not known.
-        session: The recording session, or `None` where the corpus has none.
-        ratings: Emotional dimensions by name, the same names in all of a corpus; empty where it has none.
-    """
-
-    path: Path
-    label: str
-    speaker: str
-    gender: str | None = None
-    session: str | None = None
-    ratings: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What is known of a corpus, and how it is read.
-
-    Args:
-        labels: Its classes; `None` where the folder decides.
-        published: How many utterances its owners publish; `None` where that has no meaning.
-        layout: What its files look like, for messages.
-        read: Called with the corpus's folder and with options; its keywords are the corpus's options.
-    """
-
-    labels: Sequence[str] | None
-    published: int | None
-    layout: str
-    read: Callable[..., list[Utterance]]
 
 
 def audio_files(root: Path) -> list[Path]:
@@ -71,23 +35,6 @@ def audio_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stem, path.as_posix()))
 
 
-def named_files(root: Path) -> dict[str, Path]:
-    """`audio_files` by stem, for corpora in which a file's name says who speaks how.
-
-    Raises:
-        UserError: As `audio_files`, or a name is there twice (some archives hold the corpus two times over: with a
-            copy in both parts of a fold, the test is heard in training).
-    """
-    named: dict[str, Path] = {}
-    for path in audio_files(root):
-        other = named.setdefault(path.stem, path)
-        if other != path:
-            raise UserError(
-                f"{path}: has the name of {other}, too, expected each recording once (your own: --corpus folder)"
-            )
-    return named
-
-
 def require_folder(path: Path) -> None:
     """Raise `UserError` unless the path is an existing folder that may be read."""
     if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
@@ -102,38 +49,50 @@ def inner_folder(root: Path, name: str) -> Path:
     return root / name if (root / name).is_dir() else root
 
 
-def to_dataset(utterances: Iterable[Utterance], labels: Sequence[str]) -> Dataset:
-    """The table of a corpus, one row an utterance.
+def to_dataset(
+    table: pd.DataFrame, labels: Sequence[str], numbers: Sequence[str] = (), recordings: Dataset | None = None
+) -> Dataset:
+    """Turn a table of utterances into the dataset of a corpus.
 
     Args:
-        utterances: The rows, in order, one or more. Their files' headers are read here.
+        table: As of `utterance_frame`, one row or more, with the column `corpus`. The files' headers are read here.
         labels: Names of all classes, in the order of their numbers.
+        numbers: Further columns of numbers.
+        recordings: A column `audio` of the same rows, where they are no files.
 
     Returns:
-        `Dataset` with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes), `label` (`ClassLabel`),
-        `speaker`, `gender`, `session` (strings, the last two `None` where unknown), `seconds`, and one column
-        (`float64`) for each rating.
+        As of `load_corpus`.
 
     Raises:
-        UserError: A file is missing, unreadable or empty.
+        UserError: A file is missing, unreadable or empty, or ends before an utterance in it.
     """
-    rows = [
-        {
-            "audio": os.path.abspath(one.path),
-            "label": labels.index(one.label),
-            "speaker": one.speaker,
-            "gender": one.gender,
-            "session": one.session,
-            "seconds": audio_seconds(one.path),
-            **one.ratings,
-        }
-        for one in utterances
-    ]
-    features = dict.fromkeys(rows[0], Value("float64"))
-    features |= dict.fromkeys(("audio", "speaker", "gender", "session"), Value("string"))
-    features |= {"label": ClassLabel(names=list(labels))}
-    # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
-    return Dataset.from_list(rows, features=Features(features)).cast_column("audio", Audio(decode=False))
+    columns: dict[str, Any] = {"label": pd.Index(labels).get_indexer(table["label"])}
+    columns |= {name: table[name].tolist() for name in ("speaker", "gender", "session")}
+    columns |= {"seconds": _seconds(table), "corpus": table["corpus"].tolist(), "split": table["split"].tolist()}
+    kinds: dict[str, Any] = dict.fromkeys(columns, Value("string"))
+    kinds |= {"label": ClassLabel(names=list(labels)), "seconds": Value("float64")}
+    columns |= {name: table[name].to_numpy() if name in table else [None] * len(table) for name in numbers}
+    kinds |= dict.fromkeys(numbers, Value("float64"))
+    if recordings is None:
+        # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
+        columns = {"audio": [os.path.abspath(path) for path in table["path"]], **columns}
+        described = Dataset.from_dict(columns, features=Features({"audio": Value("string"), **kinds}))
+        return described.cast_column("audio", Audio(decode=False))
+    described = Dataset.from_dict(columns, features=Features(kinds))
+    return concatenate_datasets([recordings.select_columns("audio"), described], axis=1)
+
+
+def _seconds(table: pd.DataFrame) -> np.ndarray:
+    """The length of every utterance: as the table has it, or from its file's header, which is read once a file."""
+    start, end, seconds = (table[name].to_numpy(dtype=float) for name in NUMBERS)
+    seconds = np.where(np.isnan(seconds), end - np.nan_to_num(start), seconds)
+    unknown = np.isnan(seconds)
+    if unknown.any():
+        lengths = {path: audio_seconds(path) for path in dict.fromkeys(table["path"][unknown])}
+        seconds[unknown] = table["path"][unknown].map(lengths).to_numpy() - np.nan_to_num(start[unknown])
+    for row in np.flatnonzero(~(seconds > 0))[:1]:
+        raise UserError(f"{table['path'].iloc[row]}: ends before {start[row]:g} s, where an utterance should begin")
+    return seconds
 
 
 def audio_paths(dataset: Dataset) -> Iterator[tuple[str | None, bool]]:

@@ -2,52 +2,110 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from whisper_emotion.corpora._utterances import Corpus, Utterance, audio_files, require_folder
+import pandas as pd
+
+from whisper_emotion.corpora._utterances import audio_files, require_folder
+from whisper_emotion.corpora.frames import gender_of, one_spelling, split_of, tidy, utterance_frame
+from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.corpora.records import CORPORA
+from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError
 from whisper_emotion.recordings import SUFFIXES, is_audio
 
-LAYOUT = "one sub-folder a class with sound files, such as angry/anna_01.wav"
+LAYOUT = CORPORA["folder"].layout
 
 
-def read(corpus_dir: Path, *, speaker_pattern: str | None = None) -> list[Utterance]:
+def read(corpus_dir: Path, record: Corpus, *, speaker_pattern: str | None = None) -> pd.DataFrame:
     """Read a folder of class folders.
+
+    Folders above the classes may be splits (`train/angry`), speakers (`anna/angry`), both (`train/anna/angry`), or
+    genders (`female/angry`). A lone folder above them (`data/angry`) says nothing.
 
     Args:
         corpus_dir: The folder.
+        record: The corpus's record.
         speaker_pattern: Regular expression that is searched in a file's name without ending; its first group is the
-            speaker. Without it every file is its own speaker, and no speaker-disjoint folds can be made.
+            speaker. It wins over speakers' folders.
 
     Returns:
-        The utterances, sorted by name and path; their labels are the names of the class folders.
+        What `frames.utterance_frame` returns, sorted by name and path.
 
     Raises:
-        UserError: A missing folder, recordings outside the class folders, a class folder without any, or a pattern
-            that is invalid, has no group, or fits a file's name not at all.
+        UserError: A missing folder, recordings outside the class folders, a class folder without any, two levels that
+            could be the classes, or a pattern that is invalid, has no group, or finds no speaker in a file's name or
+            one speaker per class.
     """
     require_folder(corpus_dir)
     pattern = None if speaker_pattern is None else _compile(speaker_pattern)
-    utterances, seen = [], {}
-    for entry in sorted(corpus_dir.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if is_audio(entry.name):
-                raise UserError(f"{entry}: lies in no class folder, expected {LAYOUT}")
-            continue
-        paths = audio_files(entry)
+    tops: list[tuple[str | None, Path]] = [(None, folder) for folder in _sub_folders(corpus_dir)]
+    splits = [folder for _, folder in tops if split_of(folder.name)]
+    if 1 < len(splits) < len(tops):
+        other = next(folder for _, folder in tops if folder not in splits)
+        raise UserError(f"{other}: is no split such as {splits[0].name} beside it, expected splits alone or {LAYOUT}")
+    if splits and len(splits) == len(tops):
+        tops = [(split_of(folder.name), inner) for folder in splits for inner in _sub_folders(folder)]
+    files = {folder: audio_files(folder) for _, folder in tops}
+    for folder, paths in files.items():
         if not paths:
-            raise UserError(f"{entry}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
-        for path in paths:
+            raise UserError(f"{folder}: holds no sound file, expected some of {' '.join(SUFFIXES)}")
+    nested = _classes_are_inside(corpus_dir, files)
+    outer_names = {tidy(folder.name) for folder in files}
+    known_genders = nested and all(map(gender_of, outer_names))
+    known_speakers = nested and not known_genders and len(outer_names) > 1
+    rows, seen = [], {}
+    for split, folder in tops:
+        for path in files[folder]:
             # A copy as .wav and .flac would leak from training into the test of a fold
             other = seen.setdefault(path.with_suffix(""), path)
             if other != path:
                 raise UserError(f"{path}: the same recording as {other.name} beside it, remove one of the two")
-            speaker = _speaker(pattern, path) if pattern else path.relative_to(corpus_dir).with_suffix("").as_posix()
-            utterances.append(Utterance(path, entry.name, speaker))
-    return sorted(utterances, key=lambda utterance: (utterance.path.stem, utterance.path.as_posix()))
+            label = path.relative_to(folder).parts[0] if nested else folder.name
+            speaker = _speaker(pattern, path) if pattern else tidy(folder.name) if known_speakers else None
+            rows.append((path, label, speaker, gender_of(folder.name) if known_genders else None, split))
+    rows.sort(key=lambda row: (row[0].stem, row[0].as_posix()))
+    spelled = one_spelling((label for _, label, *_ in rows), corpus_dir)
+    frame = utterance_frame(
+        path=[os.path.abspath(path) for path, *_ in rows],
+        label=[spelled[label] for _, label, *_ in rows],
+        speaker=[speaker for _, _, speaker, *_ in rows],
+        gender=[gender for *_, gender, _ in rows],
+        split=[split for *_, split in rows],
+    )
+    if pattern:
+        _require_speakers_across_classes(frame, pattern)
+    return frame
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    """The visible folders in a folder that holds no recordings itself."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    for entry in entries:
+        if not entry.is_dir() and is_audio(entry.name):
+            raise UserError(f"{entry}: lies in no class folder, expected {LAYOUT}")
+    return [entry for entry in entries if entry.is_dir()]
+
+
+def _classes_are_inside(corpus_dir: Path, files: dict[Path, list[Path]]) -> bool:
+    """Whether the classes are the folders' sub-folders; refuses where both levels could be classes."""
+    below = {folder: [path.relative_to(folder).parts for path in paths] for folder, paths in files.items()}
+    if not below or any(len(parts) == 1 for paths in below.values() for parts in paths):
+        return False
+    inner = {folder: {tidy(parts[0]) for parts in paths} for folder, paths in below.items()}
+    outer_names, inner_names = {tidy(folder.name) for folder in files}, set().union(*inner.values())
+    outer_moods, inner_moods = ([canonical(name) for name in names] for names in (outer_names, inner_names))
+    unknown = not any(outer_moods) and not any(inner_moods)
+    same = len(outer_names) > 1 and len(inner_names) > 1 and all(names == inner_names for names in inner.values())
+    if (any(outer_moods) and all(inner_moods)) or (unknown and same):
+        levels = " and ".join(", ".join(sorted(names)[:3]) for names in (outer_names, inner_names))
+        raise UserError(
+            f"{corpus_dir}: two levels of folders could be the classes ({levels}), expected {LAYOUT}, or "
+            "anna/angry/01.wav with usual names of emotions; list the files in a table otherwise (--corpus table)"
+        )
+    return all(inner_moods)
 
 
 def _compile(speaker_pattern: str) -> re.Pattern[str]:
@@ -74,5 +132,12 @@ def _speaker(pattern: re.Pattern[str], path: Path) -> str:
     return match[1]
 
 
-FOLDER = Corpus(None, None, LAYOUT, read)
-"""Recordings in class folders."""
+def _require_speakers_across_classes(frame: pd.DataFrame, pattern: re.Pattern[str]) -> None:
+    """Refuse where every class has a speaker of its own: the pattern found the class, or folds could test nothing."""
+    pairs = frame[["label", "speaker"]].drop_duplicates()
+    if len(pairs) > 1 and pairs["label"].is_unique and pairs["speaker"].is_unique:
+        first = ", ".join(f"{speaker} in {label}" for label, speaker in pairs.values[:2])
+        raise UserError(
+            f"--speaker_pattern {pattern.pattern}: finds one speaker per class ({first}), expected speakers with "
+            "several classes"
+        )

@@ -4,76 +4,93 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, Dataset, Features, Value, concatenate_datasets, config, load_dataset
+import pandas as pd
+from datasets import Audio, ClassLabel, Dataset, concatenate_datasets, config, load_dataset, load_from_disk
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from whisper_emotion.audio import audio_seconds
 from whisper_emotion.corpora._utterances import audio_paths
+from whisper_emotion.corpora.frames import gender_of, split_of, utterance_frame
 from whisper_emotion.errors import UserError, one_line
 
 PREFIX = "hub:"
 EXPECTED = "expected the columns audio and label, and as it has them speaker, gender, session and seconds"
 
 
-def load(name: str, choose: Callable[[Sequence[str], Sequence[str]], list[str]]) -> Dataset:
-    """Load a dataset from the Hub, all its splits in their order: which clips train and which test, the folds say.
-
-    `audio` is an `Audio` column. `label` is a `ClassLabel`, or text. `speaker` is text or a number; without that
-    column every clip is its own speaker, and no speaker-disjoint folds can be made. `gender` is `female` or `male` or
-    else counts as unknown. `seconds`, where it is missing, is read from the recordings' headers. Other columns are
-    left out.
+def read(name: str) -> tuple[pd.DataFrame, Dataset]:
+    """Load a dataset from the Hub, all its splits in their order; see `from_dataset`.
 
     Args:
         name: `hub:NAMESPACE/NAME`.
-        choose: From the names of all classes and from every clip's, those to keep, in the order of their numbers.
+    """
+    return from_splits(_download(name), name)
+
+
+def read_saved(folder: Path) -> tuple[pd.DataFrame, Dataset]:
+    """Load a folder that `save_to_disk` wrote, with its splits where it has some; see `from_dataset`."""
+    try:
+        saved = load_from_disk(folder)
+    except Exception as error:  # as in `_download`
+        raise UserError(f"{folder}: cannot be loaded as a saved dataset: {one_line(error)}") from error
+    return from_splits(saved if isinstance(saved, dict) else {"": saved}, str(folder))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+
+
+def from_splits(splits: Mapping[str, Dataset], name: str) -> tuple[pd.DataFrame, Dataset]:
+    """Read the columns of a dataset.
+
+    `audio` is an `Audio` column. `label` is a `ClassLabel`, or text. `speaker` is text or a number; without that
+    column nobody knows who speaks. `gender` is `female` or `male` or else counts as unknown. `seconds`, where it is
+    missing, is read from the recordings' headers. Other columns are left out.
+
+    Args:
+        splits: The dataset's splits by name.
+        name: The dataset, for messages.
 
     Returns:
-        What `load_corpus` promises, but for `audio`: the recordings' bytes, or paths in the cache of `datasets`.
+        A row an utterance, see `frames.utterance_frame`, and the column `audio`: bytes, or paths in the cache of
+        `datasets`.
 
     Raises:
         UserError: No such dataset, or it may not be read; no audio or labels, or a clip without label or speaker.
     """
-    table = _download(name)
+    table = concatenate_datasets(list(splits.values()))
     for column in ("audio", "label"):
         if column not in table.features:
             raise UserError(f"{name}: has no column {column}, {EXPECTED}")
     if not isinstance(table.features["audio"], Audio):
         raise UserError(f"{name}: its column audio holds no recordings, expected the type Audio of datasets")
     table = table.cast_column("audio", Audio(decode=False))
-    _check_files(table, name)
-    label = table.features["label"]
-    spoken = _texts(table, name, "label")
-    labels = choose(label.names if isinstance(label, ClassLabel) else sorted(set(spoken)), spoken)
-    speakers = [f"row/{row}" for row in range(len(table))]  # the slash says that nobody knows who speaks
-    if "speaker" in table.features:
-        speakers = [speaker.replace("/", "_") for speaker in _texts(table, name, "speaker")]
-    genders = [str(gender).lower() for gender in _values(table, "gender")]
-    columns = {
-        "label": [labels.index(one) if one in labels else 0 for one in spoken],
-        "speaker": speakers,
-        "gender": [gender if gender in ("female", "male") else None for gender in genders],
+    if name.startswith(PREFIX):
+        _check_files(table, name)
+    columns: dict[str, list[Any]] = {
+        "label": _texts(table, name, "label"),
+        "gender": [gender_of(str(gender)) for gender in _values(table, "gender")],
         "session": [None if one is None else str(one) for one in _values(table, "session")],
+        "split": [split_of(split) for split, part in splits.items() for _ in range(len(part))],
         "seconds": _seconds(table, name),
     }
-    kinds: dict[str, Any] = {column: Value("string") for column in columns}
-    kinds |= {"label": ClassLabel(names=labels), "seconds": Value("float64")}
-    described = Dataset.from_dict(columns, features=Features(kinds))
-    whole = concatenate_datasets([table.select_columns("audio"), described], axis=1)
-    kept = [row for row, one in enumerate(spoken) if one in labels]
-    return whole if len(kept) == len(whole) else whole.select(kept)
+    if "speaker" in table.features:
+        columns["speaker"] = _texts(table, name, "speaker")
+    return utterance_frame(path=[None] * len(table), **columns), table.select_columns("audio")
 
 
-def _download(name: str) -> Dataset:
-    """The dataset, all splits as one."""
+def _download(name: str) -> dict[str, Dataset]:
+    """The dataset's splits."""
     if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+", name):
         raise UserError(f"corpus: '{name}' names no dataset on the Hub, expected hub:NAMESPACE/NAME")
     try:
         # As an address: a name alone would mean a local folder, if there is one that is called so
-        return load_dataset(f"hf://datasets/{name.removeprefix(PREFIX)}", split="all")
+        loaded = load_dataset(f"hf://datasets/{name.removeprefix(PREFIX)}")
+        return {str(split): part for split, part in loaded.items()}
     except Exception as error:  # whatever the readers of tables and archives raise on what others have uploaded
         raise UserError(f"{name}: cannot be loaded from the Hub: {one_line(error)}") from error
 

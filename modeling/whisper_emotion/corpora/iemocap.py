@@ -1,4 +1,4 @@
-"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008), four emotions as usual: 5,531 English utterances.
+"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008): its label files say who speaks how.
 
 Its rows also have the three dimensions that the annotators rated, as means from 1 to 5: `arousal`, `valence` and
 `dominance`. The owners call arousal activation.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from whisper_emotion.corpora._utterances import Corpus, Utterance, inner_folder, named_files, require_folder
+import pandas as pd
+
+from whisper_emotion.corpora._utterances import audio_files, inner_folder, require_folder
+from whisper_emotion.corpora.frames import frame_of_rows
+from whisper_emotion.corpora.record import Corpus
 from whisper_emotion.errors import UserError
 
-# Excited joins happy; frustration, surprise, fear, disgust, other and "xxx" (no majority) are left out.
-EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
 GENDERS = {"F": "female", "M": "male"}
 
 RATING = r"(\d+(?:\.\d+)?)"
@@ -22,15 +24,16 @@ LABEL_EXPECTED = "[start - end]<TAB>name<TAB>emotion<TAB>[valence, activation, d
 NAME = re.compile(r"(Ses0[1-5])[FM]_(impro|script)\w+_([FM])\d{3}")
 
 
-def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
+def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> pd.DataFrame:
     """Read IEMOCAP's folder, or the one that holds `IEMOCAP_full_release`.
 
     Args:
         corpus_dir: The folder that holds `Session1` to `Session5`.
-        improvised_only: Leave out the scripted dialogues (2,943 utterances remain).
+        record: IEMOCAP's record.
+        improvised_only: Leave out the scripted dialogues (2,943 utterances of the usual four classes remain).
 
     Returns:
-        The utterances, sorted by name, each with its `ratings`.
+        A row an utterance, sorted by name, see `frames.utterance_frame`.
         A speaker is the session and the letter before the last number: who spoke
         `Ses01F_impro01_M003` is `Ses01M`, since the first letter only says who wore the motion-capture markers.
 
@@ -38,10 +41,10 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
         UserError: A missing folder, a label file that does not parse, or a labelled utterance without audio.
     """
     require_folder(corpus_dir)
-    utterances = []
+    rows = []
     root = inner_folder(corpus_dir, "IEMOCAP_full_release")
     for session in sorted(path for path in root.glob("Session[1-5]") if path.is_dir()):
-        recordings = named_files(session / "sentences" / "wav")
+        recordings = _by_name(session / "sentences" / "wav")
         folder = session / "dialog" / "EmoEvaluation"
         require_folder(folder)
         sheets = sorted(path for path in folder.glob("Ses*.txt") if path.is_file())
@@ -52,15 +55,24 @@ def read(corpus_dir: Path, *, improvised_only: bool = False) -> list[Utterance]:
                 match = NAME.fullmatch(name)
                 if match is None:
                     raise UserError(f"{sheet}: utterance {name!r} is unknown, expected such as Ses01F_impro01_M003")
-                if code not in EMOTIONS or (improvised_only and match[2] != "impro"):
+                if code not in record.emotions:
+                    raise UserError(f"{sheet}: emotion {code!r} is unknown, expected {', '.join(record.emotions)}")
+                if not record.emotions[code] or (improvised_only and match[2] != "impro"):
                     continue
                 if name not in recordings:
                     raise UserError(f"{session / 'sentences' / 'wav'}: has no {name}.wav, which {sheet.name} labels")
-                speaker = match[1] + match[3]
-                utterances.append(
-                    Utterance(recordings[name], EMOTIONS[code], speaker, GENDERS[match[3]], match[1], ratings)
-                )
-    return sorted(utterances, key=lambda utterance: utterance.path.stem)
+                who = {"speaker": match[1] + match[3], "gender": GENDERS[match[3]], "session": match[1]}
+                rows.append({"path": str(recordings[name]), "label": record.emotions[code], **who, **ratings})
+    return frame_of_rows(sorted(rows, key=lambda row: Path(row["path"]).stem))
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The recordings of a session by their names, each once."""
+    named: dict[str, Path] = {}
+    for path in audio_files(folder):
+        if (other := named.setdefault(path.stem, path)) != path:
+            raise UserError(f"{path}: has the name of {other}, too, expected each recording once")
+    return named
 
 
 def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:
@@ -80,12 +92,3 @@ def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:
     if not found:
         raise UserError(f"{sheet}: holds no label line, expected {LABEL_EXPECTED}")
     return found
-
-
-IEMOCAP = Corpus(
-    ("angry", "happy", "neutral", "sad"),
-    published=5531,
-    layout="Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav, …",
-    read=read,
-)
-"""Four classes of IEMOCAP, 10 speakers in 5 sessions."""

@@ -6,8 +6,12 @@ The tables in `splits/` are EmoBox's (Ma et al., arXiv 2406.07162; https://githu
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
+import logging
+import os
 import re
-from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +21,17 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import GroupKFold
 
-from whisper_emotion.corpora import utterance_names
+from whisper_emotion.corpora._utterances import audio_paths
+from whisper_emotion.corpora.loading import utterance_names
+from whisper_emotion.corpora.records import CORPORA, corpus_name, corpus_record
+from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError
 
-TABLES = Path(__file__).parent / "splits"
+logger = logging.getLogger(__name__)
 
-# The last women and the last men of the 10 groups of consecutive speakers, F01 and M01 first: the released code of
-# arXiv 2602.06000.
-SHEMO_WOMEN = (3, 6, 9, 12, 15, 18, 21, 24, 27, 31)
-SHEMO_MEN = (6, 12, 18, 24, 30, 36, 41, 46, 51, 56)
-IEMOCAP_SESSIONS = ("Ses01", "Ses02", "Ses03", "Ses04", "Ses05")
-PAPER_CORPORA = ("shemo", "iemocap")
-EMOBOX_CORPORA = ("emodb", "ravdess", "iemocap", "shemo")
+TABLES = Path(__file__).parent / "splits"
+# Each stream has a random number of its own, and a checksum with it: neither is the recording
+OGG_PAGE = re.compile(rb"(OggS.{10}).{4}(.{4}).{4}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,31 @@ class Fold:
         number: The fold's number, from 1.
         train: Rows to train on, ascending.
         test: Rows to test on, ascending.
+        dev: Rows that select, ascending; None where training speakers are held out for that.
     """
 
     number: int
     train: list[int]
     test: list[int]
+    dev: list[int] | None = None
 
 
 def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
-    """Divide a corpus into folds.
+    """Divide a corpus, or several, into folds.
+
+    Copies of a test recording are left out of its fold's training, and further copies of a training recording, too.
 
     Args:
         dataset: What `load_corpus` returned.
         corpus: The corpus's name; published folds go by it.
-        folds: `loso` (leave one speaker out), `paper` (arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5
-            sessions), `emobox` (EmoBox's tables; a clip that they do not list is in no fold), or `speakers:K`
-            (K speaker-disjoint folds with like numbers of clips).
+        folds: One of
+
+            - `loso`: leave one speaker out;
+            - `speakers:K`: K speaker-disjoint folds with like numbers of clips;
+            - `paper`: arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5 sessions;
+            - `emobox`: EmoBox's tables; a clip that they do not list is in no fold;
+            - `split`: the corpus's own training, dev and test recordings, one fold;
+            - `loco`: leave one corpus out, of several.
 
     Returns:
         The folds, numbered from 1. Their tests are disjoint.
@@ -62,20 +74,21 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
     Raises:
         UserError: Unknown folds, or folds that do not apply to this corpus.
     """
-    if folds == "loso":
-        speakers = _known_speakers(dataset, folds)
-        return _folds_by_group(speakers, sorted(set(speakers)))
-    if folds.startswith("speakers:"):
-        return _balanced_folds(dataset, folds)
-    if folds == "paper" and corpus in PAPER_CORPORA:
-        return _paper_folds(dataset, corpus)
-    if folds == "emobox" and corpus in EMOBOX_CORPORA:
-        return _emobox_folds(dataset, corpus)
-    published = {"paper": PAPER_CORPORA, "emobox": EMOBOX_CORPORA}
-    if folds in published:
-        raise UserError(f"folds: {folds} is defined for {', '.join(published[folds])} only, not for {corpus}")
-    known = ["loso", *(name for name, corpora in published.items() if corpus in corpora), "speakers:K"]
-    raise UserError(f"folds: unknown value '{folds}', expected one of {', '.join(known)} for {corpus}")
+    record, published = corpus_record(corpus), ("paper", "emobox")
+    makers = {"loso": _speaker_folds, "split": _split_folds, "loco": _corpus_folds}
+    if folds in makers:
+        made = makers[folds](dataset)
+    elif folds.startswith("speakers:"):
+        made = _balanced_folds(dataset, folds)
+    elif folds in published and folds in record.folds:
+        made = _emobox_folds(dataset, corpus) if folds == "emobox" else _paper_folds(dataset, corpus)
+    elif folds in published:
+        have = ", ".join(name for name, one in CORPORA.items() if folds in one.folds)
+        raise UserError(f"folds: {folds} is defined for {have} only, not for {corpus}")
+    else:
+        known = ["loso", *(name for name in published if name in record.folds), "speakers:K", "split", "loco"]
+        raise UserError(f"folds: unknown value '{folds}', expected one of {', '.join(known)} for {corpus}")
+    return _without_copies(dataset, made)
 
 
 def speakers_known(dataset: Dataset) -> bool:
@@ -191,38 +204,115 @@ def _balanced_folds(dataset: Dataset, folds: str) -> list[Fold]:
     return [Fold(number, train.tolist(), test.tolist()) for number, (train, test) in enumerate(divisions, start=1)]
 
 
+def _speaker_folds(dataset: Dataset) -> list[Fold]:
+    """The folds `loso`."""
+    speakers = _known_speakers(dataset, "loso")
+    return _folds_by_group(speakers, sorted(set(speakers)))
+
+
+def _corpus_folds(dataset: Dataset) -> list[Fold]:
+    """The folds `loco`."""
+    corpora = dataset["corpus"][:]
+    order = list(dict.fromkeys(corpora))
+    if len(order) < 2:
+        raise UserError(f"folds: loco needs two or more corpora, found {order[0]}: --corpus emodb,ravdess")
+    return [_known_classes(dataset, fold) for fold in _folds_by_group(corpora, order)]
+
+
+def _known_classes(dataset: Dataset, fold: Fold) -> Fold:
+    """Leave test clips out whose class no training clip has."""
+    labels, names = dataset["label"][:], dataset.features["label"].names
+    trained = {labels[row] for row in fold.train}
+    unknown = {labels[row] for row in fold.test} - trained
+    if unknown:
+        classes = ", ".join(names[label] for label in sorted(unknown))
+        logger.warning(
+            "fold %d: its test clips of %s are left out, which no training clip is of", fold.number, classes
+        )
+    return dataclasses.replace(fold, test=[row for row in fold.test if labels[row] in trained])
+
+
+def _split_folds(dataset: Dataset) -> list[Fold]:
+    """The fold `split`: whatever names no part is in none."""
+    splits = np.asarray(dataset["split"][:], dtype=object)
+    train, dev, test = (np.flatnonzero(splits == name).tolist() for name in ("train", "dev", "test"))
+    if not train or not test:
+        lacking = " or ".join(name for name, rows in (("train", train), ("test", test)) if not rows)
+        raise UserError(f"folds: split needs a corpus with parts of its own, but no recording is of {lacking}")
+    return [Fold(1, train, test, dev or None)]
+
+
 def _paper_folds(dataset: Dataset, corpus: str) -> list[Fold]:
     """The folds of arXiv 2602.06000: sessions, or groups of speakers."""
-    if corpus == "iemocap":
-        groups, order = dataset["session"][:], IEMOCAP_SESSIONS
-    else:
-        firsts = [1, *(last + 1 for last in SHEMO_WOMEN[:-1])]
-        order = [f"F{woman:02d} to M{man:02d}" for woman, man in zip(firsts, SHEMO_MEN, strict=True)]
-        lasts = {"F": SHEMO_WOMEN, "M": SHEMO_MEN}
-        groups = [order[bisect_left(lasts[speaker[0]], int(speaker[1:]))] for speaker in dataset["speaker"][:]]
+    order = corpus_record(corpus).paper_folds
+    group_of = {speaker: group for group, speakers in order.items() for speaker in speakers}
+    groups = [group_of[speaker] for speaker in dataset["speaker"][:]]
     absent = [group for group in order if group not in set(groups)]
     if absent:
         raise UserError(f"folds: paper needs all of {corpus}, but nothing of {', '.join(absent)} is there")
     return _folds_by_group(groups, order)
 
 
+def _without_copies(dataset: Dataset, folds: list[Fold]) -> list[Fold]:
+    """Leave copies of test clips out of the training, and copies of test and training clips out of dev."""
+    first = _first_copies(dataset)
+    clean = []
+    for fold in folds:
+        tested = {first.get(row, row) for row in fold.test}
+        train = [row for row in fold.train if first.get(row, row) not in tested]
+        known = tested | {first.get(row, row) for row in train}
+        dev = None if fold.dev is None else [row for row in fold.dev if first.get(row, row) not in known]
+        clean.append(Fold(fold.number, train, fold.test, dev))
+    if first:
+        names, (row, other) = utterance_names(dataset), next(iter(first.items()))
+        logger.warning(
+            "%d recordings are byte-identical copies of others (%s of %s): a fold has each on one side only",
+            *(len(first), names[row], names[other]),
+        )
+    return clean
+
+
+def speaker_groups(dataset: Dataset) -> np.ndarray:
+    """Name the speaker of each clip, `(clips,)`; where nobody knows, copies of a recording count as one speaker's."""
+    groups = np.asarray(dataset["speaker"][:], dtype=object)
+    if not speakers_known(dataset):
+        for row, other in _first_copies(dataset).items():
+            groups[row] = groups[other]
+    return groups.astype(str)
+
+
+def _first_copies(dataset: Dataset) -> dict[int, int]:
+    """The first row with the same bytes, for each row whose file is a copy; only files of like size are read."""
+    if "start" in dataset.features or "audio" not in dataset.features:
+        return {}  # utterances share files on purpose
+    by_size = defaultdict(list)
+    for row, (path, is_file) in enumerate(audio_paths(dataset)):
+        if is_file and path is not None:
+            by_size[os.path.getsize(path)].append((row, path))
+    same = defaultdict(list)
+    for row, path in (one for files in by_size.values() if len(files) > 1 for one in files):
+        same[hashlib.sha256(OGG_PAGE.sub(rb"\1\2", Path(path).read_bytes())).digest()].append(row)
+    # Content that most files share stands in for recordings: there is nothing to leak
+    return {row: rows[0] for rows in same.values() if len(rows) <= len(dataset) / 2 for row in rows[1:]}
+
+
 def read_emobox(corpus: str) -> list[dict[str, str]]:
     """EmoBox's table of a corpus: `fold` (the one that tests a clip, 0 where it only ever trains), `name`, `label`."""
-    with open(TABLES / f"emobox_{corpus}.csv", encoding="utf-8", newline="") as table:
+    with open(TABLES / f"emobox_{corpus_name(corpus)}.csv", encoding="utf-8", newline="") as table:
         return list(csv.DictReader(line for line in table if not line.startswith("#")))
 
 
 def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
     """EmoBox's folds of the classes that the dataset has; clips that the table does not list are in none."""
     rows = {name: row for row, name in enumerate(utterance_names(dataset))}
-    classes = set(dataset.features["label"].names)
-    listed = [entry for entry in read_emobox(corpus) if entry["label"] in classes]
-    absent = [entry["name"] for entry in listed if entry["name"] not in rows]
+    classes = {canonical(name) or name for name in dataset.features["label"].names}
+    listed = read_emobox(corpus)
+    absent = [entry["name"] for entry in listed if entry["name"] not in rows and entry["label"] in classes]
     if absent:
         raise UserError(
             f"folds: emobox needs all of {corpus}, but {absent[0]} is not there ({len(absent)} are missing)"
         )
-    fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed}
+    fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed if entry["name"] in rows}
     members = sorted(fold_of)
     tested_in = [fold_of[row] for row in members]
     return _folds_by_group(tested_in, range(1, max(tested_in) + 1), members)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 
-from whisper_emotion.corpora._utterances import Corpus, Utterance
+from whisper_emotion.corpora.frames import frame_of_rows
+from whisper_emotion.corpora.record import Corpus
 from whisper_emotion.errors import UserError
 from whisper_emotion.synthesis import SAMPLING_RATE, STYLES, draw_voice, synthesise
 
@@ -24,18 +26,25 @@ ALLOWED = {"speakers": range(2, 100), "utterances": range(1, 100), "seed": range
 
 
 def read(
-    corpus_dir: Path, *, speakers: int | None = None, utterances: int | None = None, seed: int | None = None
-) -> list[Utterance]:
+    corpus_dir: Path,
+    record: Corpus,
+    *,
+    speakers: int | None = None,
+    utterances: int | None = None,
+    seed: int | None = None,
+) -> pd.DataFrame:
     """Read the synthetic corpus, generating it first where the folder is missing or empty.
 
     Args:
         corpus_dir: The folder. One that holds the corpus is used as it is.
+        record: The corpus's record.
         speakers: How many speakers, every other one female (16).
         utterances: How many utterances of each speaker and emotion (10).
         seed: Seed of everything random (0).
 
     Returns:
-        The utterances, sorted by name: speakers `S01F`, `S02M`, …, emotions angry, happy, neutral and sad.
+        A row an utterance, sorted by name, see `frames.utterance_frame`: speakers `S01F`, `S02M`, …, emotions angry,
+        happy, neutral and sad.
 
     Raises:
         UserError: An option out of range, a folder that cannot be written or holds something else, or a corpus that
@@ -51,18 +60,19 @@ def read(
             raise UserError(
                 f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}, remove it or name another"
             )
-    found = [
-        Utterance(corpus_dir / speaker / f"{speaker}_{label}_{number:02d}.wav", label, speaker, gender)
+    paths = {
+        corpus_dir / speaker / f"{speaker}_{label}_{number:02d}.wav": (label, speaker, gender)
         for speaker, gender in _speakers(recorded["speakers"])
         for label in LABELS
         for number in range(1, recorded["utterances"] + 1)
-    ]
-    for utterance in found:
-        if not utterance.path.is_file():
-            raise UserError(
-                f"{utterance.path}: is missing, remove the folder {corpus_dir} to generate the corpus anew"
-            )
-    return found
+    }
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: is missing, remove the folder {corpus_dir} to generate the corpus anew")
+    names = ("label", "speaker", "gender")
+    return frame_of_rows(
+        [{"path": str(path), **dict(zip(names, found, strict=True))} for path, found in paths.items()]
+    )
 
 
 def _in_range(name: str, value: int) -> int:
@@ -121,7 +131,3 @@ def _write_speaker(folder: Path, gender: str, options: dict[str, int], index: in
             samples = synthesise(voice, label, rng)
             path = folder / f"{folder.name}_{label}_{number:02d}.wav"
             soundfile.write(path, samples, SAMPLING_RATE, subtype="PCM_16")
-
-
-SYNTHETIC = Corpus(LABELS, None, "S01F/S01F_angry_01.wav, …, as they are generated", read)
-"""Generated speech in four emotions."""

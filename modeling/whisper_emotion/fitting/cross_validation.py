@@ -42,9 +42,15 @@ def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd
     return table
 
 
-def prediction_table(experiment: Experiment, logits: np.ndarray, fold: Fold, seed: int) -> pd.DataFrame:
-    """Tabulate logits `(clips, labels)` of a fold's test clips; columns as of `predict`."""
-    probabilities = torch.as_tensor(logits, dtype=torch.float64).softmax(dim=-1).numpy()
+def prediction_table(experiment: Experiment, logits: np.ndarray | torch.Tensor, fold: Fold, seed: int) -> pd.DataFrame:
+    """Tabulate logits `(clips, labels)` of a fold's test clips; columns as of `predict`.
+
+    Of several corpora, each clip gets probabilities of the classes that its corpus has, and 0 for the others.
+    """
+    logits = torch.as_tensor(logits, dtype=torch.float64)
+    if len(experiment.corpora) > 1:
+        logits = logits.masked_fill(~torch.from_numpy(experiment.classes_of(fold.test)), -torch.inf)
+    probabilities = logits.softmax(dim=-1).numpy()
     names, labels, classes = utterance_names(experiment.corpus), experiment.label_ids, experiment.labels
     table = pd.DataFrame(
         {
@@ -93,7 +99,7 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
     if missing:
         warn_of_unknown_speakers(experiment)
         for _, _, fold in missing:
-            experiment.check_speakers(fold.train)
+            experiment.check_speakers(fold)
         frames = load_frames(experiment)
         if frames is not None and not leave_group():
             return None
@@ -113,7 +119,7 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
         )  # fmt: skip
         for _, group in groupby(missing, together):
             cell_group = list(group)
-            jobs = [Job(fold.train, fold.test, seed) for _, seed, fold in cell_group]
+            jobs = [Job(fold.train, fold.test, seed, fold.dev) for _, seed, fold in cell_group]
             folder = cell_group[0][0].with_suffix("")
             finished = fit(experiment, frames, jobs, folder)
             tables = [

@@ -2,29 +2,26 @@
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import set_seed
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.corpora.splits import check_held_out, speakers_known
-from whisper_emotion.errors import UserError, not_loaded, one_line, reading, without_loading_report
-from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.corpora.splits import Fold, check_held_out, speaker_groups, speakers_known
+from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
+from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
-from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification, initialise
-from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.options import CORPUS_WEIGHTS, CorpusOptions, ModelOptions, ProtocolOptions
 
-CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
 LINEAR_POOLINGS = ("mean", "statistics")
 
 
@@ -42,11 +39,16 @@ class Experiment:
         refit: Train again on all training clips with the epochs or the strength that `dev` chose.
         from_scratch: Take the encoder's configuration only, and train all weights from random ones.
         freeze_encoder: Train the head only, on stored frames.
-        class_weights: `balanced` (inverse to the classes' frequencies among the training clips), one weight a class,
-            or None.
+        class_weights: `balanced` (inverse to the classes' frequencies among the training clips, in each corpus by
+            itself), `none`, or one weight a class. None is `balanced` with several corpora, and `none` with one.
+        corpus_weights: What a corpus counts in the loss, of several, by its training clips: their square root
+            (`sqrt`), nothing (`equal`), or their number (`size`).
+        held_out: What `dev` holds out: `speakers`, or of several training corpora one after the other (`corpora`).
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32.
-        adaptation: Whether test clips are adapted to the mean frame of all clips of their speaker, without labels:
-            `none`, `speaker`, or `dev`: if it helps on held-out speakers. Training does not depend on it.
+        adaptation: Whether test clips are adapted, without labels, to the mean frame of all clips of their speaker
+            (`speaker`) or of their corpus (`domain`): or `none`, or `dev`: to the speaker, if that helps on held-out
+            speakers.
+        train_adaptation: Whether the training clips of a linear head are adapted to their `speaker`, or `none`.
         temperature_scaling: Calibrate the probabilities on held-out speakers.
         store_dir: Folder of the feature store; None is its default.
 
@@ -62,20 +64,23 @@ class Experiment:
     refit: bool = True
     from_scratch: bool = False
     freeze_encoder: bool = True
-    class_weights: Literal["balanced"] | Sequence[float] | None = None
+    class_weights: Literal["balanced", "none"] | Sequence[float] | None = None
+    corpus_weights: str = "sqrt"
+    held_out: str = "speakers"
     encoder_dtype: str = "float32"
     adaptation: str = "none"
+    train_adaptation: str = "none"
     temperature_scaling: bool = False
     store_dir: str | None = None
 
     def __post_init__(self):
         """Refuse options that exclude one another."""
         weights = self.class_weights
-        if weights not in (None, "balanced") and (
+        if weights not in (None, "balanced", "none") and (
             len(weights) != len(self.labels) or not all(1e-6 <= weight <= 1e6 for weight in weights)
         ):
             raise UserError(
-                f"--class_weights {weights}: must be balanced, or {len(self.labels)} numbers from 1e-6 to 1e6"
+                f"--class_weights {weights}: must be balanced, none, or {len(self.labels)} numbers from 1e-6 to 1e6"
             )
         if self.from_scratch and self.freeze_encoder:
             raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
@@ -83,6 +88,12 @@ class Experiment:
             raise UserError(f"--encoder_dtype {self.encoder_dtype}: needs a frozen encoder, add --freeze_encoder true")
         if self.temperature_scaling and self.select_on != "dev":
             raise UserError("--temperature_scaling true: is fitted on held-out speakers, so it needs --select_on dev")
+        if weights not in (None, "balanced", "none") and len(self.corpora) > 1:
+            raise UserError("--class_weights: with several corpora must be balanced or none")
+        if self.held_out == "corpora" and not (self.is_linear and self.select_on == "dev"):
+            raise UserError("--held_out corpora: chooses the strength of a linear head; use --select_on dev with it")
+        if self.train_adaptation != "none" and not (speakers_known(self.corpus) and self.is_linear):
+            raise UserError("--train_adaptation speaker: needs known speakers and a linear head")
         if self.adaptation == "none":
             return
         option = f"--adaptation {self.adaptation}"
@@ -107,13 +118,18 @@ class Experiment:
 
     @cached_property
     def speakers(self) -> np.ndarray:
-        """Speaker of each clip, `(clips,)`."""
-        return np.asarray(self.corpus["speaker"][:])
+        """Speaker of each clip, `(clips,)`, see `speaker_groups`."""
+        return speaker_groups(self.corpus)
 
     @cached_property
     def adapts(self) -> bool:
         """Whether adapted predictions are asked for and possible."""
-        return self.adaptation != "none" and speakers_known(self.corpus)
+        return self.adaptation == "domain" or (self.adaptation != "none" and speakers_known(self.corpus))
+
+    @property
+    def adaptation_groups(self) -> np.ndarray:
+        """Whose mean frame each clip is adapted to, `(clips,)`: its corpus or its speaker."""
+        return self.corpus_of if self.adaptation == "domain" else self.speakers
 
     @cached_property
     def is_linear(self) -> bool:
@@ -134,28 +150,78 @@ class Experiment:
         """Build a model with the pretrained encoder and a new head."""
         return build_model(self.encoder, self.config(), seed, self.from_scratch)
 
+    @cached_property
+    def corpora(self) -> list[str]:
+        """The names of the corpora, in their order."""
+        return list(dict.fromkeys(self.corpus_of.tolist()))
+
+    @cached_property
+    def corpus_of(self) -> np.ndarray:
+        """Corpus of each clip, `(clips,)`."""
+        return np.asarray(self.corpus["corpus"][:])
+
+    def classes_of(self, rows: Sequence[int]) -> np.ndarray:
+        """Return which classes the corpus of each clip has, `(rows, labels)` bool."""
+        has = {
+            name: np.isin(np.arange(len(self.labels)), self.label_ids[self.corpus_of == name]) for name in self.corpora
+        }
+        return np.stack([has[name] for name in self.corpus_of[list(rows)]])
+
     def class_weights_of(self, rows: Sequence[int]) -> torch.Tensor | None:
         """Return the weight of each class in the loss, `(labels,)`, for these training clips."""
-        if self.class_weights == "balanced":
+        if self.class_weights == "balanced" or (self.class_weights is None and len(self.corpora) > 1):
             counts = np.bincount(self.label_ids[list(rows)], minlength=len(self.labels))
             return torch.tensor(len(rows) / len(self.labels) / np.maximum(counts, 1), dtype=torch.float32)
-        return None if self.class_weights is None else torch.tensor(self.class_weights, dtype=torch.float32)
+        return None if self.class_weights in (None, "none") else torch.tensor(self.class_weights, dtype=torch.float32)
 
-    def check_speakers(self, rows: Sequence[int]) -> None:
+    def clip_weights_of(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Return the weight of each training clip in the loss, `(rows,)`; None with one corpus: the classes' weights.
+
+        A corpus's weights sum to its clips raised to the exponent that `corpus_weights` names, and those of its
+        classes to equal parts of that, unless `class_weights` is `none`.
+        """
+        if len(self.corpora) < 2:
+            return None
+        corpora, labels = self.corpus_of[list(rows)], self.label_ids[list(rows)]
+        weights = np.empty(len(labels))
+        for name in np.unique(corpora):
+            own = corpora == name
+            counts = np.bincount(labels[own]) if self.class_weights != "none" else np.full(len(self.labels), own.sum())
+            weights[own] = own.sum() ** CORPUS_WEIGHTS[self.corpus_weights] / counts[labels[own]]
+            weights[own] /= (counts > 0).sum() if self.class_weights != "none" else 1
+        return weights / weights.mean()
+
+    def inner_folds(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """Return places among training clips to train and to select on, a corpus left out each time.
+
+        None where speakers are left out. A class that no other corpus has is left out with its corpus.
+        """
+        if self.held_out == "speakers":
+            return None
+        own = self.corpus_of[rows]
+        return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in dict.fromkeys(own.tolist())]
+
+    def check_speakers(self, fold: Fold) -> None:
         """Raise for training clips of which none can be held out, before the encoder has run over the corpus.
 
         Raises:
-            UserError: There are not enough speakers to hold out.
+            UserError: There are not enough speakers, or corpora, to hold out.
         """
-        if self.select_on == "dev":
-            check_held_out(self.corpus, rows)
+        if self.select_on != "dev" or fold.dev is not None:
+            return
+        if self.held_out == "speakers":
+            check_held_out(self.corpus, fold.train)
+        elif len(set(self.corpus_of[fold.train])) < 2:
+            raise UserError("--held_out corpora: needs two or more training corpora, found one; use speakers")
 
     def feature_store(self, layers: Sequence[int], kind: str = "frames") -> FeatureStore:
         """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder."""
         fields = self.overrides | {
             "encoder_layer": max(layers), "concatenated_layers": None, "use_weighted_layer_sum": False,
         }  # fmt: skip
-        wide = dataclasses.replace(self, overrides=fields, adaptation="none")
+        wide = dataclasses.replace(
+            self, overrides=fields, adaptation="none", train_adaptation="none", held_out="speakers"
+        )
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
         return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind)
@@ -169,8 +235,7 @@ def load_experiment(
     Raises:
         UserError: The corpus cannot be read, or an option is not allowed.
     """
-    options = {name: getattr(corpus, name) for name in ("classes", "improvised_only", "speaker_pattern")}
-    loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **options)
+    loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     if os.environ.get("RANK", "0") == "0":
         print(_describe_corpus(loaded))
     return Experiment(
@@ -183,8 +248,11 @@ def load_experiment(
         from_scratch=protocol.from_scratch,
         freeze_encoder=protocol.freeze_encoder,
         class_weights=protocol.weights(),
+        corpus_weights=protocol.corpus_weights,
+        held_out=protocol.held_out,
         encoder_dtype=protocol.encoder_dtype,
         adaptation=protocol.adaptation,
+        train_adaptation=protocol.train_adaptation,
         temperature_scaling=protocol.temperature_scaling,
         store_dir=protocol.store_dir,
     )
@@ -196,86 +264,3 @@ def _describe_corpus(corpus: Dataset) -> str:
     classes = ", ".join(f"{name} {clips[index]}" for index, name in enumerate(corpus.features["label"].names))
     speakers = f"{len(set(corpus['speaker'][:]))} speakers" if speakers_known(corpus) else "speakers not known"
     return f"{len(corpus)} utterances ({classes}), {speakers}"
-
-
-def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
-    """Load the feature extractor of an encoder, a folder or a Hub name.
-
-    Raises:
-        UserError: There is none.
-    """
-    with reading(f"--encoder {encoder}", CHECKPOINT):
-        return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
-
-
-def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) -> WhisperEmotionConfig:
-    """Load an encoder's configuration for a new head.
-
-    Args:
-        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
-        labels: Class names, in the order of their ids.
-        overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
-
-    Raises:
-        UserError: The configuration cannot be loaded, or a field's value is not allowed.
-    """
-    new = {"id2label": dict(enumerate(labels)), "logit_temperature": 1.0, "adapted_logit_temperature": None}
-    try:
-        with without_loading_report():
-            return WhisperEmotionConfig.from_pretrained(encoder, **(new | overrides))
-    except OSError as error:
-        expected = "a folder with a Whisper checkpoint, or its name on the Hub"
-        raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}; expected {expected}") from error
-    except Exception as error:  # of whatever class a configuration makes that others have written
-        message = one_line(error)
-        field = re.match(r"\w+", message)  # our own checks begin with its name
-        if isinstance(error, ValueError) and field and field.group() in overrides:
-            raise UserError(message) from error
-        raise UserError(f"--encoder {encoder}: its configuration is not valid: {message}") from error
-
-
-def build_model(
-    encoder: str, config: WhisperEmotionConfig, seed: int, from_scratch: bool = False
-) -> WhisperForEmotionClassification:
-    """Load an encoder and put a new head on it.
-
-    A head in the checkpoint is left out: its training may have included the test speakers.
-
-    Args:
-        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
-        config: Output of `load_config`.
-        seed: Seed of the random initialisation.
-        from_scratch: Initialise the encoder's weights at random, too.
-
-    Raises:
-        UserError: The encoder cannot be loaded, or lacks a layer that is asked for.
-    """
-    if from_scratch:
-        set_seed(seed)
-        return WhisperForEmotionClassification(config)
-    with reading(f"--encoder {encoder}", CHECKPOINT), without_loading_report():
-        loaded: Any = WhisperForEmotionClassification.from_pretrained(
-            encoder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    model, report = loaded
-    lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
-    lacking += sorted(name for name, *_ in report["mismatched_keys"] if name.startswith("encoder."))
-    if lacking:
-        raise UserError(
-            f"--encoder {encoder}: lacks {lacking[0]} and {len(lacking) - 1} more weights: give a Whisper checkpoint "
-            f"that holds encoder layer {config.encoder_layer}, or --from_scratch"
-        )
-    model.head = new_head(config, seed)
-    return model
-
-
-def new_head(config: WhisperEmotionConfig, seed: int) -> EmotionHead:
-    """Initialise a head from a seed.
-
-    Args:
-        config: The model's; the head keeps it.
-        seed: Seed of the weights.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return EmotionHead(config).apply(partial(initialise, std=config.init_std))

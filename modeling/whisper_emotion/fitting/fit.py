@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from tqdm.auto import tqdm
 from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.splits import hold_out_speakers
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
-from whisper_emotion.fitting.experiment import Experiment, build_extractor, new_head
+from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.large_regression import regularisation_path
+from whisper_emotion.fitting.new_models import build_extractor, new_head
 from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, select_strength
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
@@ -26,7 +29,6 @@ from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmot
 from whisper_emotion.stored_frames import PooledClips, Rows, StoredFrames
 
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
-READ_AT_ONCE = 4096  # vectors that are averaged together
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,23 @@ class Job:
         train: Clips to train on.
         test: Clips to test on; empty where nothing is tested.
         seed: Seed of the head, the order of the batches, dropout, and the choice of held-out speakers.
+        dev: Clips that select; None holds training clips out.
     """
 
     train: list[int]
     test: list[int]
     seed: int
+    dev: list[int] | None = None
+
+    def known(self, experiment: Experiment) -> list[int]:
+        """Return the clips that a selected model is trained on."""
+        return sorted([*self.train, *(self.dev or [])]) if experiment.refit else self.train
+
+    def divide(self, experiment: Experiment) -> tuple[list[int], list[int]]:
+        """Return the clips to train on and those to select on."""
+        return (
+            hold_out_speakers(experiment.corpus, self.train, self.seed) if self.dev is None else (self.train, self.dev)
+        )
 
 
 @dataclass
@@ -118,28 +132,44 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
 
 def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitted:
     """Fit the classifier by L-BFGS; its strength is chosen by leaving training speakers out in turn."""
-    config, rows = experiment.config(), np.asarray(job.train)
+    config, rows = experiment.config(), np.asarray(job.train if job.dev is None else sorted([*job.train, *job.dev]))
     mean, pooled = frames.means, frames.pooled(config.pooling)
-    labels, speakers, weights = experiment.label_ids, experiment.speakers, experiment.class_weights_of(job.train)
-    loss = (None if weights is None else weights.numpy(), experiment.args.label_smoothing_factor)
+    labels, speakers, corpora = experiment.label_ids, experiment.speakers, experiment.corpus_of
+    weights, centred = experiment.class_weights_of(job.train), experiment.train_adaptation == "speaker"
+    own, smoothing = experiment.clip_weights_of, experiment.args.label_smoothing_factor
+    loss = (None if weights is None or len(experiment.corpora) > 1 else weights.numpy(), smoothing)
     num_labels, metric = len(experiment.labels), experiment.args.metric_for_best_model
 
-    def adapt(known: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Adapt clips to their speakers, as the model does with the known clips' population mean."""
-        moved = pooled[other].copy()
-        moved[:, : mean.shape[1]] += _population_mean(mean, speakers, known) - _speaker_means(mean, speakers, other)
-        return moved
+    def inputs(rows: np.ndarray) -> Rows:
+        return CentredRows(pooled, mean, speakers, rows, home) if centred else Rows(pooled, rows)
 
+    def moved(known: np.ndarray, other: np.ndarray, adapted: bool) -> np.ndarray:
+        """The inputs of clips left out, by what the clips that are known say of the population."""
+        known, other = rows[known], rows[other]
+        found, population = np.array(pooled[other]), population_mean(mean, speakers, corpora, known)
+        found[:, : mean.shape[1]] += (home - population if centred else 0) + (
+            population - group_means(mean, experiment.adaptation_groups, other) if adapted else 0
+        )
+        return found
+
+    home = population_mean(mean, speakers, corpora, rows)
     held_out, choice = None, {"epoch": None, "strength": DEFAULT_STRENGTH, "selection_value": None}
     if experiment.select_on == "dev":
+        folds = experiment.inner_folds(rows)
+        if job.dev is not None:
+            folds = [(np.flatnonzero(np.isin(rows, job.train)), np.flatnonzero(np.isin(rows, job.dev)))]
         selected = select_strength(
-            Rows(pooled, rows), labels[rows], speakers[rows], num_labels, metric, *loss,
-            (lambda known, other: adapt(rows[known], rows[other])) if experiment.adapts else None,
+            inputs(rows), labels[rows], speakers[rows], num_labels, metric, *loss,
+            adapt=partial(moved, adapted=True) if experiment.adapts else None,
+            as_is=partial(moved, adapted=False) if centred else None,
+            clip_weights=own(rows), folds=folds,
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
         held_out = HeldOut(selected.logits, selected.adapted_logits, targets)
         choice |= {"strength": selected.strength, "selection_value": selected.value}
-    path = regularisation_path(Rows(pooled, rows), labels[rows], num_labels, *loss)
+    rows = np.asarray(job.known(experiment))
+    home = population_mean(mean, speakers, corpora, rows)
+    path = regularisation_path(inputs(rows), labels[rows], num_labels, *loss, own(rows))
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]
@@ -171,8 +201,7 @@ def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]
         {"epoch": math.ceil(args.num_train_epochs), "strength": None, "selection_value": None} for _ in jobs
     ]
     if experiment.select_on == "dev":
-        held_out = [hold_out_speakers(experiment.corpus, job.train, job.seed) for job in jobs]
-        rows, watched = map(list, zip(*held_out, strict=True))
+        rows, watched = map(list, zip(*[job.divide(experiment) for job in jobs], strict=True))
     elif experiment.select_on == "test":
         watched = [job.test for job in jobs]
     heads, values = trained(rows, watched)
@@ -186,7 +215,7 @@ def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]
             for head, own, dev in zip(heads, rows, watched, strict=True)
         ]
         if experiment.refit:
-            heads, _ = trained([job.train for job in jobs], epochs=[choice["epoch"] for choice in choices])
+            heads, _ = trained([job.known(experiment) for job in jobs], epochs=[choice["epoch"] for choice in choices])
     parts = zip(heads, jobs, held, choices, strict=True)
     return [_finish(experiment, frames, head, job, own, choice) for head, job, own, choice in parts]
 
@@ -196,9 +225,9 @@ def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: Emoti
     logits = torch.from_numpy(_classify(frames, head, dev, None))
     adapted = None
     if experiment.adapts:
-        mean, speakers = frames.means, experiment.speakers
-        _set_population_mean(head, mean, speakers, rows)
-        adapted = torch.from_numpy(_classify(frames, head, dev, _speaker_means(mean, speakers, np.asarray(dev))))
+        _set_population_mean(experiment, frames, head, rows)
+        means = group_means(frames.means, experiment.adaptation_groups, np.asarray(dev))
+        adapted = torch.from_numpy(_classify(frames, head, dev, means))
     return HeldOut(logits, adapted, torch.from_numpy(experiment.label_ids[dev]))
 
 
@@ -207,16 +236,21 @@ def _finish(experiment: Experiment, frames: StoredFrames, head: EmotionHead, job
     metric = experiment.args.metric_for_best_model
     decision = decide(held_out, experiment.adaptation, experiment.temperature_scaling, metric)
     head.config.update(decision.temperatures)
-    speakers, by_layer_sum = experiment.speakers, head.config.use_weighted_layer_sum
-    if not by_layer_sum:
-        _set_population_mean(head, frames.means, speakers, job.train)
+    if not head.config.use_weighted_layer_sum:
+        _set_population_mean(experiment, frames, head, job.known(experiment))
     head.eval()
 
     def classify(rows: Sequence[int], adapted: bool) -> np.ndarray:
-        means = _speaker_means(frames.means, speakers, np.asarray(rows)) if adapted else None
+        groups = experiment.adaptation_groups
+        means = group_means(frames.means, groups, np.asarray(rows)) if adapted else None
         return _classify(frames, head, rows, means)
 
     return Fitted(head, None, decision, choice, classify)
+
+
+def _set_population_mean(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]) -> None:
+    population = population_mean(frames.means, experiment.speakers, experiment.corpus_of, rows)
+    head.adaptation.population_mean.copy_(torch.from_numpy(population))
 
 
 @torch.inference_mode()
@@ -237,25 +271,6 @@ def _classify(frames: StoredFrames, head: EmotionHead, rows: Sequence[int], mean
     return logits
 
 
-def _speaker_means(mean: np.ndarray, speakers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Average the clips `rows` of each speaker, `(rows, frame_size)`: one row a clip."""
-    names, places = np.unique(speakers[rows], return_inverse=True)
-    averages = np.stack([mean[rows[places == number]].mean(axis=0) for number in range(len(names))])
-    return averages[places]
-
-
-def _population_mean(mean: np.ndarray, speakers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Average the speakers' means, `(frame_size,)`: a speaker counts as one, however many clips there are."""
-    _, places, counts = np.unique(speakers[rows], return_inverse=True, return_counts=True)
-    shares, starts = 1 / (len(counts) * counts[places]), range(0, len(rows), READ_AT_ONCE)
-    return np.sum([shares[own] @ mean[rows[own]] for own in (slice(at, at + READ_AT_ONCE) for at in starts)], axis=0)
-
-
-def _set_population_mean(head: EmotionHead, mean: np.ndarray, speakers: np.ndarray, rows: Sequence[int]) -> None:
-    population = _population_mean(mean, speakers, np.asarray(rows))
-    head.adaptation.population_mean.copy_(torch.from_numpy(population))
-
-
 def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
     """Train the whole model with the `Trainer`; held-out speakers choose the epoch."""
     args = dataclasses.replace(experiment.args, seed=job.seed)
@@ -270,7 +285,7 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
 
     rows, watched = job.train, None
     if experiment.select_on == "dev":
-        rows, watched = hold_out_speakers(corpus, job.train, job.seed)
+        rows, watched = job.divide(experiment)
     elif experiment.select_on == "test":
         watched = job.test
     trainer = trained(rows, watched, work_dir / "select")
@@ -282,7 +297,7 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
         logits = torch.from_numpy(trainer.predict(corpus.select(watched)).predictions)
         held_out = HeldOut(logits, None, torch.from_numpy(experiment.label_ids[watched]))
         if experiment.refit:
-            trainer = trained(job.train, None, work_dir / "refit", choice["epoch"])
+            trainer = trained(job.known(experiment), None, work_dir / "refit", choice["epoch"])
     decision = decide(held_out, "none", experiment.temperature_scaling, args.metric_for_best_model)
     model = trainer.model
     model.config.update(decision.temperatures)

@@ -155,7 +155,7 @@ def run_cells(
     else:
         own = {"pooling": cells[0].pooling}
     experiment = dataclasses.replace(experiment, overrides=experiment.overrides | layer | own)
-    jobs = [Job(fold.train, fold.test, cell.seed) for cell, fold in zip(cells, folds, strict=True)]
+    jobs = [Job(fold.train, fold.test, cell.seed, fold.dev) for cell, fold in zip(cells, folds, strict=True)]
     finished = []
     for cell, fold, fitted in zip(cells, folds, fit(experiment, frames, jobs, Path()), strict=True):
         logits = fitted.classify(fold.test, False)

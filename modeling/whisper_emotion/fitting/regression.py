@@ -152,6 +152,7 @@ def select_strength(
     class_weights: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     adapt: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    as_is: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     clip_weights: np.ndarray | None = None,
     folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Selection:
@@ -170,14 +171,15 @@ def select_strength(
         label_smoothing: As of `RegularisationPath`.
         adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
             adaptation.
+        as_is: Function of the same that returns the inputs of rows left out as they are; None: those of `inputs`.
         clip_weights: As of `RegularisationPath`. The metric counts the clips left out alike.
         folds: Pairs of (inner training rows, rows left out) that replace those by groups, such as a corpus left out
-            each time. No clip is left out twice.
+            each time. No clip is left out twice. The metric is their mean.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
     """
-    speakers, drawn = np.asarray(groups), np.arange(len(labels))
+    speakers, drawn, given = np.asarray(groups), np.arange(len(labels)), folds is not None
     if len(labels) > LARGE:
         drawn, clip_weights = _draw(speakers, folds, clip_weights)
     if folds is None:
@@ -191,7 +193,8 @@ def select_strength(
     if not known.any():
         raise UserError("--select_on dev: every class has one speaker, so none can be held out; use --select_on last")
     found: list[Selection] = []
-    targets = torch.from_numpy(labels[known])
+    all_targets = torch.from_numpy(labels)
+    judged = [known] if not given else [rows[known[rows]] for _, rows in folds if known[rows].any()]
     weights = None if class_weights is None else torch.from_numpy(class_weights)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
 
@@ -202,17 +205,18 @@ def select_strength(
             )
 
         paths = list(pool.map(build, folds))
+        plain = [None if as_is is None else as_is(*fold) for fold in folds]
         adapted = [None if adapt is None else adapt(*fold) for fold in folds]
         for strength in STRENGTHS:
             logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
             moved = None if adapt is None else torch.empty_like(logits)
             fitted = pool.map(partial(RegularisationPath.fit, strength=strength, tolerance=ROUGH), paths)
-            for linear, (_, rows), adapted_inputs in zip(fitted, folds, adapted, strict=True):
-                logits[rows] = linear.logits(inputs[rows])
+            for linear, (_, rows), own, adapted_inputs in zip(fitted, folds, plain, adapted, strict=True):
+                logits[rows] = linear.logits(inputs[rows] if own is None else own)
                 if moved is not None:
                     moved[rows] = linear.logits(adapted_inputs)
-            logits, moved = logits[known], None if moved is None else moved[known]
-            value = selection_value(logits, targets, metric, weights)
+            values = [selection_value(logits[rows], all_targets[rows], metric, weights) for rows in judged]
+            logits, moved, value = logits[known], None if moved is None else moved[known], float(np.mean(values))
             found.append(Selection(strength, value, np.flatnonzero(known), logits, moved))
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
                 break

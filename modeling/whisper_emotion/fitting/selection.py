@@ -44,14 +44,14 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
 
     Args:
         held_out: None where nothing is held out; `adaptation` is then not `dev`, and `scale` is false.
-        adaptation: `none`, `speaker`, or `dev`: adapt if that improves the metric on held-out speakers.
+        adaptation: `none`, `speaker`, `domain`, or `dev`: adapt if that improves the metric on held-out speakers.
         scale: Fit a temperature for the clips as they are, and one for adapted clips.
         metric: Name of the metric, see `selection_value`.
     """
     if held_out is None:
-        return Decision(adaptation == "speaker", {})
+        return Decision(adaptation in ("speaker", "domain"), {})
     has_adapted = held_out.adapted_logits is not None
-    adapted = adaptation == "speaker"
+    adapted = adaptation in ("speaker", "domain")
     if adaptation == "dev" and has_adapted:
         values = [selection_value(logits, held_out.labels, metric) for logits in held_out[:2]]
         adapted = values[1] > values[0]

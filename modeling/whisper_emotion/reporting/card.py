@@ -9,14 +9,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard
 
 from whisper_emotion.card_metadata import (
-    CORPORA,
     TASK,
     CardOptions,
-    corpus_facts,
+    corpora_of,
+    corpus_title,
     is_hub_name,
     missing_options,
     run_metadata,
 )
+from whisper_emotion.corpora.record import Corpus
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -62,12 +63,13 @@ def write_model_card(
         metadata,
         template_path=str(_template()),
         model_name=folder.name,
-        corpus=corpus.partition(":")[0],
-        corpus_name=corpus_facts(corpus).name,
+        corpora=[_describe_corpus(name, record) for name, record in corpora_of(corpus)],
+        languages=metadata.language,
+        corpus_name=corpus_title(corpus),
         encoder=_public(run["encoder"]),
         config=config,
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
-        held_out="clips" if "speakers" in rows else "speakers",
+        held_out="clips" if "speakers" in rows else rows.get("held_out", "speakers"),
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
         percent=_percent,
@@ -91,24 +93,27 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
     several, pooled = scores.get("concatenated_layers"), scores["pooled"]
     layers = f"layers {', '.join(map(str, several))}" if several else f"layer {scores['encoder_layer']}"
     return (
-        f"{corpus_facts(scores['corpus']).name}, {folds} ({scores['folds']}), "
+        f"{corpus_title(scores['corpus'])}, {folds} ({scores['folds']}), "
         f"{layers} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
         f"pooled UA {_percent(pooled['unweighted_accuracy'])} %, WA {_percent(pooled['weighted_accuracy'])} %; "
-        f"{describe_selection(scores['select_on'], scores.get('selected') == 'strength')}. "
+        f"{describe_selection(scores['select_on'], scores.get('selected') == 'strength', scores.get('held_out'))}. "
         f"{describe_adaptation(scores)}{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
     )
 
 
-def describe_selection(select_on: str, linear: bool = False) -> str:
+def describe_selection(select_on: str, linear: bool = False, held_out: str | None = None) -> str:
     """Name the clips that selected the epoch, or the strength of the regularisation of a linear head.
 
     Args:
         select_on: `dev`, `last` or `test`.
         linear: Whether the head is linear and fitted by regression (`Experiment.is_linear`).
+        held_out: What `dev` held out: `speakers`, where not given, or `corpora`.
     """
     if select_on == "last":
         return "a fixed strength" if linear else "last epoch, none chosen"
-    clips = {"dev": "speakers held out of the training folds", "test": "the test fold: optimistic"}[select_on]
+    clips = {"dev": f"{held_out or 'speakers'} held out of the training folds", "test": "the test fold: optimistic"}[
+        select_on
+    ]
     return f"{'strength' if linear else 'epoch'} chosen on {clips}"
 
 
@@ -122,7 +127,8 @@ def describe_adaptation(scores: Mapping[str, Any]) -> str:
     if not any(adapted):
         return ""
     which = "" if all(adapted) else f" in {sum(adapted)} of {len(adapted)} trainings, where held-out speakers gained"
-    return f"Test clips adapted to their speaker by the mean of all the speaker's clips, without labels{which}. "
+    whose = "corpus" if scores.get("adaptation") == "domain" else "speaker"
+    return f"Test clips adapted to their {whose} by the mean of all the {whose}'s clips, without labels{which}. "
 
 
 def describe_unadapted(scores: Mapping[str, Any]) -> str:
@@ -133,7 +139,7 @@ def describe_unadapted(scores: Mapping[str, Any]) -> str:
     """
     accuracy, calibration_error = _unadapted(scores)
     return (
-        f"The same models without speaker adaptation, each clip by itself: UA {accuracy} %; "
+        f"The same models without adaptation, each clip by itself: UA {accuracy} %; "
         f"calibration error {calibration_error} %"
     )
 
@@ -149,7 +155,7 @@ def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
         counts = ", ".join(map(str, shared))
         return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
     # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
-    source = "dataset tells" if corpus.startswith("hub:") else "file names tell"
+    source = "dataset tells" if "hub:" in corpus else "file names tell"
     known = "" if _speakers_are_known(corpus) else f", as far as the {source}"
     return f"Test speakers also heard in training: 0{known}."
 
@@ -190,7 +196,7 @@ def _eval_metadata(scores: Mapping[str, Any], model_name: str) -> dict[str, Any]
                 task_type=TASK,
                 task_name="Speech emotion recognition",
                 dataset_type=scores["corpus"].removeprefix("hub:"),
-                dataset_name=corpus_facts(scores["corpus"]).name,
+                dataset_name=corpus_title(scores["corpus"]),
                 dataset_config=scores["folds"],
                 dataset_split="test",
                 dataset_args={"select_on": scores["select_on"], "speakers_shared": list(scores["speakers_shared"])},
@@ -232,7 +238,25 @@ def _percent(fraction: float) -> str:
 
 
 def _speakers_are_known(corpus: str) -> bool:
-    return corpus in CORPORA and corpus != "folder"
+    return all(record.reader not in ("folder", "table", "hub") for _, record in corpora_of(corpus))
+
+
+def _describe_corpus(name: str, record: Corpus) -> str:
+    """A paragraph on the recordings and their terms."""
+    if name.startswith("hub:"):
+        title = record.title
+        return (
+            f"The Hub dataset [{title}](https://huggingface.co/datasets/{title}) describes its terms, language and "
+            "speakers; its licence may bind what is trained on it."
+        )
+    if not record.about:
+        return (
+            f"{record.title[0].upper()}{record.title[1:]}, its author's own recordings. Whoever publishes this model "
+            "should state here where they come from, who speaks in which language, what the speakers agreed "
+            "to, and which licence follows."
+        )
+    title = record.title if record.address is None else f"[{record.title}]({record.address})"
+    return f"{title}: {record.about}"
 
 
 def _public(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from whisper_emotion.card_metadata import corpus_facts
+from whisper_emotion.card_metadata import corpus_title
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.grid import CLIPS, read_clips, read_record
 from whisper_emotion.reporting.markdown import markdown_table, with_gain, with_interval
@@ -77,7 +77,7 @@ def write_frontier(
                 "difference": interval(drawn[:, place] - draws[0][:, place]),
             })  # fmt: skip
     title = (
-        f"{corpus_facts(first['corpus']).name}, folds: {first['folds']}; {first['encoders'][0]}; "
+        f"{corpus_title(first['corpus'])}, folds: {first['folds']}; {first['encoders'][0]}; "
         f"{name_seeds(first['seeds'])}. Unweighted accuracy pooled over all folds' test clips, with 95 % "
         "intervals over clips and seeds, against the speed from audio to probabilities."
     )

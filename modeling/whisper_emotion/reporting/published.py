@@ -9,10 +9,7 @@ import pandas as pd
 
 from whisper_emotion.reporting.sweep_results import System
 
-CLASSES = {
-    "shemo": ["anger", "happiness", "neutral", "sadness"],
-    "iemocap": ["angry", "happy", "neutral", "sad"],
-}
+CLASSES = ["angry", "happy", "neutral", "sad"]
 
 
 def published_figures(facts: Mapping[str, Any], system: System) -> str:
@@ -24,7 +21,7 @@ def published_figures(facts: Mapping[str, Any], system: System) -> str:
     """
     size = re.fullmatch(r"whisper-(tiny|small)(\.en)?", system.encoder)
     same_protocol = facts["folds"] == "paper" and not facts.get("improvised_only")
-    if size is None or not same_protocol or CLASSES.get(facts["corpus"]) != facts["labels"]:
+    if size is None or not same_protocol or facts["labels"] != CLASSES:
         return ""
     layer = "" if system.layer is None else str(system.layer)
     wanted = {"corpus": facts["corpus"], "size": size[1], "encoder_layer": layer, "pooling": system.pooling}

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from whisper_emotion.card_metadata import corpus_facts
+from whisper_emotion.card_metadata import corpus_title
 from whisper_emotion.fitting.grid import REFERENCE, read_record
 from whisper_emotion.reporting.card import describe_leakage, describe_selection
 from whisper_emotion.reporting.markdown import markdown_table, with_gain, with_interval
@@ -40,7 +40,7 @@ def write_sweep_report(
         facts: `corpus`, `folds`, `labels`, `speakers_shared` (a fold), and other settings for the captions, by name.
         others: Folders of other sweeps of the same clips, by name, to compare this one with.
     """
-    title = f"{corpus_facts(facts['corpus']).name}, folds: {facts['folds']}"
+    title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
     runs = f"{len(facts['speakers_shared'])} test folds, {name_seeds(sweep.seeds)}"
     leakage = describe_leakage(facts["corpus"], facts["speakers_shared"])
 

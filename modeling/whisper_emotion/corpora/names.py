@@ -1,0 +1,74 @@
+"""Corpora whose file names say who speaks how: a pattern in the corpus's record finds it."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from whisper_emotion.corpora._utterances import audio_files
+from whisper_emotion.corpora.frames import frame_of_rows, gender_of
+from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.errors import UserError, reading
+
+logger = logging.getLogger(__name__)
+
+
+def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
+    """Read a corpus by the names of its files.
+
+    Args:
+        corpus_dir: The corpus's folder, or one that holds it or its recordings.
+        record: The corpus's record.
+
+    Returns:
+        A row an utterance, see `frames.utterance_frame`; labels are the owners' words.
+
+    Raises:
+        UserError: A missing folder, a name that does not parse, or a recording that is there twice (some archives hold
+            the corpus two times over: a copy in both parts of a fold would leak).
+    """
+    pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
+    rows: list[dict[str, str | None]] = []
+    seen: dict[str, Path] = {}
+    left_out = 0
+    genders = {**record.genders, **_read_genders(corpus_dir, record)}
+    outer = Path(os.path.abspath(corpus_dir)).as_posix()  # the layout may begin above the folder that is named
+    for path in audio_files(corpus_dir):
+        inner = path.with_suffix("").relative_to(corpus_dir).as_posix()
+        match = pattern.fullmatch(f"{outer}/{inner}")
+        if match is None:
+            raise UserError(f"{path}: its name does not parse, expected such as {record.layout}")
+        found = match.groupdict()
+        if found.get("other"):
+            left_out += 1
+            continue
+        other = seen.setdefault(match["whole"], path)
+        if other != path:
+            raise UserError(
+                f"{path}: is the same utterance as {other}, expected each once (your own recordings: --corpus folder)"
+            )
+        if (emotion := record.emotions.get(match["emotion"])) is None:
+            raise UserError(f"{path}: '{match['emotion']}' is no emotion, expected {', '.join(record.emotions)}")
+        speaker = record.speakers.get(match["speaker"], match["speaker"])
+        gender = genders.get(found.get("gender") or speaker)
+        rows.append({"path": str(path), "label": emotion, "speaker": speaker, "gender": gender})
+    if left_out:
+        logger.warning("%s: left out %d files that are songs or the sound of a video", corpus_dir, left_out)
+    return frame_of_rows(rows)
+
+
+def _read_genders(corpus_dir: Path, record: Corpus) -> dict[str, str | None]:
+    """Genders by speaker from the corpus's own table, where the folder or the one above it has it."""
+    if record.speaker_table is None:
+        return {}
+    name, speaker, gender = record.speaker_table
+    for path in (corpus_dir / name, corpus_dir.parent / name):
+        if path.exists():
+            with reading(path, f"a table with the columns {speaker} and {gender}"), open(path, newline="") as table:
+                return {row[speaker]: gender_of(row[gender]) for row in csv.DictReader(table)}
+    return {}

@@ -1,0 +1,261 @@
+"""Anyone's table of recordings: CSV, TSV, JSON lines or Parquet with a column of files and one of labels."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from whisper_emotion.corpora._utterances import require_folder
+from whisper_emotion.corpora.file_search import find_files
+from whisper_emotion.corpora.frames import RATINGS, gender_of, one_spelling, split_of, tidy, utterance_frame
+from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.corpora.table_formats import FORMATS, RawTable, read_raw
+from whisper_emotion.errors import UserError, printable
+
+logger = logging.getLogger(__name__)
+
+METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".tsv", ".jsonl", ".parquet"))
+NAMES = {
+    "path": "file path filename filepath fileid audio audiopath audiofile audiofilepath wav wavpath wavfile recording "
+    "clip",
+    "label": "label labelname emotion emotionlabel emoclass emo class category",
+    "speaker": "speaker speakerid speakername spkr spkrid spk spkid actor actorid",
+    "gender": "gender sex speakergender",
+    "session": "session sessionid",
+    "split": "split splitset fold partition subset set",
+    "start": "start starttime begin",
+    "end": "end endtime",
+    "seconds": "seconds duration length",
+    "arousal": "arousal activation emoact",
+    "valence": "valence emoval",
+    "dominance": "dominance emodom",
+}
+"""Usual names of columns by what they hold; capitals, blanks, `_` and `-` make no difference."""
+
+EMPTY = {"", "nan", "nat", "none", "null"}
+TIME_DELTA = r"(\d+ days?)?( ?\d+:\d\d:\d\d(\.\d+)?)?"
+MOST_NUMBERS = 50  # different numbers are taken for classes; more are ratings
+
+
+def read(
+    corpus_dir: Path, record: Corpus, *, audio_dir: str | None = None, columns: str | None = None
+) -> pd.DataFrame:
+    """Read a table of utterances.
+
+    Columns are found by their usual names (`NAMES`). A file's name is relative to the table's folder. A file that is
+    not there is sought with another audio ending, and below that folder by its name.
+
+    Args:
+        corpus_dir: The table; or a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`, or with such a file in
+            each of its folders `train`, `validation` and `test`.
+        record: The corpus's record, which may name the table, its files' folder, and its codes of emotions.
+        audio_dir: The folder of the files' names instead. Absolute names that are not there are sought below it.
+        columns: Names of columns, such as `label=mood,speaker=who`; they win over the usual names. `split=` leaves
+            that column out.
+
+    Returns:
+        What `frames.utterance_frame` returns, in the table's order, with columns for the ratings that the table has.
+        `start` is NaN for whole files; `end` is NaN up to the file's end. Rows without a label are left out, and so
+        are repeated rows.
+
+    Raises:
+        UserError: No table, a damaged one, unknown or ambiguous columns, missing files, a value that is not allowed,
+            or rows that contradict each other.
+    """
+    chosen = {} if columns is None else _chosen_columns(columns)
+    if record.table and corpus_dir.is_dir():
+        audio_dir = audio_dir or str(corpus_dir / record.table["audio_dir"])
+        corpus_dir = corpus_dir / record.table["file"]
+    if audio_dir is not None:
+        require_folder(Path(audio_dir))
+    tables = _tables(corpus_dir)
+    frame = pd.concat([_read_rows(table, split, audio_dir, chosen) for table, split in tables], ignore_index=True)
+    if frame.empty:
+        raise UserError(f"{corpus_dir}: holds no row with a label, expected one for every file")
+    spelled = one_spelling(frame["label"], corpus_dir)
+    frame["label"] = pd.Series(_mapped(frame["label"].to_numpy(), spelled.__getitem__), dtype=object)
+    if record.emotions:
+        unknown = sorted(set(frame["label"]) - set(record.emotions))
+        if unknown:
+            raise UserError(f"{corpus_dir}: '{unknown[0]}' is no emotion, expected {', '.join(record.emotions)}")
+        frame["label"] = frame["label"].map(record.emotions)
+    return _without_repetitions(frame, corpus_dir)
+
+
+def _chosen_columns(columns: str) -> dict[str, str]:
+    """Names of columns by what they hold, as the user gives them."""
+    chosen = {}
+    for part in filter(str.strip, str(columns).split(",")):
+        thing, equals, name = (word.strip() for word in part.partition("="))
+        thing = "path" if thing == "file" else thing
+        if not equals or thing not in NAMES:
+            raise UserError(f"--columns {columns}: '{part}' is not NAME=COLUMN with NAME one of {', '.join(NAMES)}")
+        chosen[thing] = name
+    return chosen
+
+
+def _tables(corpus_dir: Path) -> list[tuple[Path, str | None]]:
+    """The tables that the user means, each with the split that its folder's name says."""
+    if not corpus_dir.exists():
+        raise UserError(f"{corpus_dir}: does not exist, expected a table or a folder with {METADATA[0]}")
+    if corpus_dir.is_file():
+        return [(corpus_dir, None)]
+    require_folder(corpus_dir)
+    folders = [corpus_dir, *sorted(entry for entry in corpus_dir.iterdir() if entry.is_dir() and split_of(entry.name))]
+    tables: list[tuple[Path, str | None]] = []
+    for folder in folders:
+        found = [folder / name for name in METADATA if (folder / name).is_file()]
+        if len(found) > 1:
+            raise UserError(f"{folder}: holds {' and '.join(path.name for path in found)}, name the table that counts")
+        if found and folder == corpus_dir:
+            return [(found[0], None)]
+        tables += [(path, split_of(folder.name)) for path in found]
+    if not tables:
+        others = sorted(entry.name for entry in corpus_dir.iterdir() if entry.suffix.lower() in FORMATS)
+        hint = f"name the table itself, such as {others[0]}" if others else f"expected one of {', '.join(METADATA)}"
+        raise UserError(f"{corpus_dir}: holds no {METADATA[0]}, {hint}")
+    return tables
+
+
+def _read_rows(table: Path, split: str | None, audio_dir: str | None, chosen: dict[str, str]) -> pd.DataFrame:
+    """The labelled rows of one table."""
+    wanted = {_usual(name) for names in NAMES.values() for name in names.split()} | set(map(_usual, chosen.values()))
+    raw = read_raw(table, lambda name: _usual(name) in wanted)
+    values = {thing: _values(raw, thing, chosen) for thing in NAMES}
+    values = {thing: column for thing, column in values.items() if column is not None}
+    for thing in ("path", "label"):
+        if thing not in values:
+            raise UserError(
+                f"{table}: has no column {NAMES[thing].split()[0]} or the like, found "
+                f"{raw.found()}; name it by --columns {thing}=NAME"
+            )
+    labels = _mapped(values["label"], lambda word: "" if (word := tidy(word)).casefold() == "nan" else word)
+    kept = labels != ""
+    if not kept.all():
+        logger.warning("%s", printable(f"{table}: left out {(~kept).sum()} of {len(kept)} rows, which have no label"))
+    raw = replace(raw, numbers=raw.numbers[kept])
+    values = {thing: column[kept] for thing, column in values.items()} | {"label": labels[kept]}
+    _refuse_ratings(raw, values["label"])
+    times = {thing: _numbers(raw, thing, values) for thing in ("start", "end", "seconds", *RATINGS) if thing in values}
+    times |= _segments(raw, times)
+    columns = {
+        thing: _mapped(values[thing], lambda word: None if (word := tidy(word)).casefold() in EMPTY else word)
+        for thing in ("speaker", "session")
+        if thing in values
+    }
+    if "gender" in values:
+        columns["gender"] = _mapped(values["gender"], gender_of)
+    if split is not None:
+        columns["split"] = np.full(len(raw.numbers), split, object)
+    elif "split" in values:
+        columns["split"] = _splits(raw, values["split"])
+    codes, names = pd.factorize(values["path"])
+    paths = np.array(find_files(raw, list(names), codes, audio_dir), object)
+    return utterance_frame(path=paths[codes], label=values["label"], **columns, **times)
+
+
+def _usual(name: str) -> str:
+    """A column's name as `NAMES` has it."""
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def _values(raw: RawTable, thing: str, chosen: dict[str, str]) -> np.ndarray | None:
+    """What the table says of a thing, as text with blanks stripped, or None where it has no column for it."""
+    if thing in chosen:
+        name = chosen[thing]
+        if name and name not in raw.columns:
+            raise UserError(f"--columns {thing}={name}: {raw.path} has no such column, found {raw.found()}")
+        candidates = [name] if name else []
+    else:
+        candidates = [name for name in raw.columns if _usual(name) in NAMES[thing].split()]
+    values, origin = None, ""
+    for name in candidates:
+        column = _mapped(raw.columns[name], str.strip)
+        if values is None:
+            values, origin = column, name
+            continue
+        clash = (values != "") & (column != "") & (values != column)
+        if clash.any():
+            row = raw.row(int(np.argmax(clash)))
+            raise UserError(
+                f"{raw.path}: columns {origin} and {name} differ ({row}), choose with --columns {thing}={origin}"
+            )
+        values = np.where(values == "", column, values)
+    return values
+
+
+def _refuse_ratings(raw: RawTable, labels: np.ndarray) -> None:
+    """Raise where the labels are so many different numbers that they are ratings."""
+    words = pd.unique(labels)
+    if len(words) > MOST_NUMBERS and pd.to_numeric(pd.Series(words), errors="coerce").notna().all():
+        raise UserError(
+            f"{raw.path}: its labels are {len(words)} different numbers, expected classes; name their column by "
+            "--columns label=NAME"
+        )
+
+
+def _numbers(raw: RawTable, thing: str, values: dict[str, np.ndarray]) -> np.ndarray:
+    """A column of numbers; times may be written as `0 days 00:00:01.500000`, too, and are in seconds."""
+    codes, words = pd.factorize(values[thing])
+    texts = pd.Series(words, dtype=object)
+    empty = texts.str.casefold().isin(EMPTY)
+    numbers = pd.Series(pd.to_numeric(texts.where(~empty), errors="coerce"), dtype=np.float64)
+    deltas = texts.str.fullmatch(TIME_DELTA) & (thing not in RATINGS)
+    numbers[deltas] = pd.to_timedelta(texts[deltas], errors="coerce").dt.total_seconds()
+    expected = "expected a number, in seconds for times"
+    raw.require((~empty & ~np.isfinite(numbers)).to_numpy()[codes], thing, values[thing], expected)
+    if thing == "seconds":
+        raw.require((numbers <= 0).to_numpy()[codes], thing, values[thing], "expected seconds above 0")
+    return numbers.to_numpy()[codes]
+
+
+def _segments(raw: RawTable, times: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Start, end and length of every row; rows from 0 to no end are whole files."""
+    unknown = np.full(len(raw.numbers), np.nan)
+    start, end, seconds = (times.get(thing, unknown) for thing in ("start", "end", "seconds"))
+    start = np.where(np.isnan(start) & ~np.isnan(end), 0.0, start)
+    raw.require((start < 0) | (end <= start), "start and end", list(zip(start, end, strict=True)),
+                "expected 0 <= start < end")  # fmt: skip
+    start = np.where((start == 0) & np.isnan(end), np.nan, start)
+    return {"start": start, "end": end, "seconds": np.where(np.isnan(start), seconds, end - start)}
+
+
+def _splits(raw: RawTable, values: np.ndarray) -> np.ndarray:
+    """Each row's split, None where the table does not say."""
+    splits = _mapped(values, split_of)
+    given = _mapped(values, lambda word: word.casefold() not in EMPTY).astype(bool)
+    expected = "expected train, dev or test (--columns split= leaves that column out)"
+    raw.require(given & pd.isna(splits), "split", values, expected)
+    return splits
+
+
+def _mapped(values: np.ndarray, change: Callable[[str], object]) -> np.ndarray:
+    """A function of every text, called once for each different one."""
+    codes, words = pd.factorize(values)
+    changed = np.empty(len(words), object)
+    changed[:] = [change(word) for word in words]
+    return changed[codes]
+
+
+def _without_repetitions(frame: pd.DataFrame, source: object) -> pd.DataFrame:
+    """The rows without those that say the same again; raises where rows of the same recording contradict."""
+    key = ["path", "start", "end"]
+    again = frame.duplicated(key)
+    if not again.any():
+        return frame
+    twins = frame[frame.duplicated(key, keep=False)]
+    for thing in ("label", "speaker", "split"):
+        different = twins.drop_duplicates([*key, thing])
+        clash = different[different.duplicated(key, keep=False)]
+        if len(clash):
+            path = clash["path"].iloc[0]
+            first, second = clash.loc[clash["path"] == path, thing].iloc[:2]
+            raise UserError(f"{source}: has {printable(path)} with {thing} {first} and with {second}, expected one")
+    logger.warning("%s", printable(f"{source}: left out {again.sum()} of {len(frame)} rows, which are there twice"))
+    return frame.loc[~again].reset_index(drop=True)

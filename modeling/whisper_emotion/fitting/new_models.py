@@ -1,0 +1,99 @@
+"""New models: the configuration, extractor and weights of an encoder, with a head that nothing has trained."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.errors import UserError, not_loaded, one_line, reading, without_loading_report
+from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification, initialise
+
+CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
+
+
+def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
+    """Load the feature extractor of an encoder, a folder or a Hub name.
+
+    Raises:
+        UserError: There is none.
+    """
+    with reading(f"--encoder {encoder}", CHECKPOINT):
+        return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
+
+
+def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) -> WhisperEmotionConfig:
+    """Load an encoder's configuration for a new head.
+
+    Args:
+        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        labels: Class names, in the order of their ids.
+        overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
+
+    Raises:
+        UserError: The configuration cannot be loaded, or a field's value is not allowed.
+    """
+    new = {"id2label": dict(enumerate(labels)), "logit_temperature": 1.0, "adapted_logit_temperature": None}
+    try:
+        with without_loading_report():
+            return WhisperEmotionConfig.from_pretrained(encoder, **(new | overrides))
+    except OSError as error:
+        expected = "a folder with a Whisper checkpoint, or its name on the Hub"
+        raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}; expected {expected}") from error
+    except Exception as error:  # of whatever class a configuration makes that others have written
+        message = one_line(error)
+        field = re.match(r"\w+", message)  # our own checks begin with its name
+        if isinstance(error, ValueError) and field and field.group() in overrides:
+            raise UserError(message) from error
+        raise UserError(f"--encoder {encoder}: its configuration is not valid: {message}") from error
+
+
+def build_model(
+    encoder: str, config: WhisperEmotionConfig, seed: int, from_scratch: bool = False
+) -> WhisperForEmotionClassification:
+    """Load an encoder and put a new head on it.
+
+    A head in the checkpoint is left out: its training may have included the test speakers.
+
+    Args:
+        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        config: Output of `load_config`.
+        seed: Seed of the random initialisation.
+        from_scratch: Initialise the encoder's weights at random, too.
+
+    Raises:
+        UserError: The encoder cannot be loaded, or lacks a layer that is asked for.
+    """
+    if from_scratch:
+        set_seed(seed)
+        return WhisperForEmotionClassification(config)
+    with reading(f"--encoder {encoder}", CHECKPOINT), without_loading_report():
+        loaded: Any = WhisperForEmotionClassification.from_pretrained(
+            encoder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    model, report = loaded
+    lacking = sorted(name for name in report["missing_keys"] if name.startswith("encoder."))
+    lacking += sorted(name for name, *_ in report["mismatched_keys"] if name.startswith("encoder."))
+    if lacking:
+        raise UserError(
+            f"--encoder {encoder}: lacks {lacking[0]} and {len(lacking) - 1} more weights: give a Whisper checkpoint "
+            f"that holds encoder layer {config.encoder_layer}, or --from_scratch"
+        )
+    model.head = new_head(config, seed)
+    return model
+
+
+def new_head(config: WhisperEmotionConfig, seed: int) -> EmotionHead:
+    """Initialise a head from a seed.
+
+    Args:
+        config: The model's; the head keeps it.
+        seed: Seed of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EmotionHead(config).apply(partial(initialise, std=config.init_std))

@@ -1,0 +1,115 @@
+"""Scores corpus by corpus, as a table and as a picture."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from whisper_emotion.corpora.records import CORPORA, corpus_record
+from whisper_emotion.reporting.markdown import markdown_table
+from whisper_emotion.reporting.plots import STYLES, save_figure
+
+
+def records_table() -> str:
+    """Return the corpora that have records as a Markdown table: the README's."""
+    rows = [
+        [
+            f"`{name}`",
+            record.title if record.address is None else f"[{record.title}]({record.address})",
+            record.language or "–",
+            "–" if record.published is None else f"{record.published:,}",
+            f"`{record.layout}`",
+            ", ".join(f"`{folds}`" for folds in record.folds) or "–",
+            record.license if record.license != "other" else "ask its owners",
+        ]
+        for name, record in CORPORA.items()
+        if record.about and record.address
+    ]
+    return markdown_table(["`--corpus`", "corpus", "language", "clips", "layout", "published folds", "licence"], rows)
+
+
+def ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The scores of each way to classify: adapted to the speaker, and each clip as it is.
+
+    Args:
+        scores: The content of `scores.json`, with `corpora`.
+    """
+    if "unadapted" not in scores:
+        return {"each clip as it is": scores["corpora"]}
+    return {"adapted": scores["corpora"], "each clip as it is": scores["unadapted"]["corpora"]}
+
+
+def corpus_table(scores: Mapping[str, Any]) -> str:
+    """Return the scores of each corpus as a Markdown table in percent, their means over the corpora last.
+
+    Args:
+        scores: As of `ways`.
+    """
+    header = ["corpus", "classes", "clips"]
+    names, rows = list(scores["corpora"]), []
+    for way in ways(scores):
+        header += [f"UA, {way} (95 % interval)", "WA", "confidence", "ECE"]
+    for name in names:
+        row = [
+            corpus_title(name),
+            str(len(scores["corpora"][name]["classes"])),
+            f"{scores['corpora'][name]['clips']:,}",
+        ]
+        for figures in (way[name] for way in ways(scores).values()):
+            low, high = figures["interval"]
+            row += [f"{_percent(figures['unweighted_accuracy'])} ({_percent(low)} to {_percent(high)})"]
+            row += [_percent(figures[key]) for key in ("weighted_accuracy", "mean_confidence", "ece")]
+        rows.append(row)
+    mean = ["**mean**", "", ""]
+    for way in ways(scores).values():
+        for key in ("unweighted_accuracy", "weighted_accuracy", "mean_confidence", "ece"):
+            mean.append(f"**{_percent(float(np.mean([way[name][key] for name in names])))}**")
+    return markdown_table(header, [*rows, mean])
+
+
+def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: str) -> None:
+    """Draw the unweighted accuracy of each corpus with its interval, beside the mean confidence.
+
+    Args:
+        scores: As of `ways`.
+        path: The PNG file to write.
+        title: What is shown, of any length.
+    """
+    names = list(scores["corpora"])
+    figure = Figure(figsize=(6.6, 0.55 * len(names) + 1.7), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (way, corpora) in enumerate(ways(scores).items()):
+        colour, marker, _ = STYLES[place]
+        heights = np.arange(len(names)) + 0.22 * (place - (len(ways(scores)) - 1) / 2)
+        values, bounds, confidence = (
+            np.array([corpora[name][key] for name in names])
+            for key in ("unweighted_accuracy", "interval", "mean_confidence")
+        )
+        errors = np.abs(bounds.T - values)
+        axes.errorbar(
+            values, heights, xerr=errors, fmt=marker, color=colour, capsize=2, markersize=5, label=f"UA, {way}"
+        )
+        axes.plot(confidence, heights, "|", color=colour, markersize=11, label=f"mean confidence, {way}")
+    chance = [1 / len(scores["corpora"][name]["classes"]) for name in names]
+    axes.plot(chance, np.arange(len(names)), "x", color="0.6", markersize=5, label="chance")
+    axes.set_yticks(np.arange(len(names)), [corpus_title(name) for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="x", linewidth=0.4, color="0.85")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    save_figure(figure, path, title)
+
+
+def corpus_title(name: str) -> str:
+    """A corpus by its name in `scores.json`, as people write it."""
+    record = corpus_record(name)
+    return name if record.reader in ("folder", "table", "hub") else record.title
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
