@@ -251,3 +251,19 @@ def test_select_strength_keeps_small_folds_whole_and_weighs_what_is_drawn(monkey
     selected = select_strength(inputs, labels, np.arange(600), 3, "loss", folds=folds)
     assert np.bincount(corpora[selected.rows]).tolist() == [60, 40]
     np.testing.assert_allclose(sorted({float(one) for own in built for one in own}), [1, 560 / 60])
+
+
+def test_the_clips_that_are_used_choose_the_strength():
+    rng = np.random.default_rng(0)
+    labels, groups = np.arange(60) % 3, np.repeat(np.arange(6), 10)
+    inputs, noise = rng.normal(size=(60, 8)) + labels[:, None], rng.normal(size=(60, 8))
+    plain = select_strength(inputs, labels, groups, 3, "loss")
+
+    def select(**options):
+        adapt, as_is = (lambda known, other: inputs[other]), (lambda known, other: noise[other])
+        return select_strength(inputs, labels, groups, 3, "loss", adapt=adapt, as_is=as_is, **options)
+
+    adapted = select(judge_adapted=True)
+    assert (adapted.strength, adapted.value) == (plain.strength, plain.value)
+    torch.testing.assert_close(adapted.adapted_logits, plain.logits)
+    assert select().value < plain.value

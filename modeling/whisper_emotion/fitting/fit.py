@@ -162,7 +162,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
             inputs(rows), labels[rows], speakers[rows], num_labels, metric, *loss,
             adapt=partial(moved, adapted=True) if experiment.adapts else None,
             as_is=partial(moved, adapted=False) if centred else None,
-            clip_weights=own(rows), folds=folds,
+            clip_weights=own(rows), folds=folds, judge_adapted=experiment.adaptation in ("speaker", "domain"),
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
         held_out = HeldOut(selected.logits, selected.adapted_logits, targets)

@@ -155,6 +155,7 @@ def select_strength(
     as_is: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     clip_weights: np.ndarray | None = None,
     folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    judge_adapted: bool = False,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -175,6 +176,7 @@ def select_strength(
         clip_weights: As of `RegularisationPath`. The metric counts the clips left out alike.
         folds: Pairs of (inner training rows, rows left out) that replace those by groups, such as a corpus left out
             each time. No clip is left out twice. The metric is their mean.
+        judge_adapted: Choose by the adapted clips.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
@@ -215,7 +217,8 @@ def select_strength(
                 logits[rows] = linear.logits(inputs[rows] if own is None else own)
                 if moved is not None:
                     moved[rows] = linear.logits(adapted_inputs)
-            values = [selection_value(logits[rows], all_targets[rows], metric, weights) for rows in judged]
+            seen = moved if judge_adapted and moved is not None else logits
+            values = [selection_value(seen[rows], all_targets[rows], metric, weights) for rows in judged]
             logits, moved, value = logits[known], None if moved is None else moved[known], float(np.mean(values))
             found.append(Selection(strength, value, np.flatnonzero(known), logits, moved))
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
