@@ -15,7 +15,7 @@ from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted
-from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
+from whisper_emotion.reporting.corpora import corpus_table, plot_corpora, plot_transfer, transfer_table
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import write_scores
@@ -78,10 +78,12 @@ def main() -> None:
             picture = made / "confusion_matrix.png"
             plot_confusion_matrix(scores["confusion_matrix"], experiment.labels, picture, caption + summed)
             if "corpora" in scores:
-                write_whole(made / "corpora.md", corpus_table(scores) + "\n")
+                write_whole(made / "corpora.md", _describe_corpora(scores) + "\n")
                 plot_corpora(scores, made / "corpora.png", caption)
+            if "transfer" in scores:
+                plot_transfer(scores, made / "transfer.png", caption)
     if "corpora" in scores:
-        print(corpus_table(scores))
+        print(_describe_corpora(scores))
     print(caption)
     print(
         f"UA's 95 % interval over clips and seeds: {_interval(scores['interval']['unweighted_accuracy'])}; "
@@ -97,6 +99,14 @@ def main() -> None:
             f"and seeds: {holds}"
         )
     print(f"saved to {output_dir}")
+
+
+def _describe_corpora(scores: dict) -> str:
+    """The tables of several corpora."""
+    tables = [corpus_table(scores)]
+    if "transfer" in scores:
+        tables += [transfer_table(one) for one in (scores, scores.get("unadapted")) if one is not None]
+    return "\n\n".join(tables)
 
 
 def _interval(bounds: Iterable[float]) -> str:

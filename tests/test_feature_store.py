@@ -115,7 +115,7 @@ def test_pooled_store_decodes_each_recording_once_and_states_its_size(
     def measured(audio):
         raise AssertionError("pooled vectors need no lengths")
 
-    monkeypatch.setattr(feature_store, "read_audio", measured)
+    monkeypatch.setattr(feature_store, "read_utterance", measured)
     filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, "mean")
     assert "feature store: 2 layers of 24 utterances take 0.00 GB in" in capfd.readouterr().out
     assert [path.stat().st_size for path in tmp_path.glob("*/mean.f32")] == [24 * 16 * 4] * 2

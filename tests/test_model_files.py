@@ -74,7 +74,7 @@ def test_what_reaches_out_is_found(source):
 # Which module may import which: scripts see all, and no module sees one to its left.
 LAYERS = [
     ("cli", "benchmarks", "demo", "export", "publishing"),
-    ("run_record", "scoring", "reporting", "explanation", "inference", "card_metadata"),
+    ("run_record", "scoring", "reporting", "explanation", "inference", "evaluation", "card_metadata"),
     ("fitting",),
     ("feature_store", "stored_frames"),
     ("run_folder", "collator", "corpora", "windows", "pieces", "audio", "decoders", "containers", "recordings"),

@@ -131,8 +131,14 @@ def test_the_page_on_training_on_your_own_corpus(own_place, monkeypatch, capfd):
     look, adapt, loop, shapes = blocks(page, "python")
     run_python(look, page)
     assert "\nanna         3     3\n" in capfd.readouterr().out
-    folds, compared, train, predict = commands(page)
+    table, folds, compared, train, predict = commands(page)
+    rows = [f"{path},{path.parent.name},{path.name.split('_')[0]}" for path in sorted(Path("my_clips").rglob("*.wav"))]
+    splits = ["test" if "anna" in row else "train" for row in rows]
+    named = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+    Path("talks.csv").write_text("\n".join(["file,label,speaker,split", *named]))
     short = ["--num_train_epochs", "1", "--disable_tqdm", "true"]  # the last of an option counts
+    run([*table, *short, "--output_dir", "runs/talks"], monkeypatch)
+    assert json.loads(Path("runs/talks/scores.json").read_text())["folds"] == "split"
     run([*folds, *short, "--seeds", "0"], monkeypatch)
     run([*compared, *short, "--seeds", "0"], monkeypatch)
     scores = json.loads(Path("runs/my_256/scores.json").read_text())
@@ -211,6 +217,10 @@ def test_the_front_page_trains(own_place, monkeypatch):
         (own_place / folder).mkdir()
         for row in names:
             soundfile.write(own_place / folder / f"{row['name']}.wav", rng.normal(0, 0.1, 800).clip(-1, 1), 16_000)
+    splits = {"03": "dev", "15": "test", "16": "test"}
+    rows = [(row["name"], row["label"]) for row in read_emobox("emodb")]
+    table = [f"EMODB/{name}.wav,{label},{name[:2]},{splits.get(name[:2], 'train')}" for name, label in rows]
+    Path("clips.csv").write_text("\n".join(["file,label,speaker,split", *table]))
     for name in ("speech.mp3", "new.wav"):
         soundfile.write(own_place / name, rng.normal(0, 0.1, 16_000).clip(-1, 1), 16_000)
     short = ["--num_train_epochs", "1", "--encoder_context", "utterance", "--context_margin", "0.1"]
@@ -218,12 +228,14 @@ def test_the_front_page_trains(own_place, monkeypatch):
     done = []
     for words in commands(REPOSITORY / "README.md"):
         if words[0] in ("scripts/cross_validate.py", "scripts/train.py"):
-            run([*words, *short, *["--seeds", "0"] * words[0].endswith("validate.py")], monkeypatch)
+            own = ["--seeds", "0"] * words[0].endswith("validate.py")
+            run([*words, *short, *own], monkeypatch)
             done.append(words[0])
-        if words[0] == "scripts/predict.py" and "runs/demo" not in words:
+        if words[0] in ("scripts/predict.py", "scripts/evaluate.py") and "runs/demo" not in words:
             run(words, monkeypatch)
             done.append(words[0])
-    assert [done.count(f"scripts/{name}.py") for name in ("cross_validate", "train", "predict")] == [3, 3, 2]
+    names = ("cross_validate", "train", "predict", "evaluate")
+    assert [done.count(f"scripts/{name}.py") for name in names] == [6, 3, 2, 1]
     scores = {path.parent.name: json.loads(path.read_text()) for path in Path("runs").glob("*/scores.json")}
     assert scores["ravdess"]["folds"] == "emobox" and scores["emodb1"]["test_fold"] == 1
 

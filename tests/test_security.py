@@ -302,7 +302,9 @@ def test_a_dataset_on_the_hub_names_no_file_of_this_machine(synthetic_dir, tmp_p
     monkeypatch.chdir(tmp_path)
     rows = [{"path": "fine.wav", "bytes": clip}, {"path": path, "bytes": None}]
     table = Dataset.from_dict({"audio": rows, "label": ["a", "b"], "seconds": [1.0, 1.0]})
-    monkeypatch.setattr(hub_corpora, "load_dataset", lambda *_, **__: table.cast_column("audio", Audio(decode=False)))
+    monkeypatch.setattr(
+        hub_corpora, "load_dataset", lambda *_, **__: {"train": table.cast_column("audio", Audio(decode=False))}
+    )
     with pytest.raises(UserError, match="row 1 has no recording, and .* did not come with the dataset") as caught:
         load_corpus("hub:me/voices")
     assert "hub:me/voices" in str(caught.value)

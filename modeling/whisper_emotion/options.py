@@ -83,7 +83,7 @@ class CorpusOptions:
     )
     audio_dir: str | None = option(None, help="table: folder of its files", advanced=True)
     columns: str | None = option(None, help="table: its columns, such as label=mood,speaker=who", advanced=True)
-    folds: str = option("loso", help="loso, speakers:K, paper, emobox, split or loco")
+    folds: str = option("loso", help="loso, speakers:K, paper, emobox, split, loco or cross")
 
     def reading(self) -> dict[str, Any]:
         """The options of `load_corpus`."""

@@ -42,18 +42,25 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         - `ece_unscaled`: `ece` without the temperature. Only with one.
         - `corpora`: for each tested corpus `unweighted_accuracy` with its 95 % `interval`, `weighted_accuracy`,
           `macro_f1`, `ece`, `mean_confidence`, over the `classes` that it has, and its `clips`. Only with several.
+        - `transfer`: for each training corpus and each tested one the unweighted accuracy. Only where every fold
+          trains on one corpus and tests on another.
         - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
     """
     labels, numbers = experiment.labels, [fold.number for fold in folds]
     corpus_of = None
     if len(experiment.corpora) > 1:
         corpus_of = pd.Series(experiment.corpus_of, index=utterance_names(experiment.corpus))
-    scores = _score_table(predictions, labels, numbers, corpus_of)
+    scores = score_table(predictions, labels, numbers, corpus_of)
     if "temperature" in predictions:
         scores["ece_unscaled"] = _mean(_score_seeds(_unscale(predictions, labels), labels), "ece")
     if UNADAPTED + "predicted" in predictions:
         unadapted = predictions.filter(regex=f"^{UNADAPTED}").rename(columns=lambda name: name.removeprefix(UNADAPTED))
-        scores["unadapted"] = _score_table(predictions.assign(**unadapted), labels, numbers, corpus_of)
+        scores["unadapted"] = score_table(predictions.assign(**unadapted), labels, numbers, corpus_of)
+    if corpus_of is not None:
+        pairs = [(set(experiment.corpus_of[fold.train]), set(experiment.corpus_of[fold.test])) for fold in folds]
+        if all(len(train) == len(test) == 1 and train != test for train, test in pairs):
+            for one in [scores, *([scores["unadapted"]] if "unadapted" in scores else [])]:
+                one |= _transfer(one, pairs)
     for choice in predictions.columns.intersection(["temperature", "adapted"]):
         cells = predictions.drop_duplicates(["seed", "fold"]).pivot(index="seed", columns="fold", values=choice)
         scores[choice] = cells.loc[predictions["seed"].unique(), numbers].to_numpy().tolist()
@@ -166,7 +173,7 @@ def _bootstrap_tables(tables: list[pd.DataFrame], labels: list[str]) -> dict[str
     return bootstrap(predicted, _ids(tables[0]["label"], labels)[: predicted.shape[2]], len(labels))
 
 
-def _score_table(
+def score_table(
     predictions: pd.DataFrame, labels: list[str], folds: list[int], corpus_of: pd.Series | None = None
 ) -> dict[str, Any]:
     """Score a table of predictions: each fold by itself, all folds' clips together, and each corpus by itself."""
@@ -190,6 +197,14 @@ def _score_table(
         "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
         **{name: _mean(by_seed, name) for name in CALIBRATION},
     }
+
+
+def _transfer(scores: dict[str, Any], pairs: list[tuple[set[str], set[str]]]) -> dict[str, Any]:
+    """The unweighted accuracy of each fold by its training and its test corpus, mean over seeds."""
+    transfer: dict[str, dict[str, float]] = {}
+    for (train, test), value in zip(pairs, np.mean(scores["unweighted_accuracy"]["folds"], axis=0), strict=True):
+        transfer.setdefault(next(iter(train)), {})[next(iter(test))] = float(value)
+    return {"transfer": transfer}
 
 
 def _score_corpus(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:

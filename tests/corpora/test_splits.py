@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_emotion.corpora import load_corpus, utterance_names
+from whisper_emotion.corpora.held_out import hold_out_speakers
 from whisper_emotion.corpora.splits import (
     Fold,
-    hold_out_speakers,
     make_folds,
     read_emobox,
     speaker_groups,
@@ -160,8 +160,16 @@ def test_paper_names_what_is_missing(corpora):
     [
         ("emodb", "paper", "paper is defined for iemocap, shemo only, not for emodb"),
         ("folder", "emobox", "emobox is defined for emodb, ravdess, iemocap, shemo only, not for folder"),
-        ("synthetic", "kfold", "unknown value 'kfold', expected one of loso, speakers:K, split, loco for synthetic"),
-        ("shemo", "", "unknown value '', expected one of loso, paper, emobox, speakers:K, split, loco for shemo"),
+        (
+            "synthetic",
+            "kfold",
+            "unknown value 'kfold', expected one of loso, speakers:K, split, loco, cross for synthetic",
+        ),
+        (
+            "shemo",
+            "",
+            "unknown value '', expected one of loso, paper, emobox, speakers:K, split, loco, cross for shemo",
+        ),
         ("emodb", "speakers:4", "'speakers:4' does not apply, expected speakers:K with K from 2 to 3"),
         ("emodb", "speakers:1", "'speakers:1' does not apply"),
         ("emodb", "speakers:-2", "'speakers:-2' does not apply"),
@@ -177,15 +185,37 @@ def test_folds_that_do_not_apply_are_refused(corpus, folds, message):
 
 def dataset_of(**columns) -> Dataset:
     """Eight clips of four speakers, with further columns."""
-    return Dataset.from_dict({"speaker": list("aabbccdd"), "label": [0, 1] * 4, **columns})
+    features = Features(
+        speaker=Value("string"), label=ClassLabel(num_classes=2), **dict.fromkeys(columns, Value("string"))
+    )
+    return Dataset.from_dict({"speaker": list("aabbccdd"), "label": [0, 1] * 4, **columns}, features=features)
 
 
 def test_loco_leaves_one_corpus_out_in_the_order_of_the_corpora():
-    folds = make_folds(dataset_of(corpus=["one"] * 3 + ["two"] * 2 + ["three"] * 3), "one,two,three", "loco")
-    assert [fold.test for fold in folds] == [[0, 1, 2], [3, 4], [5, 6, 7]]
+    folds = make_folds(
+        dataset_of(corpus=["one", "two", "one", "one", "two", "three", "three", "three"]), "one,two,three", "loco"
+    )
+    assert [fold.test for fold in folds] == [[0, 2, 3], [1, 4], [5, 6, 7]]
     check_partition(folds, set(range(8)))
     with pytest.raises(UserError, match="loco needs two or more corpora, found one: --corpus emodb,ravdess"):
         make_folds(dataset_of(corpus=["one"] * 8), "one", "loco")
+
+
+def test_cross_trains_on_each_corpus_and_tests_on_each_other():
+    dataset = dataset_of(corpus=["one", "two", "one", "one", "two", "three", "three", "three"])
+    folds = make_folds(dataset, "one,two,three", "cross")
+    rows = {"one": [0, 2, 3], "two": [1, 4], "three": [5, 6, 7]}
+    pairs = [(first, second) for first in rows for second in rows if first != second]
+    assert [(fold.train, fold.test) for fold in folds] == [(rows[first], rows[second]) for first, second in pairs]
+    assert [fold.number for fold in folds] == list(range(1, 7))
+
+
+def test_test_clips_of_unknown_classes_are_left_out(caplog):
+    features = Features(speaker=Value("string"), label=ClassLabel(names=["sad", "calm"]), corpus=Value("string"))
+    columns = {"speaker": list("abcd"), "label": [0, 0, 0, 1], "corpus": ["one", "one", "two", "two"]}
+    first, second = make_folds(Dataset.from_dict(columns, features=features), "one,two", "loco")
+    assert (first.test, second.test) == ([0, 1], [2])
+    assert "fold 2: left out test clips of calm, of which no training clip is" in caplog.text
 
 
 def test_split_keeps_the_corpus_s_own_parts():

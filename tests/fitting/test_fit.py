@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from whisper_emotion.collator import AudioCollator
-from whisper_emotion.corpora.splits import hold_out_speakers
+from whisper_emotion.corpora.held_out import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import fit as fitting
 from whisper_emotion.fitting import regression

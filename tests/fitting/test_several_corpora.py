@@ -11,7 +11,7 @@ from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.cross_validation import cross_validate, prediction_table
 from whisper_emotion.fitting.fit import Job, fit, load_frames
-from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
+from whisper_emotion.reporting.corpora import corpus_table, plot_corpora, plot_transfer, transfer_table
 from whisper_emotion.scoring import summarise
 
 
@@ -86,6 +86,28 @@ def test_loco_scores_each_corpus_over_its_classes(several, tmp_path):
     assert "| flat | 3 | 18 |" in table and table.splitlines()[-1].startswith("| **mean** |")
     plot_corpora(scores, tmp_path / "corpora.png", "title")
     assert (tmp_path / "corpora.png").stat().st_size > 10_000
+
+
+def test_cross_folds_give_the_transfer_matrix(several, tmp_path):
+    own = dataclasses.replace(several, held_out="speakers")
+    folds = make_folds(own.corpus, "synthetic,synthetic,folder", "cross")
+    predictions = cross_validate(own, folds, [0], tmp_path / "work")
+    scores = summarise(predictions, own, folds)
+    transfer = scores["transfer"]
+    assert {train: list(tested) for train, tested in transfer.items()} == {
+        "synthetic": ["synthetic_2", "flat"],
+        "synthetic_2": ["synthetic", "flat"],
+        "flat": ["synthetic", "synthetic_2"],
+    }
+    third = predictions[predictions["fold"] == 3]  # trained on the second, tested on the first
+    right = third["label"] == third["predicted"]
+    assert transfer["synthetic_2"]["synthetic"] == pytest.approx(right.groupby(third["label"]).mean().mean())
+    assert "transfer" in scores["unadapted"]
+    lines = transfer_table(scores).splitlines()
+    assert lines[0] == "| trained on, tested on | synthetic speech | synthetic_2 | flat | mean |"
+    assert lines[2].startswith("| synthetic speech | – | ") and lines[-1].startswith("| **mean** | ")
+    plot_transfer(scores, tmp_path / "transfer.png", "title")
+    assert (tmp_path / "transfer.png").stat().st_size > 10_000
 
 
 def test_adapted_clips_do_not_depend_on_a_constant_of_their_corpus(several, tmp_path):

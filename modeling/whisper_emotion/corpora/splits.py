@@ -1,4 +1,4 @@
-"""Folds: which utterances train and which test, as published or by speaker, and the held-out speakers of a fold.
+"""Folds: which utterances train and which test, as published, by speaker or by corpus.
 
 The tables in `splits/` are EmoBox's (Ma et al., arXiv 2406.07162; https://github.com/emo-box/EmoBox, MIT licence).
 """
@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,17 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
             - `paper`: arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5 sessions;
             - `emobox`: EmoBox's tables; a clip that they do not list is in no fold;
             - `split`: the corpus's own training, dev and test recordings, one fold;
-            - `loco`: leave one corpus out, of several.
+            - `loco`: leave one corpus out, of several;
+            - `cross`: train on each corpus alone, and test on each other one.
 
     Returns:
-        The folds, numbered from 1. Their tests are disjoint.
+        The folds, numbered from 1. Their tests are disjoint, but for `cross`.
 
     Raises:
         UserError: Unknown folds, or folds that do not apply to this corpus.
     """
     record, published = corpus_record(corpus), ("paper", "emobox")
-    makers = {"loso": _speaker_folds, "split": _split_folds, "loco": _corpus_folds}
+    makers = {"loso": _speaker_folds, "split": _split_folds, "loco": _corpus_folds, "cross": _cross_folds}
     if folds in makers:
         made = makers[folds](dataset)
     elif folds.startswith("speakers:"):
@@ -86,7 +88,7 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
         have = ", ".join(name for name, one in CORPORA.items() if folds in one.folds)
         raise UserError(f"folds: {folds} is defined for {have} only, not for {corpus}")
     else:
-        known = ["loso", *(name for name in published if name in record.folds), "speakers:K", "split", "loco"]
+        known = ["loso", *(name for name in published if name in record.folds), "speakers:K", "split", "loco", "cross"]
         raise UserError(f"folds: unknown value '{folds}', expected one of {', '.join(known)} for {corpus}")
     return _without_copies(dataset, made)
 
@@ -100,74 +102,6 @@ def speakers_shared(dataset: Dataset, fold: Fold) -> int:
     """How many of a fold's test speakers are also heard in its training; 0 where the fold is speaker-disjoint."""
     speakers = dataset["speaker"][:]
     return len({speakers[row] for row in fold.test} & {speakers[row] for row in fold.train})
-
-
-def hold_out_speakers(
-    dataset: Dataset, rows: Sequence[int], seed: int, fraction: float = 0.2
-) -> tuple[list[int], list[int]]:
-    """Hold speakers out of training rows, to choose an epoch on.
-
-    Several random sets of speakers are drawn. The best one misses the fewest classes on either side, then has the
-    likest number of clips of each class. Where speakers are not known, single clips are held out.
-
-    Args:
-        dataset: What `load_corpus` returned.
-        rows: Rows to divide, such as a fold's `train`.
-        seed: Seed of the draw.
-        fraction: Share of the clips to hold out, within 0 to 1.
-
-    Returns:
-        Rows to train on and rows held out, both ascending, with no speaker in both.
-
-    Raises:
-        UserError: The rows have fewer than two speakers.
-    """
-    check_held_out(dataset, rows)
-    chosen = list(rows)
-    names, speakers = np.unique(np.asarray(dataset["speaker"][:])[chosen], return_inverse=True)
-    labels = np.asarray(dataset["label"][:], dtype=np.int64)[chosen]
-    # One row a speaker, one column a class.
-    clips = np.zeros((len(names), int(labels.max()) + 1))
-    np.add.at(clips, (speakers, labels), 1)
-    held_out = np.isin(speakers, _draw_speakers(clips, np.random.default_rng(seed), fraction))
-    train = [row for row, held in zip(chosen, held_out, strict=True) if not held]
-    dev = [row for row, held in zip(chosen, held_out, strict=True) if held]
-    return sorted(train), sorted(dev)
-
-
-def check_held_out(dataset: Dataset, rows: Sequence[int]) -> None:
-    """Raise where `hold_out_speakers` would, without drawing any.
-
-    Raises:
-        UserError: The rows have fewer than two speakers.
-    """
-    found = len(set(np.asarray(dataset["speaker"][:])[list(rows)]))
-    if found < 2:
-        raise UserError(
-            f"select_on: dev needs two or more training speakers, found {found}: use --select_on last, and where "
-            "a recipe has them --temperature_scaling false and --adaptation none"
-        )
-
-
-def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
-    """The best of some random sets of speakers, from `clips` `(speakers, classes)`; indices of speakers."""
-    totals = clips.sum(axis=0)
-    # A class of a single speaker cannot be on both sides: it counts as missing whatever is drawn.
-    unavoidable = int(((clips > 0).sum(axis=0) == 1).sum())
-    best, best_missing, best_distance = np.array([0]), np.inf, np.inf
-    for draw in range(500):
-        # A few draws keep seeds different from each other; more are spent only on a class that is still missing.
-        if draw >= 10 and best_missing <= unavoidable:
-            break
-        order = rng.permutation(len(clips))
-        held = np.cumsum(clips[order].sum(axis=1))[:-1]
-        chosen = order[: 1 + int(np.argmin(np.abs(held - fraction * totals.sum())))]
-        dev = clips[chosen].sum(axis=0)
-        missing = int(((totals > 0) & ((dev == 0) | (dev == totals))).sum())
-        distance = float(np.abs(dev / np.maximum(totals, 1) - fraction)[totals > 0].sum())
-        if (missing, distance) < (best_missing, best_distance):
-            best, best_missing, best_distance = chosen, missing, distance
-    return best
 
 
 def _folds_by_group(groups: Sequence[Any], order: Iterable[Any], rows: Sequence[int] | None = None) -> list[Fold]:
@@ -212,11 +146,27 @@ def _speaker_folds(dataset: Dataset) -> list[Fold]:
 
 def _corpus_folds(dataset: Dataset) -> list[Fold]:
     """The folds `loco`."""
-    corpora = dataset["corpus"][:]
-    order = list(dict.fromkeys(corpora))
+    order = _corpora(dataset, "loco")
+    return [_known_classes(dataset, fold) for fold in _folds_by_group(dataset["corpus"][:], order)]
+
+
+def _cross_folds(dataset: Dataset) -> list[Fold]:
+    """The folds `cross`: the first corpus trains first, and the corpora are tested in their order."""
+    pairs = permutations(_corpora(dataset, "cross"), 2)
+    corpora = np.asarray(dataset["corpus"][:])
+    rows = {name: np.flatnonzero(corpora == name).tolist() for name in np.unique(corpora).tolist()}
+    return [
+        _known_classes(dataset, Fold(number, rows[train], rows[test]))
+        for number, (train, test) in enumerate(pairs, start=1)
+    ]
+
+
+def _corpora(dataset: Dataset, folds: str) -> list[str]:
+    """The names of the corpora, two or more, in their order."""
+    order = list(dict.fromkeys(dataset["corpus"][:]))
     if len(order) < 2:
-        raise UserError(f"folds: loco needs two or more corpora, found {order[0]}: --corpus emodb,ravdess")
-    return [_known_classes(dataset, fold) for fold in _folds_by_group(corpora, order)]
+        raise UserError(f"folds: {folds} needs two or more corpora, found {order[0]}: --corpus emodb,ravdess")
+    return order
 
 
 def _known_classes(dataset: Dataset, fold: Fold) -> Fold:
@@ -226,9 +176,7 @@ def _known_classes(dataset: Dataset, fold: Fold) -> Fold:
     unknown = {labels[row] for row in fold.test} - trained
     if unknown:
         classes = ", ".join(names[label] for label in sorted(unknown))
-        logger.warning(
-            "fold %d: its test clips of %s are left out, which no training clip is of", fold.number, classes
-        )
+        logger.warning("fold %d: left out test clips of %s, of which no training clip is", fold.number, classes)
     return dataclasses.replace(fold, test=[row for row in fold.test if labels[row] in trained])
 
 

@@ -14,7 +14,8 @@ from datasets import Dataset
 
 from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus
-from whisper_emotion.corpora.splits import Fold, check_held_out, speaker_groups, speakers_known
+from whisper_emotion.corpora.held_out import check_held_out
+from whisper_emotion.corpora.splits import Fold, speaker_groups, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config

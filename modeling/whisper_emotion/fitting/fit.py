@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from whisper_emotion.collator import AudioCollator
-from whisper_emotion.corpora.splits import hold_out_speakers
+from whisper_emotion.corpora.held_out import hold_out_speakers
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder

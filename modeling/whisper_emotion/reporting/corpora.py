@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from whisper_emotion.corpora.records import CORPORA, corpus_record
 from whisper_emotion.reporting.markdown import markdown_table
-from whisper_emotion.reporting.plots import STYLES, save_figure
+from whisper_emotion.reporting.plots import STYLES, save_figure, text_colour
 
 
 def records_table() -> str:
@@ -38,7 +38,8 @@ def ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         scores: The content of `scores.json`, with `corpora`.
     """
     if "unadapted" not in scores:
-        return {"each clip as it is": scores["corpora"]}
+        adapted = scores.get("adaptation", "none") != "none"
+        return {"adapted" if adapted else "each clip as it is": scores["corpora"]}
     return {"adapted": scores["corpora"], "each clip as it is": scores["unadapted"]["corpora"]}
 
 
@@ -103,6 +104,56 @@ def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: st
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     save_figure(figure, path, title)
+
+
+def transfer_table(scores: Mapping[str, Any]) -> str:
+    """Return the unweighted accuracy of each training corpus (rows) on each other one, in percent, with means.
+
+    Args:
+        scores: The content of `scores.json`, or its `unadapted`, with `transfer`.
+    """
+    values, trained, tested = _transfer(scores)
+    rows = [
+        [
+            f"{trained[row]}",
+            *("–" if np.isnan(one) else _percent(one) for one in own),
+            f"**{_percent(np.nanmean(own))}**",
+        ]
+        for row, own in enumerate(values)
+    ]
+    means = ["**mean**", *(f"**{_percent(one)}**" for one in np.nanmean(values, axis=0)), _percent(np.nanmean(values))]
+    return markdown_table(["trained on, tested on", *tested, "mean"], [*rows, means])
+
+
+def plot_transfer(scores: Mapping[str, Any], path: str | PathLike[str], title: str) -> None:
+    """Draw the transfer matrix as a heat map.
+
+    Args:
+        scores: As of `transfer_table`.
+        path: The PNG file to write.
+        title: What is shown, of any length.
+    """
+    values, trained, tested = _transfer(scores)
+    figure = Figure(figsize=(0.85 * len(tested) + 2.2, 0.6 * len(trained) + 1.8), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        shade = text_colour(image.to_rgba(values[row, column]))
+        axes.text(column, row, f"{values[row, column]:.0%}", ha="center", va="center", fontsize=9, color=shade)
+    axes.set_xticks(range(len(tested)), tested, rotation=30, ha="right")
+    axes.set_yticks(range(len(trained)), trained)
+    axes.set_xlabel("tested on")
+    axes.set_ylabel("trained on")
+    figure.colorbar(image, format=PercentFormatter(1, decimals=0), label="unweighted accuracy")
+    save_figure(figure, path, title)
+
+
+def _transfer(scores: Mapping[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
+    """The matrix of the transfer, NaN where nothing was tested, and the titles of its rows and columns."""
+    transfer = scores["transfer"]
+    tested = list(dict.fromkeys([*transfer, *(test for own in transfer.values() for test in own)]))
+    values = np.array([[own.get(test, np.nan) for test in tested] for own in transfer.values()])
+    return values, [corpus_title(name) for name in transfer], [corpus_title(name) for name in tested]
 
 
 def corpus_title(name: str) -> str:

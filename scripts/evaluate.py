@@ -1,0 +1,87 @@
+"""Score a trained model, or the predictions of any other, on labelled recordings."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from whisper_emotion.cli import parse_arguments, run_script
+from whisper_emotion.corpora import load_corpus, utterance_names
+from whisper_emotion.errors import UserError
+from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import DEVICE_HELP, CorpusOptions, option
+from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
+from whisper_emotion.reporting.plots import plot_confusion_matrix
+from whisper_emotion.run_folder import write_whole
+from whisper_emotion.run_record import public_name
+from whisper_emotion.scoring import score_table
+
+
+@dataclass
+class EvaluationOptions:
+    """What is scored."""
+
+    GROUP = "model"
+
+    output_dir: str = option(help="folder of the results")
+    model: str | None = option(None, help="trained folder or Hub name")
+    predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
+    adaptation: str = option(
+        "none",
+        help="to all clips of each, without labels: none, speaker or domain (corpus)",
+        choices=("none", "speaker", "domain"),
+    )
+    device: str = option("auto", help=DEVICE_HELP)
+
+
+def main() -> None:
+    """Classify the recordings and write `scores.json`, `predictions.csv`, `confusion_matrix.png` and the corpora's."""
+    corpus, options = parse_arguments(CorpusOptions, EvaluationOptions)
+    started = time.monotonic()
+    if (options.model is None) == (options.predictions is None):
+        raise UserError("--model, --predictions: give one of the two")
+    if options.predictions is not None and options.adaptation != "none":
+        raise UserError(f"--adaptation {options.adaptation}: needs a --model")
+    loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
+    if options.predictions is None:
+        found = classify_corpus(EmotionClassifier(options.model, device=options.device), loaded, options.adaptation)
+    else:
+        found = read_other(Path(options.predictions), loaded)
+    table, labels = tabulate(loaded, found)
+    if len(table) < len(loaded):
+        print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
+    output_dir = Path(options.output_dir)
+    corpora = pd.Series(loaded["corpus"][:], index=utterance_names(loaded))
+    scores = {
+        "corpus": corpus.corpus,
+        "model": public_name(options.model or options.predictions),
+        "adaptation": options.adaptation,
+        "labels": labels,
+        "seeds": [0],
+        **score_table(table, labels, [1], corpora if corpora.nunique() > 1 else None),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(output_dir / "predictions.csv", table.to_csv(index=False))
+    write_whole(output_dir / "scores.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    pooled, (low, high) = scores["pooled"], scores["interval"]["unweighted_accuracy"]
+    percent = {name: f"{100 * scores[name]:.1f} %" for name in ("ece", "mean_confidence")}
+    caption = (
+        f"{scores['model']} on {corpus.corpus}, {len(table):,} clips, {len(labels)} classes, adaptation: "
+        f"{options.adaptation}: UA {100 * pooled['unweighted_accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
+        f"WA {100 * pooled['weighted_accuracy']:.1f} %, calibration error {percent['ece']}, mean confidence "
+        f"{percent['mean_confidence']}"
+    )
+    plot_confusion_matrix(scores["confusion_matrix"], labels, output_dir / "confusion_matrix.png", caption)
+    if "corpora" in scores:
+        print(corpus_table(scores))
+        plot_corpora(scores, output_dir / "corpora.png", caption)
+    print(caption)
+    print(f"saved to {output_dir}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,117 @@
+"""Scores of a trained model, or of other predictions, on labelled recordings."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_script
+from datasets import ClassLabel, Dataset, Features, Value
+
+from whisper_emotion.corpora import load_corpus, utterance_names
+from whisper_emotion.errors import UserError
+from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
+from whisper_emotion.inference import EmotionClassifier
+
+
+def test_evaluate_scores_a_model_over_the_shared_classes(trained_dir, synthetic_dir, tmp_path):
+    done = run_script(
+        "evaluate.py", "--model", trained_dir, "--corpus", "synthetic", "--corpus_dir", synthetic_dir,
+        "--classes", "angry,sad", "--output_dir", tmp_path / "o",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "o" / "scores.json").read_text())
+    table = pd.read_csv(tmp_path / "o" / "predictions.csv")
+    assert scores["labels"] == ["angry", "sad"] and len(table) == 24
+    right = table["label"] == table["predicted"]
+    assert scores["pooled"]["unweighted_accuracy"] == pytest.approx(right.groupby(table["label"]).mean().mean())
+    corpus = load_corpus("synthetic", synthetic_dir, classes="angry,sad")
+    alone = EmotionClassifier(trained_dir)([audio["path"] for audio in corpus["audio"]])
+    expected = [named["angry"] / (named["angry"] + named["sad"]) for named in alone]
+    found = table.set_index("name")["p_angry"][utterance_names(corpus)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (tmp_path / "o" / "confusion_matrix.png").exists()
+    assert "UA " in done.stdout and "24 clips, 2 classes" in done.stdout
+
+
+def test_adaptation_takes_the_mean_of_each_group_of_clips(trained_dir, synthetic_dir):
+    corpus, classifier = load_corpus("synthetic", synthetic_dir), EmotionClassifier(trained_dir)
+    paths = np.array([audio["path"] for audio in corpus["audio"]])
+    by_speaker = classify_corpus(classifier, corpus, "speaker")
+    own = np.array(corpus["speaker"][:]) == "S02M"
+    classifier.adapt(paths[own].tolist())
+    for named, expected in zip(np.array(by_speaker)[own], classifier(paths[own].tolist()), strict=True):
+        assert named == pytest.approx(expected, abs=1e-6)
+    classifier.adapt(paths.tolist())
+    (first,) = classifier(paths[0])
+    assert classify_corpus(classifier, corpus, "domain")[0] == pytest.approx(first, abs=1e-6)
+    assert classifier.speaker_mean is None
+
+
+def clips(labels, corpora=None):
+    """Rows with classes and without recordings."""
+    names = ["angry", "happy", "sad"]
+    columns = {
+        "audio": [{"path": f"{number}.wav", "bytes": None} for number in range(len(labels))],
+        "label": [names.index(label) for label in labels],
+        "corpus": corpora or ["one"] * len(labels),
+    }
+    kinds = {"audio": {"path": Value("string"), "bytes": Value("binary")}, "label": ClassLabel(names=names)}
+    return Dataset.from_dict(columns, features=Features({**kinds, "corpus": Value("string")}))
+
+
+def test_labels_of_other_models_count_by_the_vocabulary():
+    corpus = clips(["angry", "sad", "happy"])
+    table, shared = tabulate(corpus, [{"ang": 0.4, "anger": 0.2, "sadness": 0.2, "calm": 0.2}] * 3)
+    assert shared == ["angry", "sad"]
+    assert table["label"].tolist() == ["angry", "sad"]  # the model does not know happy
+    np.testing.assert_allclose(table[["p_angry", "p_sad"]], [[0.75, 0.25]] * 2)
+    assert table["predicted"].tolist() == ["angry", "angry"]
+
+
+def test_each_corpus_is_scored_over_its_own_classes():
+    corpus = clips(["angry", "sad", "happy", "angry"], ["one", "one", "two", "two"])
+    table, shared = tabulate(corpus, [{"angry": 0.3, "happy": 0.3, "sad": 0.4}] * 4)
+    assert shared == ["angry", "happy", "sad"]
+    expected = [[3 / 7, 0, 4 / 7]] * 2 + [[0.5, 0.5, 0]] * 2
+    np.testing.assert_allclose(table[["p_angry", "p_happy", "p_sad"]], expected)
+
+
+def test_fewer_than_two_shared_classes_are_refused():
+    with pytest.raises(UserError, match="the model knows angry, calm, the corpus angry, happy, sad: expected two"):
+        tabulate(clips(["angry", "sad"]), [{"anger": 0.5, "calm": 0.5}] * 2)
+
+
+def test_predictions_of_any_model_are_read(tmp_path):
+    corpus, path = clips(["angry", "sad"]), tmp_path / "other.json"
+    scores = [{"label": "ang", "score": 0.9}, {"label": "sad", "score": 0.1}]
+    rows = [
+        {"file": f"x/{number}.opus", "start": 0.0, "end": 1.5, "label": "ang", "unsure": False, "ang": 0.9, "sad": 0.1}
+        for number in (1, 0)
+    ]
+    for content in ({"0.wav": scores, "a/1.flac": scores, "9.wav": scores}, rows):
+        path.write_text(json.dumps(content))
+        assert read_other(path, corpus) == [{"ang": 0.9, "sad": 0.1}] * 2
+    path.write_text(json.dumps({"0.wav": scores}))
+    with pytest.raises(UserError, match="other.json: lacks 1 and 0 more of 2 recordings"):
+        read_other(path, corpus)
+    path.write_text("[1]")
+    with pytest.raises(UserError, match='other.json: .*expected a list of rows with "file"'):
+        read_other(path, corpus)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "--model, --predictions: give one of the two"),
+        (["--predictions", "x.json", "--adaptation", "speaker"], "--adaptation speaker: needs a --model"),
+        (["--predictions", "gone.json"], "gone.json: "),
+    ],
+)
+def test_evaluate_refuses_in_one_line(synthetic_dir, tmp_path, options, message):
+    done = run_script(
+        "evaluate.py", *options, "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--output_dir", tmp_path / "o"
+    )
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()
