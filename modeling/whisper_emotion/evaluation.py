@@ -155,4 +155,4 @@ def tabulate(corpus: Dataset, probabilities: Sequence[Mapping[str, float]]) -> t
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     table["predicted"] = [shared[index] for index in matrix.argmax(axis=1)]
     table[probability_columns(shared)] = matrix
-    return table[kept].reset_index(drop=True), shared
+    return pd.DataFrame(table[kept]).reset_index(drop=True), shared
