@@ -45,15 +45,12 @@ def classify_corpus(
     """
     if adaptation == "speaker" and not speakers_known(corpus):
         raise UserError("--adaptation speaker: needs known speakers, give --speaker_pattern or a column of them")
-    groups = pd.Series(["" if adaptation == "none" else "*"] * len(corpus), dtype=object)
-    if adaptation != "none":
-        groups = pd.Series(corpus["speaker" if adaptation == "speaker" else "corpus"][:], dtype=object)
+    column = {"speaker": "speaker", "domain": "corpus"}.get(adaptation)
+    groups = pd.Series([""] * len(corpus) if column is None else corpus[column][:], dtype=object)
     found: list[dict[str, float]] = [{}] * len(corpus)
     with tqdm(total=len(corpus), desc="classifying", unit="clip", disable=None) as bar:
         for _, rows in groups.groupby(groups, sort=False).groups.items():
-            classifier.adapt([])
-            if adaptation != "none":
-                classifier.adapt(_Recordings(corpus, list(rows)))
+            classifier.adapt([] if column is None else _Recordings(corpus, list(rows)))
             for part in _parts(list(rows)):
                 for row, named in zip(part, classifier(_Recordings(corpus, part)), strict=True):
                     found[row] = named

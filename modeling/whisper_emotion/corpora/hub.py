@@ -22,7 +22,7 @@ EXPECTED = "expected the columns audio and label, and as it has them speaker, ge
 
 
 def read(name: str) -> tuple[pd.DataFrame, Dataset]:
-    """Load a dataset from the Hub, all its splits in their order; see `from_dataset`.
+    """Load a dataset from the Hub, all its splits in their order; see `from_splits`.
 
     Args:
         name: `hub:NAMESPACE/NAME`.
@@ -31,7 +31,7 @@ def read(name: str) -> tuple[pd.DataFrame, Dataset]:
 
 
 def read_saved(folder: Path) -> tuple[pd.DataFrame, Dataset]:
-    """Load a folder that `save_to_disk` wrote, with its splits where it has some; see `from_dataset`."""
+    """Load a folder that `save_to_disk` wrote, with its splits where it has some; see `from_splits`."""
     try:
         saved = load_from_disk(folder)
     except Exception as error:  # as in `_download`

@@ -14,7 +14,7 @@ class Corpus:
 
     Args:
         title: Its name, as people write it.
-        layout: Where its files lie below its folder, and what they are called.
+        layout: The path of a file below the corpus's folder, as an example.
         language: BCP 47 codes, with commas between them.
         license: The licence of the recordings by its Hub identifier; `other` where there is none.
         address: Its owners' page.

@@ -36,7 +36,7 @@ NAMES = {
     "valence": "valence emoval",
     "dominance": "dominance emodom",
 }
-"""Usual names of columns by what they hold; capitals, blanks, `_` and `-` make no difference."""
+"""Usual column names by content; matching ignores case, blanks, `_` and `-`."""
 
 EMPTY = {"", "nan", "nat", "none", "null"}
 TIME_DELTA = r"(\d+ days?)?( ?\d+:\d\d:\d\d(\.\d+)?)?"
@@ -89,7 +89,7 @@ def read(
 
 
 def _chosen_columns(columns: str) -> dict[str, str]:
-    """Names of columns by what they hold, as the user gives them."""
+    """The column names that the user gives, by content."""
     chosen = {}
     for part in filter(str.strip, str(columns).split(",")):
         thing, equals, name = (word.strip() for word in part.partition("="))
@@ -191,7 +191,7 @@ def _values(raw: RawTable, thing: str, chosen: dict[str, str]) -> np.ndarray | N
 
 
 def _refuse_ratings(raw: RawTable, labels: np.ndarray) -> None:
-    """Raise where the labels are so many different numbers that they are ratings."""
+    """Raise if the labels look like ratings: more than `MOST_NUMBERS` different numbers."""
     words = pd.unique(labels)
     if len(words) > MOST_NUMBERS and pd.to_numeric(pd.Series(words), errors="coerce").notna().all():
         raise UserError(

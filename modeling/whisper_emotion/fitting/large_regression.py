@@ -16,7 +16,7 @@ from whisper_emotion.fitting import regression
 from whisper_emotion.fitting.regression import Linear, RegularisationPath
 
 CHUNK = 1024  # clips read together: a chunk fits in a processor's cache
-STREAMED = 1e-5  # tolerance of the fit, far below the noise of so many clips
+STREAMED = 1e-5  # tolerance of the fit, far below the sampling noise of a large corpus
 ROUNDING = 1e-8  # progress of the loss that single precision cannot tell from rounding
 
 

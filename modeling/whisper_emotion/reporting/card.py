@@ -247,7 +247,7 @@ def _describe_corpus(name: str, record: Corpus) -> str:
         title = record.title
         return (
             f"The Hub dataset [{title}](https://huggingface.co/datasets/{title}) describes its terms, language and "
-            "speakers; its licence may bind what is trained on it."
+            "speakers; its licence may bind models trained on it."
         )
     if not record.about:
         return (

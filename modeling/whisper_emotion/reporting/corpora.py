@@ -55,7 +55,7 @@ def corpus_table(scores: Mapping[str, Any]) -> str:
         header += [f"UA, {way} (95 % interval)", "WA", "confidence", "ECE"]
     for name in names:
         row = [
-            corpus_title(name),
+            _title(name),
             str(len(scores["corpora"][name]["classes"])),
             f"{scores['corpora'][name]['clips']:,}",
         ]
@@ -96,7 +96,7 @@ def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: st
         axes.plot(confidence, heights, "|", color=colour, markersize=11, label=f"mean confidence, {way}")
     chance = [1 / len(scores["corpora"][name]["classes"]) for name in names]
     axes.plot(chance, np.arange(len(names)), "x", color="0.6", markersize=5, label="chance")
-    axes.set_yticks(np.arange(len(names)), [corpus_title(name) for name in names])
+    axes.set_yticks(np.arange(len(names)), [_title(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -153,10 +153,10 @@ def _transfer(scores: Mapping[str, Any]) -> tuple[np.ndarray, list[str], list[st
     transfer = scores["transfer"]
     tested = list(dict.fromkeys([*transfer, *(test for own in transfer.values() for test in own)]))
     values = np.array([[own.get(test, np.nan) for test in tested] for own in transfer.values()])
-    return values, [corpus_title(name) for name in transfer], [corpus_title(name) for name in tested]
+    return values, [_title(name) for name in transfer], [_title(name) for name in tested]
 
 
-def corpus_title(name: str) -> str:
+def _title(name: str) -> str:
     """A corpus by its name in `scores.json`, as people write it."""
     record = corpus_record(name)
     return name if record.reader in ("folder", "table", "hub") else record.title
