@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,10 +13,10 @@ from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.options import DEVICE_HELP, CorpusOptions, option
+from whisper_emotion.options import DEVICE_HELP, CorpusOptions, option, settings
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
 from whisper_emotion.reporting.plots import plot_confusion_matrix
-from whisper_emotion.run_folder import write_whole
+from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import public_name
 from whisper_emotion.scoring import score_table
 
@@ -26,7 +27,7 @@ class EvaluationOptions:
 
     GROUP = "model"
 
-    output_dir: str = option(help="folder of the results")
+    output_dir: str = option(help="folder of the results", influences_results=False)
     model: str | None = option(None, help="trained folder or Hub name")
     predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
     adaptation: str = option(
@@ -34,7 +35,7 @@ class EvaluationOptions:
         help="to all clips of each, without labels: none, speaker or domain (corpus)",
         choices=("none", "speaker", "domain"),
     )
-    device: str = option("auto", help=DEVICE_HELP)
+    device: str = option("auto", help=DEVICE_HELP, influences_results=False)
 
 
 def main() -> None:
@@ -46,41 +47,50 @@ def main() -> None:
     if options.predictions is not None and options.adaptation != "none":
         raise UserError(f"--adaptation {options.adaptation}: needs a --model")
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
-    if options.predictions is None:
-        found = classify_corpus(EmotionClassifier(options.model, device=options.device), loaded, options.adaptation)
-    else:
-        found = read_other(Path(options.predictions), loaded)
-    table, labels = tabulate(loaded, found)
-    if len(table) < len(loaded):
-        print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
-    output_dir = Path(options.output_dir)
-    corpora = pd.Series(loaded["corpus"][:], index=utterance_names(loaded))
-    scores = {
-        "corpus": corpus.corpus,
-        "model": public_name(options.model or options.predictions),
-        "adaptation": options.adaptation,
-        "labels": labels,
-        "seeds": [0],
-        **score_table(table, labels, [1], corpora if corpora.nunique() > 1 else None),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(output_dir / "predictions.csv", table.to_csv(index=False))
-    write_whole(output_dir / "scores.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
-    pooled, (low, high) = scores["pooled"], scores["interval"]["unweighted_accuracy"]
-    percent = {name: f"{100 * scores[name]:.1f} %" for name in ("ece", "mean_confidence")}
-    caption = (
-        f"{scores['model']} on {corpus.corpus}, {len(table):,} clips, {len(labels)} classes, adaptation: "
-        f"{options.adaptation}: UA {100 * pooled['unweighted_accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
-        f"WA {100 * pooled['weighted_accuracy']:.1f} %, calibration error {percent['ece']}, mean confidence "
-        f"{percent['mean_confidence']}"
-    )
-    plot_confusion_matrix(scores["confusion_matrix"], labels, output_dir / "confusion_matrix.png", caption)
+    output_dir, models = Path(options.output_dir), [options.model] if options.model is not None else []
+    with claim(output_dir, loaded, models, settings(corpus, options)) as work_dir:
+        if options.predictions is None:
+            found = classify_corpus(
+                EmotionClassifier(options.model, device=options.device), loaded, options.adaptation
+            )
+        else:
+            found = read_other(Path(options.predictions), loaded)
+        table, labels = tabulate(loaded, found)
+        if len(table) < len(loaded):
+            print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
+        corpora = pd.Series(loaded["corpus"][:], index=utterance_names(loaded))
+        scores = {
+            "corpus": corpus.corpus,
+            "model": public_name(options.model or options.predictions),
+            "adaptation": options.adaptation,
+            "labels": labels,
+            "seeds": [0],
+            **score_table(table, labels, [1], corpora if corpora.nunique() > 1 else None),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        caption = _caption(scores, len(table))
+        with results_of(work_dir) as made:
+            write_whole(made / "predictions.csv", table.to_csv(index=False))
+            write_whole(made / "scores.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
+            plot_confusion_matrix(scores["confusion_matrix"], labels, made / "confusion_matrix.png", caption)
+            if "corpora" in scores:
+                plot_corpora(scores, made / "corpora.png", caption)
     if "corpora" in scores:
         print(corpus_table(scores))
-        plot_corpora(scores, output_dir / "corpora.png", caption)
     print(caption)
     print(f"saved to {output_dir}")
+
+
+def _caption(scores: dict[str, Any], clips: int) -> str:
+    """The scores in one sentence, in percent."""
+    pooled, (low, high) = scores["pooled"], scores["interval"]["unweighted_accuracy"]
+    return (
+        f"{scores['model']} on {scores['corpus']}, {clips:,} clips, {len(scores['labels'])} classes, adaptation: "
+        f"{scores['adaptation']}: UA {100 * pooled['unweighted_accuracy']:.1f} % "
+        f"({100 * low:.1f} to {100 * high:.1f}), WA {100 * pooled['weighted_accuracy']:.1f} %, "
+        f"calibration error {100 * scores['ece']:.1f} %, "
+        f"mean confidence {100 * scores['mean_confidence']:.1f} %"
+    )
 
 
 if __name__ == "__main__":

@@ -100,6 +100,18 @@ def test_predictions_of_any_model_are_read(tmp_path):
         read_other(path, corpus)
 
 
+def test_evaluate_leaves_a_folder_with_other_files_alone(synthetic_dir, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("text")
+    done = run_script(
+        "evaluate.py", "--predictions", "x.json", "--corpus", "synthetic", "--corpus_dir", synthetic_dir,
+        "--output_dir", tmp_path / "mine",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "mine: holds other files; name a new folder" in done.stderr.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
