@@ -1,6 +1,7 @@
 """Batches of recordings for the encoder."""
 
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST, read_audio, read_stretch
+from whisper_emotion.distortion import distort
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 
@@ -40,13 +42,17 @@ class AudioCollator:
 
     Args:
         extractor: Computes the features.
+        copy: 0 for the recordings as they are; 1, 2, … for a distorted copy, drawn by this number and the recording.
     """
 
     extractor: WhisperEmotionFeatureExtractor
+    copy: int = 0
 
     def __call__(self, utterances: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Read, extract and pad a batch."""
         clips = [read_utterance(utterance) for utterance in utterances]
+        if self.copy:
+            clips = [distort(clip, [self.copy, zlib.crc32(clip.tobytes())]) for clip in clips]
         batch = dict(self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt"))
         batch["labels"] = torch.tensor([utterance["label"] for utterance in utterances])
         return batch

@@ -21,6 +21,7 @@ from datasets import Dataset
 from huggingface_hub import cached_assets_path
 from tqdm.auto import tqdm
 
+from whisper_emotion import distortion
 from whisper_emotion.collator import AudioCollator, read_utterance
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
@@ -50,6 +51,7 @@ class FeatureStore:
         layers: Encoder layers to keep, none above the model's.
         store_dir: The store's folder; among Hugging Face's assets (`HF_ASSETS_CACHE`) where not given.
         kind: One of `KINDS`: `frames`, or the pooling whose vectors are kept.
+        copy: 0 for the recordings as they are; 1, 2, … for a distorted copy of each, which only the pooled kinds have.
     """
 
     def __init__(
@@ -60,13 +62,15 @@ class FeatureStore:
         layers: Sequence[int],
         store_dir: str | os.PathLike[str] | None = None,
         kind: str = "frames",
+        copy: int = 0,
     ):
+        self.copy = copy
         self.model, self.extractor, self.corpus, self.kind = model, extractor, corpus, KINDS[kind]
         self.root = Path(cached_assets_path("whisper_emotion", "features") if store_dir is None else store_dir)
         clips = _digest_clips(corpus)
-        pooling = [] if kind == "frames" else [kind]
+        content = ([] if kind == "frames" else [kind]) + ([distortion.VERSION, copy] if copy else [])
         self.folders = {
-            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips, *pooling)
+            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips, *content)
             for layer, digest in zip(layers, _digest_layers(model, layers), strict=True)
         }
         order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # utterances of like length together
@@ -85,7 +89,8 @@ class FeatureStore:
             count, width = len(self.corpus), self.model.config.d_model
             frames = self._measure() if self.kind.name == "frames" else None
             size = self.kind.row_bytes(width) * (count if frames is None else sum(frames))
-            what = f"{len(new)} layer{'s' * (len(new) != 1)} of {count} utterances take {_gigabytes(len(new) * size)}"
+            which = f"distorted copy {self.copy} of " * (self.copy > 0) + f"{count} utterances"
+            what = f"{len(new)} layer{'s' * (len(new) != 1)} of {which} take {_gigabytes(len(new) * size)}"
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 tqdm.write(f"feature store: {what} in {self.root}")
@@ -182,7 +187,7 @@ class FeatureStore:
     def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
         """Encode the batches that are not ticked off, this process's share of them."""
         self.model.eval()
-        collate = AudioCollator(self.extractor)
+        collate = AudioCollator(self.extractor, self.copy)
         lengths = read_index(next(iter(folders.values())), self.kind).rows
         starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
         row_bytes = self.kind.row_bytes(self.model.config.d_model)
@@ -296,4 +301,4 @@ def _digest(*parts: Any) -> str:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"

@@ -133,6 +133,9 @@ class ProtocolOptions:
         choices=TRAIN_ADAPTATIONS,
         advanced=True,
     )
+    augmented_copies: int = option(
+        0, help="distorted copies of each training clip (linear heads)", advanced=True, card=True
+    )
     temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
 

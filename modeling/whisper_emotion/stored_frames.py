@@ -71,7 +71,7 @@ class StoredFrames:
     """
 
     def __init__(self, folders: Sequence[Path]):
-        self.folders = list(folders)
+        self.folders, self.copies = list(folders), []
         index = read_index(self.folders[0], KINDS["frames"])
         self.lengths = index.rows
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -166,6 +166,26 @@ class Vectors:
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
 
 
+class Stacked:
+    """Arrays `(clips, width)` under one another, each read where it is looked at."""
+
+    def __init__(self, arrays: Sequence[Any]):
+        self._arrays = list(arrays)
+        self.shape = (sum(len(one) for one in arrays), arrays[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """Read rows by their numbers."""
+        found, end = np.empty((len(numbers), self.shape[1]), np.float32), 0
+        for one in self._arrays:
+            start, end = end, end + len(one)
+            places = np.flatnonzero((numbers >= start) & (numbers < end))
+            found[places] = one[numbers[places] - start]
+        return found
+
+
 class Rows:
     """Some rows of an array, read when they are looked at: `Rows(array, rows)[part]` is `array[rows[part]]`.
 
@@ -198,10 +218,11 @@ class PooledClips:
     Attributes:
         layers: The file of each layer.
         lengths: Frames of each clip in a `batch`, `(clips,)`.
+        copies: The same of distorted copies of the clips.
     """
 
     def __init__(self, folders: Sequence[Path], kind: Kind):
-        self.folders, self.kind = list(folders), kind
+        self.folders, self.kind, self.copies = list(folders), kind, []
         index = read_index(self.folders[0], kind)
         self._width, self._shape = index.d_model, (len(index.rows), kind.statistics * index.d_model)
         self.layers = [folder / kind.file for folder in self.folders]

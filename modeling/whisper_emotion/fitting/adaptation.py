@@ -59,11 +59,22 @@ class CentredRows(Rows):
         speakers: Speaker of every clip, `(clips,)`.
         rows: The clips; their speakers' means are those of these clips.
         population: `(frame_size,)`.
+        copies: Distorted copies that follow all clips in `pooled`, see `with_copies`. A copy is moved as its clip, so
+            what the distortion changed stays.
     """
 
-    def __init__(self, pooled: Any, mean: Any, speakers: np.ndarray, rows: np.ndarray, population: np.ndarray):
-        super().__init__(pooled, rows)
-        averages, self._places = _averages(mean, speakers, rows)
+    def __init__(
+        self,
+        pooled: Any,
+        mean: Any,
+        speakers: np.ndarray,
+        rows: np.ndarray,
+        population: np.ndarray,
+        copies: int = 0,
+    ):
+        super().__init__(pooled, with_copies(rows, len(mean), copies))
+        averages, places = _averages(mean, speakers, rows)
+        self._places = np.tile(places, 1 + copies)
         self._moves = (population - averages).astype(np.float32)
 
     def __getitem__(self, part: Any) -> np.ndarray:
@@ -71,6 +82,17 @@ class CentredRows(Rows):
         found = np.array(super().__getitem__(part))
         found[:, : self._moves.shape[1]] += self._moves[self._places[part]]
         return found
+
+
+def with_copies(rows: np.ndarray, clips: int, copies: int) -> np.ndarray:
+    """Return the numbers `rows` of some clips, and behind them those of their copies, `(1 + copies) * len(rows)`.
+
+    Args:
+        rows: Numbers below `clips`.
+        clips: Number of all clips, in front of the first copies.
+        copies: Copies of each clip.
+    """
+    return np.concatenate([np.asarray(rows) + clips * number for number in range(1 + copies)])
 
 
 def _averages(mean: Any, groups: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,7 @@ class Experiment:
             (`speaker`) or of their corpus (`domain`): or `none`, or `dev`: to the speaker, if that helps on held-out
             speakers.
         train_adaptation: Whether the training clips of a linear head are adapted to their `speaker`, or `none`.
+        augmented_copies: Distorted copies of each training clip that a linear head trains on, too.
         temperature_scaling: Calibrate the probabilities on held-out speakers.
         store_dir: Folder of the feature store; None is its default.
 
@@ -71,6 +72,7 @@ class Experiment:
     encoder_dtype: str = "float32"
     adaptation: str = "none"
     train_adaptation: str = "none"
+    augmented_copies: int = 0
     temperature_scaling: bool = False
     store_dir: str | None = None
 
@@ -95,6 +97,8 @@ class Experiment:
             raise UserError("--held_out corpora: chooses the strength of a linear head; use --select_on dev with it")
         if self.train_adaptation != "none" and not (speakers_known(self.corpus) and self.is_linear):
             raise UserError("--train_adaptation speaker: needs known speakers and a linear head")
+        if self.augmented_copies < 0 or (self.augmented_copies and not self.is_linear):
+            raise UserError(f"--augmented_copies {self.augmented_copies}: must be 0 or more, with a linear head")
         if self.adaptation == "none":
             return
         option = f"--adaptation {self.adaptation}"
@@ -215,17 +219,23 @@ class Experiment:
         elif len(set(self.corpus_of[fold.train])) < 2:
             raise UserError("--held_out corpora: needs two or more training corpora, found one; use speakers")
 
-    def feature_store(self, layers: Sequence[int], kind: str = "frames") -> FeatureStore:
-        """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder."""
+    def feature_store(self, layers: Sequence[int], kind: str = "frames", copy: int = 0) -> FeatureStore:
+        """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder.
+
+        Args:
+            layers: Encoder layers.
+            kind: As of `FeatureStore`.
+            copy: As of `FeatureStore`.
+        """
         fields = self.overrides | {
             "encoder_layer": max(layers), "concatenated_layers": None, "use_weighted_layer_sum": False,
         }  # fmt: skip
         wide = dataclasses.replace(
-            self, overrides=fields, adaptation="none", train_adaptation="none", held_out="speakers"
+            self, overrides=fields, adaptation="none", train_adaptation="none", augmented_copies=0, held_out="speakers"
         )
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
-        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind)
+        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind, copy)
 
 
 def load_experiment(
@@ -254,6 +264,7 @@ def load_experiment(
         encoder_dtype=protocol.encoder_dtype,
         adaptation=protocol.adaptation,
         train_adaptation=protocol.train_adaptation,
+        augmented_copies=protocol.augmented_copies,
         temperature_scaling=protocol.temperature_scaling,
         store_dir=protocol.store_dir,
     )

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.held_out import hold_out_speakers
 from whisper_emotion.errors import UserError
-from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean
+from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean, with_copies
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.large_regression import regularisation_path
@@ -26,7 +26,7 @@ from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, sele
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
-from whisper_emotion.stored_frames import PooledClips, Rows, StoredFrames
+from whisper_emotion.stored_frames import PooledClips, Rows, Stacked, StoredFrames
 
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
 
@@ -95,9 +95,13 @@ def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
         return None
     config = experiment.config()
     layers = config.frame_layers
-    store = experiment.feature_store(layers, config.pooling if experiment.is_linear else "frames")
-    store.fill()
-    return store.open(layers)
+    stored = []
+    for copy in range(1 + experiment.augmented_copies):
+        store = experiment.feature_store(layers, config.pooling if experiment.is_linear else "frames", copy)
+        store.fill()
+        stored.append(store.open(layers))
+    stored[0].copies = stored[1:]
+    return stored[0]
 
 
 def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job], work_dir: Path) -> list[Fitted]:
@@ -139,9 +143,13 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     own, smoothing = experiment.clip_weights_of, experiment.args.label_smoothing_factor
     loss = (None if weights is None or len(experiment.corpora) > 1 else weights.numpy(), smoothing)
     num_labels, metric = len(experiment.labels), experiment.args.metric_for_best_model
+    copies = len(frames.copies)
+    every = Stacked([pooled, *(one.pooled(config.pooling) for one in frames.copies)]) if copies else pooled
 
     def inputs(rows: np.ndarray) -> Rows:
-        return CentredRows(pooled, mean, speakers, rows, home) if centred else Rows(pooled, rows)
+        if centred:
+            return CentredRows(every, mean, speakers, rows, home, copies)
+        return Rows(every, with_copies(rows, len(mean), copies))
 
     def moved(known: np.ndarray, other: np.ndarray, adapted: bool) -> np.ndarray:
         """The inputs of clips left out, by what the clips that are known say of the population."""
@@ -163,13 +171,17 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
             adapt=partial(moved, adapted=True) if experiment.adapts else None,
             as_is=partial(moved, adapted=False) if centred else None,
             clip_weights=own(rows), folds=folds, judge_adapted=experiment.adaptation in ("speaker", "domain"),
+            copies=copies,
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
         held_out = HeldOut(selected.logits, selected.adapted_logits, targets)
         choice |= {"strength": selected.strength, "selection_value": selected.value}
     rows = np.asarray(job.known(experiment))
     home = population_mean(mean, speakers, corpora, rows)
-    path = regularisation_path(inputs(rows), labels[rows], num_labels, *loss, own(rows))
+    targets, own_weights = np.tile(labels[rows], 1 + copies), own(rows)
+    path = regularisation_path(
+        inputs(rows), targets, num_labels, *loss, None if own_weights is None else np.tile(own_weights, 1 + copies)
+    )
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]

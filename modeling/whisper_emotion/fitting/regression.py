@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
 
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.adaptation import with_copies
 from whisper_emotion.fitting.selection import choose_best, selection_value
 
 # L2 penalties beside the mean loss, on standardised inputs, the strongest first; scikit-learn's C is 1 / (clips * it)
@@ -156,6 +157,7 @@ def select_strength(
     clip_weights: np.ndarray | None = None,
     folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
     judge_adapted: bool = False,
+    copies: int = 0,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -177,6 +179,7 @@ def select_strength(
         folds: Pairs of (inner training rows, rows left out) that replace those by groups, such as a corpus left out
             each time. No clip is left out twice. The metric is their mean.
         judge_adapted: Choose by the adapted clips.
+        copies: Copies of the clips in `inputs`, behind all of them. They train with their clips, and are not left out.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
@@ -201,10 +204,11 @@ def select_strength(
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
 
         def build(fold: tuple[np.ndarray, np.ndarray]) -> RegularisationPath:
-            own = None if clip_weights is None else clip_weights[fold[0]]
+            own = None if clip_weights is None else np.tile(clip_weights[fold[0]], 1 + copies)
             return RegularisationPath(
-                inputs[fold[0]], labels[fold[0]], num_labels, class_weights, label_smoothing, own
-            )
+                inputs[with_copies(fold[0], len(labels), copies)], np.tile(labels[fold[0]], 1 + copies),
+                num_labels, class_weights, label_smoothing, own,
+            )  # fmt: skip
 
         paths = list(pool.map(build, folds))
         plain = [None if as_is is None else as_is(*fold) for fold in folds]

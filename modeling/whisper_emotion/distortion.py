@@ -1,0 +1,115 @@
+"""Recordings as other voices, rooms, microphones and channels would give them, for copies that a classifier trains on."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy  # loads `scipy.signal`, which takes two seconds, where it is used
+import soundfile
+import soxr
+
+from whisper_emotion.audio import SAMPLING_RATE
+
+VERSION = 1  # of `distort`; another number is another store of features
+QUIETEST = 1e-9  # root mean square below which a recording counts as silent
+RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz, between which a microphone's response is drawn
+
+
+def distort(samples: np.ndarray, seed: Any) -> np.ndarray:
+    """Distort a recording at random; the emotion stays audible.
+
+    Args:
+        samples: `(samples,)` at 16 kHz, within -1 to 1.
+        seed: Of `numpy.random.default_rng`. The same seed distorts the same recording in the same way.
+
+    Returns:
+        `(samples,)` float32 at 16 kHz, within -1 to 1; its length may differ.
+    """
+    draw = np.random.default_rng(seed)
+    changed = np.asarray(samples, np.float64)
+    if _level(changed) < QUIETEST:
+        return changed.astype(np.float32)
+    for chance, change in CHANGES:
+        if draw.random() < chance:
+            changed = change(changed, draw)
+    peak = 10 ** (-draw.uniform(0, 20) / 20)
+    return (changed * (peak / np.abs(changed).max())).astype(np.float32)
+
+
+def change_voice(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Play it up to a tenth slower or an eighth faster, which moves pitch, formants and tempo together."""
+    return soxr.resample(samples, SAMPLING_RATE, SAMPLING_RATE / draw.uniform(0.89, 1.11))
+
+
+def add_room(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Add reverberation: noise that falls by 60 dB in 0.1 to 0.7 s, 0 to 12 dB below the direct sound."""
+    length = int(draw.uniform(0.1, 0.7) * SAMPLING_RATE)
+    tail = draw.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    tail *= 10 ** (-draw.uniform(0, 12) / 20) / np.linalg.norm(tail)
+    tail[0] += 1
+    return scipy.signal.fftconvolve(samples, tail)[: len(samples)]
+
+
+def change_microphone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Filter it by a smooth random response: a random walk of 3 dB a step over eight frequencies."""
+    gains = np.cumsum(draw.normal(0, 3, len(RESPONSE_FREQUENCIES)))
+    frequencies = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
+    decibels = np.interp(np.log1p(frequencies), np.log1p(RESPONSE_FREQUENCIES), gains - gains.mean())
+    return np.fft.irfft(np.fft.rfft(samples) * 10 ** (decibels / 20), len(samples))
+
+
+def limit_band(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Keep a band from 50 to 350 Hz up to 3.2 to 7.5 kHz."""
+    band = draw.uniform(50, 350), draw.uniform(3200, 7500)
+    filters = scipy.signal.butter(4, band, "bandpass", fs=SAMPLING_RATE, output="sos")
+    return scipy.signal.sosfilt(filters, samples)
+
+
+def add_noise(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Add noise 5 to 35 dB below the speech, between white and pink."""
+    spectrum = np.fft.rfft(draw.standard_normal(len(samples)))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** draw.uniform(0, 0.6)
+    noise = np.fft.irfft(spectrum, len(samples))
+    return samples + noise * (_level(samples) / _level(noise) * 10 ** (-draw.uniform(5, 35) / 20))
+
+
+def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Send it through 8 kHz and eight bits by mu-law (ITU-T G.711)."""
+    narrow = soxr.resample(samples, SAMPLING_RATE, 8000)
+    narrow /= np.abs(narrow).max()
+    bits = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256) * 127) / 127
+    return soxr.resample(np.sign(bits) * (256 ** np.abs(bits) - 1) / 255, 8000, SAMPLING_RATE)
+
+
+def compress(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Compress it to MP3 with one of the lower bit rates."""
+    file = io.BytesIO()
+    scaled = samples * (0.9 / np.abs(samples).max())
+    soundfile.write(file, scaled, SAMPLING_RATE, format="MP3", compression_level=draw.uniform(0.7, 0.99))
+    file.seek(0)
+    return soundfile.read(file)[0]
+
+
+def add_silence(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Add up to 0.6 s before and after it, with a faint hiss over all."""
+    before, after = (int(draw.uniform(0, 0.6) * SAMPLING_RATE) for _ in range(2))
+    padded = np.pad(samples, (before, after))
+    return padded + draw.standard_normal(len(padded)) * (_level(samples) * 10 ** (-draw.uniform(30, 60) / 20))
+
+
+def _level(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(samples**2)))
+
+
+# How often each change happens, in the order in which sound meets them
+CHANGES: tuple[tuple[float, Callable[[np.ndarray, np.random.Generator], np.ndarray]], ...] = (
+    (0.4, change_voice),
+    (0.4, add_room),
+    (0.7, change_microphone),
+    (0.25, limit_band),
+    (0.5, add_noise),
+    (0.15, pass_telephone),
+    (0.2, compress),
+    (0.3, add_silence),
+)
