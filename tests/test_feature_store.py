@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ import torch
 from conftest import full_disk, write_files
 
 from whisper_emotion import feature_store
-from whisper_emotion.collator import AudioCollator
+from whisper_emotion.collator import AudioCollator, read_utterance
 from whisper_emotion.corpora import load_corpus
+from whisper_emotion.distortion import distort
 from whisper_emotion.encoder_whisper_emotion import WhisperEmotionEncoder
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
@@ -89,6 +91,24 @@ def test_pooled_store_holds_the_statistics_of_the_frames(tiny_encoder, corpus, e
         _ = means.deviations
 
 
+def test_copy_holds_the_statistics_of_distorted_recordings(tiny_encoder, corpus, extractor, tmp_path, capfd):
+    model = model_of(tiny_encoder, encoder_layer=1)
+    plain = filled(model, extractor, corpus, [1], tmp_path, "mean")
+    copies = [FeatureStore(model, extractor, corpus, [1], tmp_path, "mean", copy) for copy in (1, 2)]
+    assert len({plain.folders[0].name, *(one.folders[1].name for one in copies)}) == 3
+    copies[0].fill()
+    assert f"1 layer of distorted copy 1 of {len(corpus)} utterances take" in capfd.readouterr().out
+    means = copies[0].open([1]).means
+    for row in (0, len(corpus) - 1):
+        clip = read_utterance(corpus[row])
+        distorted = distort(clip, [1, zlib.crc32(clip.tobytes())])
+        features = extractor(distorted, sampling_rate=16_000, padding="longest", return_tensors="pt")
+        with torch.no_grad():
+            encoded = model.encoder(**features, layers=[1])
+        np.testing.assert_allclose(means[row], encoded.frames[0, encoded.mask[0], 0].mean(0), atol=1e-4)
+    assert not np.allclose(np.asarray(means), np.asarray(plain.means))
+
+
 def test_batch_of_a_pooled_store_has_its_statistics(tiny_encoder, corpus, extractor, tmp_path):
     for pooling in ("mean", "statistics"):
         stored = filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, pooling)
@@ -117,11 +137,11 @@ def test_pooled_store_decodes_each_recording_once_and_states_its_size(
 
     monkeypatch.setattr(feature_store, "read_utterance", measured)
     filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path, "mean")
-    assert "feature store: 2 layers of 24 utterances take 0.00 GB in" in capfd.readouterr().out
+    assert "feature store: 2 layers of 24 utterances take 0.00 MB in" in capfd.readouterr().out
     assert [path.stat().st_size for path in tmp_path.glob("*/mean.f32")] == [24 * 16 * 4] * 2
     (tmp_path / "other").mkdir()
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000))
-    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0.00 GB, and 0.00 GB are"):
+    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0.00 MB, and 0.00 MB are"):
         filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path / "other", "mean")
 
 
@@ -220,7 +240,9 @@ def test_no_room_is_said_with_the_numbers_before_anything_is_written(
     tiny_encoder, corpus, extractor, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
-    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ GB, and 0\.00 GB are"):
+    with pytest.raises(
+        UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ MB, and 0\.\d+ MB are"
+    ):
         FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Recordings as other voices, rooms, microphones and channels would give them, for copies that a classifier trains on."""
+"""Data augmentation: recordings as other voices, rooms, microphones and channels would give them."""
 
 import io
 from collections.abc import Callable

@@ -33,6 +33,13 @@ OPTIONS = {
     "class weights": (np.array([1.0, 2.5, 0.5]),),
     "smoothing": (None, 0.2),
     "clip weights": (np.array([1.0, 2.5, 0.5], np.float32), 0.1, np.random.default_rng(1).random(500)),
+    # Every other clip's corpus lacks the class after the clip's own.
+    "classes of corpora": (
+        None,
+        0.1,
+        None,
+        (np.arange(3) != (clips()[1] + 1)[:, None] % 3) | (np.arange(500) % 2 == 0)[:, None],
+    ),
 }
 
 

@@ -92,6 +92,50 @@ def test_clips_of_no_weight_have_no_part_in_the_loss():
     np.testing.assert_array_equal(one.weight, other.weight)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_clip_is_told_apart_from_its_corpus_s_classes_only(smoothing):
+    """The gradient of the loss by hand: each corpus's softmax runs over its own classes."""
+    inputs, labels = clips(60, 6)
+    allowed = np.ones((60, 3), bool)
+    allowed[:30, 2] = False
+    labels[:30] %= 2
+    linear = RegularisationPath(inputs, labels, 3, label_smoothing=smoothing, allowed=allowed).fit(0.03)
+    mean, scale = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+    standard = torch.from_numpy((inputs - mean) / scale)
+    weight = torch.from_numpy(linear.weight * scale).requires_grad_()
+    bias = torch.from_numpy(linear.bias + linear.weight @ mean).requires_grad_()
+    logits, targets = standard @ weight.T + bias, torch.from_numpy(labels)
+    losses = [
+        torch.nn.functional.cross_entropy(
+            part, own, reduction="sum", label_smoothing=smoothing
+        )
+        for part, own in ((logits[:30, :2], targets[:30]), (logits[30:], targets[30:]))
+    ]  # fmt: skip
+    (sum(losses) / 60 + 0.03 / 2 * weight.square().sum()).backward()
+    assert weight.grad.abs().max() < 1e-5 and bias.grad.abs().max() < 1e-5
+    without = RegularisationPath(inputs, labels, 3, label_smoothing=smoothing).fit(0.03)
+    assert (without.logits(inputs) - linear.logits(inputs))[:, 2].abs().mean() > 0.1
+
+
+def test_all_classes_allowed_changes_nothing():
+    inputs, labels = clips(60, 6)
+    found = RegularisationPath(inputs, labels, 3, None, 0.1, None, np.ones((60, 3), bool)).fit(0.1)
+    expected = RegularisationPath(inputs, labels, 3, None, 0.1).fit(0.1)
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
+
+
+def test_select_strength_judges_clips_left_out_by_their_corpus_s_classes():
+    inputs, labels = clips(90, 4)
+    allowed = np.ones((90, 3), bool)
+    allowed[labels != 2, 2] = False
+    groups = np.repeat(np.arange(9), 10)
+    selected = select_strength(inputs, labels, groups, 3, "loss", allowed=allowed, adapt=lambda _, rows: inputs[rows])
+    for logits in (selected.logits, selected.adapted_logits):
+        probabilities = logits.softmax(dim=1).numpy()
+        assert (probabilities[~allowed[selected.rows]] == 0).all()
+        assert (probabilities[allowed[selected.rows]] > 0).all()
+
+
 def test_fit_does_not_depend_on_the_strengths_before_it():
     inputs, labels = clips(40, 10)
     path = RegularisationPath(inputs, labels, 3)
@@ -243,9 +287,9 @@ def test_select_strength_keeps_small_folds_whole_and_weighs_what_is_drawn(monkey
     folds = [(np.flatnonzero(corpora != one), np.flatnonzero(corpora == one)) for one in range(2)]
     built, init = [], RegularisationPath.__init__
 
-    def watched(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights):
+    def watched(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed):
         built.append(clip_weights)
-        init(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights)
+        init(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed)
 
     monkeypatch.setattr(RegularisationPath, "__init__", watched)
     selected = select_strength(inputs, labels, np.arange(600), 3, "loss", folds=folds)

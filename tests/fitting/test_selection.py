@@ -54,6 +54,19 @@ def test_fit_temperature_scales_with_the_logits():
     assert fit_temperature(3 * logits, labels) == pytest.approx(3 * fit_temperature(logits, labels), rel=1e-3)
 
 
+def test_temperature_counts_clips_by_their_weights():
+    """Two corpora, one ten times the other, count alike where their weights say so."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (1100,), generator=generator)
+    logits = torch.randn(1100, 3, generator=generator)
+    logits[:100] += 4.0 * torch.nn.functional.one_hot(labels[:100], 3)
+    weights = torch.cat([torch.full((100,), 1 / 100), torch.full((1000,), 1 / 1000)])
+    repeated = torch.cat([torch.arange(100).repeat(10), torch.arange(100, 1100)])
+    expected = fit_temperature(logits[repeated], labels[repeated])
+    assert fit_temperature(logits, labels, weights) == pytest.approx(expected, rel=0.01)
+    assert fit_temperature(logits, labels) > 1.2 * expected
+
+
 @pytest.mark.parametrize(("adapted_right", "adapted"), [(3, True), (2, False), (1, False)])
 def test_dev_adapts_only_if_held_out_scores_improve(adapted_right, adapted):
     labels = torch.zeros(4, dtype=torch.int64)

@@ -9,8 +9,10 @@ import pytest
 from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.errors import UserError
+from whisper_emotion.fitting.adaptation import group_means, population_mean
 from whisper_emotion.fitting.cross_validation import cross_validate, prediction_table
 from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, RegularisationPath
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora, plot_transfer, transfer_table
 from whisper_emotion.scoring import summarise
 
@@ -55,6 +57,20 @@ def test_clip_weights_give_corpora_the_root_of_their_size_and_classes_equal_part
 
 def test_one_corpus_has_no_clip_weights(linear):
     assert linear.clip_weights_of([0, 1]) is None
+
+
+def test_corpora_held_out_count_alike_in_the_temperatures(several):
+    weights = several.held_out_weights(range(len(several.corpus))).numpy()
+    assert pd.Series(weights).groupby(several.corpus_of).sum().tolist() == pytest.approx([1.0] * 3)
+    assert dataclasses.replace(several, held_out="speakers").held_out_weights([0]) is None
+
+
+def test_clips_of_several_corpora_are_told_apart_from_their_corpus_s_classes(several, linear):
+    allowed = several.allowed_classes(range(len(several.corpus)))
+    assert allowed[several.corpus_of == "synthetic"].all()
+    flat, sad = several.corpus_of == "flat", several.labels.index("sad")
+    assert not allowed[flat, sad].any() and allowed[flat].sum(axis=1).tolist() == [3] * flat.sum()
+    assert linear.allowed_classes([0]) is None
 
 
 def test_inner_folds_leave_each_training_corpus_out(several):
@@ -120,11 +136,59 @@ def test_adapted_clips_do_not_depend_on_a_constant_of_their_corpus(several, tmp_
     class Moved:
         means = np.asarray(frames.means) + np.where(several.corpus_of == "synthetic", 3.0, 0.0)[:, None].astype("f")
         pooled = staticmethod(lambda pooling: Moved.means)
-        layers, lengths = frames.layers, frames.lengths
+        layers, lengths, copies = frames.layers, frames.lengths, []
 
     (moved,) = fit(several, Moved, [Job(fold.train, fold.test, 0)], tmp_path)
     np.testing.assert_allclose(moved.classify(fold.test, True), adapted, atol=2e-3)
     assert np.abs(moved.classify(fold.test, False) - plain).max() > 0.1
+
+
+def test_distorted_copies_train_with_their_clips(several, tmp_path):
+    """The head is the regression on the clips and their copies, each moved by what its clip is moved by."""
+    own = dataclasses.replace(
+        several, augmented_copies=1, select_on="last", held_out="speakers", temperature_scaling=False
+    )
+    fold = make_folds(own.corpus, "synthetic,synthetic,folder", "loco")[0]
+    frames = load_frames(own)
+    (fitted,) = fit(own, frames, [Job(fold.train, fold.test, 0)], tmp_path)
+    train, mean, (copy,) = np.asarray(fold.train), np.asarray(frames.means), frames.copies
+    distorted = np.asarray(copy.means)
+    assert not np.allclose(distorted, mean)
+    moves = population_mean(mean, own.speakers, own.corpus_of, train) - group_means(mean, own.speakers, train)
+    expected = RegularisationPath(
+        np.concatenate([mean[train] + moves, distorted[train] + moves]),
+        np.tile(own.label_ids[train], 2), len(own.labels), None, 0.0, np.tile(own.clip_weights_of(train), 2),
+        np.tile(own.classes_of(train), (2, 1)),
+    ).fit(DEFAULT_STRENGTH)  # fmt: skip
+    np.testing.assert_allclose(fitted.head.classifier.weight.detach(), expected.weight, atol=1e-4)
+    plain = dataclasses.replace(own, augmented_copies=0)
+    (without,) = fit(plain, load_frames(plain), [Job(fold.train, fold.test, 0)], tmp_path)
+    assert not np.allclose(without.head.classifier.weight.detach(), expected.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("held_out", ["speakers", "corpora"])
+def test_copies_of_clips_that_are_left_out_do_not_train(several, tmp_path, held_out, monkeypatch):
+    own = dataclasses.replace(several, augmented_copies=2, held_out=held_out, train_adaptation="none")
+    fold = make_folds(own.corpus, "synthetic,synthetic,folder", "loco")[0]
+    frames, clips = load_frames(own), len(own.corpus)
+    mean, seen = np.asarray(frames.means), []
+
+    class Watched(RegularisationPath):
+        def __init__(self, inputs, labels, *rest):
+            seen.append((np.asarray(inputs), labels))
+            super().__init__(inputs, labels, *rest)
+
+    every = np.concatenate([mean, *(np.asarray(copy.means) for copy in frames.copies)])
+    monkeypatch.setattr("whisper_emotion.fitting.regression.RegularisationPath", Watched)
+    fit(own, frames, [Job(fold.train, fold.test, 0)], tmp_path)
+    groups = own.speakers if held_out == "speakers" else own.corpus_of
+    for inputs, labels in seen:
+        numbers = [int(np.flatnonzero((every == row).all(axis=1))[0]) for row in inputs]
+        originals, copies = np.split(np.array(numbers), [len(numbers) // 3])
+        np.testing.assert_array_equal(copies, np.concatenate([originals + clips, originals + 2 * clips]))
+        np.testing.assert_array_equal(labels, np.tile(own.label_ids[originals], 3))
+        assert len(set(groups[originals])) < len(set(groups[fold.train])) and not set(originals) & set(fold.test)
+    assert len(seen) == (2 if held_out == "corpora" else 5)
 
 
 def test_options_for_several_corpora_are_checked(several, linear, experiment):
@@ -134,6 +198,8 @@ def test_options_for_several_corpora_are_checked(several, linear, experiment):
         dataclasses.replace(experiment, select_on="dev", held_out="corpora")
     with pytest.raises(UserError, match="--train_adaptation speaker: needs known speakers and a linear head"):
         dataclasses.replace(experiment, train_adaptation="speaker")
+    with pytest.raises(UserError, match="--augmented_copies 1: must be 0 or more, with a linear head"):
+        dataclasses.replace(experiment, augmented_copies=1)
     alone = dataclasses.replace(linear, select_on="dev", held_out="corpora")
     fold = make_folds(alone.corpus, "synthetic", "loso")[0]
     with pytest.raises(UserError, match="--held_out corpora: needs two or more training corpora, found one"):

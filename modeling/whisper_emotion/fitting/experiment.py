@@ -172,6 +172,17 @@ class Experiment:
         }
         return np.stack([has[name] for name in self.corpus_of[list(rows)]])
 
+    def allowed_classes(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Return `classes_of`, or None with one corpus: its clips are told apart from all classes."""
+        return self.classes_of(rows) if len(self.corpora) > 1 else None
+
+    def held_out_weights(self, rows: Sequence[int]) -> torch.Tensor | None:
+        """Return the weight of held-out clips in the temperatures: of corpora held out, each counts alike."""
+        if self.held_out == "speakers":
+            return None
+        _, places, counts = np.unique(self.corpus_of[list(rows)], return_inverse=True, return_counts=True)
+        return torch.from_numpy(1 / counts[places])
+
     def class_weights_of(self, rows: Sequence[int]) -> torch.Tensor | None:
         """Return the weight of each class in the loss, `(labels,)`, for these training clips."""
         if self.class_weights == "balanced" or (self.class_weights is None and len(self.corpora) > 1):

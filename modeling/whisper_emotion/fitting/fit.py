@@ -95,9 +95,9 @@ def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
         return None
     config = experiment.config()
     layers = config.frame_layers
-    stored = []
-    for copy in range(1 + experiment.augmented_copies):
-        store = experiment.feature_store(layers, config.pooling if experiment.is_linear else "frames", copy)
+    kind, stored = config.pooling if experiment.is_linear else "frames", []
+    for number in range(1 + experiment.augmented_copies):
+        store = experiment.feature_store(layers, kind, number)
         store.fill()
         stored.append(store.open(layers))
     stored[0].copies = stored[1:]
@@ -171,17 +171,20 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
             adapt=partial(moved, adapted=True) if experiment.adapts else None,
             as_is=partial(moved, adapted=False) if centred else None,
             clip_weights=own(rows), folds=folds, judge_adapted=experiment.adaptation in ("speaker", "domain"),
-            copies=copies,
+            copies=copies, allowed=experiment.allowed_classes(rows),
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
-        held_out = HeldOut(selected.logits, selected.adapted_logits, targets)
+        shares = experiment.held_out_weights(rows[selected.rows])
+        held_out = HeldOut(selected.logits, selected.adapted_logits, targets, shares)
         choice |= {"strength": selected.strength, "selection_value": selected.value}
     rows = np.asarray(job.known(experiment))
     home = population_mean(mean, speakers, corpora, rows)
-    targets, own_weights = np.tile(labels[rows], 1 + copies), own(rows)
+    own_weights, allowed = own(rows), experiment.allowed_classes(rows)
     path = regularisation_path(
-        inputs(rows), targets, num_labels, *loss, None if own_weights is None else np.tile(own_weights, 1 + copies)
-    )
+        inputs(rows), np.tile(labels[rows], 1 + copies), num_labels, *loss,
+        None if own_weights is None else np.tile(own_weights, 1 + copies),
+        None if allowed is None else np.tile(allowed, (1 + copies, 1)),
+    )  # fmt: skip
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]

@@ -48,15 +48,21 @@ class StreamedPath:
         class_weights: np.ndarray | None = None,
         label_smoothing: float = 0.0,
         clip_weights: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ):
         self._inputs = inputs
-        self._targets = regression.weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights)
+        self._targets = regression.weigh_targets(
+            labels, num_labels, class_weights, label_smoothing, clip_weights, allowed
+        )
+        self._barred = np.zeros((len(labels), 1)) if allowed is None else regression.bar(allowed)
         mean, deviation = self._moments()
         self._mean, self._deviation = mean, np.where(deviation > 1e-7 * np.abs(mean), deviation, np.inf)
         rows = regression.sample_clips(labels, regression.SAMPLE)
-        own = None if clip_weights is None else clip_weights[rows]
-        sample = inputs[rows]
-        self._sample = RegularisationPath(sample, labels[rows], num_labels, class_weights, label_smoothing, own)
+        own, own_allowed = (None if one is None else one[rows] for one in (clip_weights, allowed))
+        sample, self._sample_barred = inputs[rows], self._barred[rows]
+        self._sample = RegularisationPath(
+            sample, labels[rows], num_labels, class_weights, label_smoothing, own, own_allowed
+        )
         self._shares = self._targets[rows].sum(axis=1) / self._targets[rows].sum()
         self._standard = np.pad((sample - mean) / self._deviation, ((0, 0), (0, 1)), constant_values=1.0)
 
@@ -95,7 +101,7 @@ class StreamedPath:
         Returns:
             `(labels, width + 1, width + 1)`. Rows times these matrices have a curvature of about one.
         """
-        probabilities = softmax(self._standard @ weight.T, axis=1)
+        probabilities = softmax(self._standard @ weight.T + self._sample_barred, axis=1)
 
         def whiten(own: np.ndarray) -> np.ndarray:
             weighted, identity = (
@@ -113,7 +119,9 @@ class StreamedPath:
 
         def evaluate(part: slice) -> tuple[float, np.ndarray]:
             centred, targets = np.asarray(self._inputs[part], np.float32) - mean, self._targets[part]
-            log_probabilities = log_softmax((centred @ weight.T).astype(np.float64) + bias, axis=1)
+            log_probabilities = log_softmax(
+                (centred @ weight.T).astype(np.float64) + bias + self._barred[part], axis=1
+            )
             slope = targets.sum(axis=1, keepdims=True) * np.exp(log_probabilities) - targets
             weight_slope = (slope.T.astype(np.float32) @ centred).astype(np.float64)
             return -(targets * log_probabilities).sum(), np.column_stack([weight_slope, slope.sum(axis=0)])

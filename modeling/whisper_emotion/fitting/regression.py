@@ -23,6 +23,7 @@ INNER_FOLDS = 5
 CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of the fits that only compare strengths
 PATIENCE = 2  # strengths without improvement after which no weaker one is tried
 ABSENT = -100.0  # bias of a class that no training clip has
+BARRED = -1e4  # added to the logits of classes that a clip's corpus does not have
 LARGE, SAMPLE = 30_000, 20_000  # clips above which strengths are compared on a sample, and the sample's size
 
 
@@ -51,6 +52,8 @@ class RegularisationPath:
         label_smoothing: As of `classification_loss`.
         clip_weights: Weight of each clip in the loss beside its class's, `(clips,)`; None weighs all alike. The
             loss is the weighted mean.
+        allowed: Classes that the probabilities of each clip are shared among, `(clips, labels)`; None: all. A corpus
+            without surprise does not say that its clips are not surprised.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class RegularisationPath:
         class_weights: np.ndarray | None = None,
         label_smoothing: float = 0.0,
         clip_weights: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ):
         self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
         # A constant dimension has no influence, whatever its rounding errors.
@@ -72,7 +76,8 @@ class RegularisationPath:
         self._spread = np.sqrt(values[kept])
         self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
-        self._targets = weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights)
+        self._targets = weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights, allowed)
+        self._barred = bar(allowed)
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
@@ -93,7 +98,7 @@ class RegularisationPath:
 
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             weight, bias = parameters[:size].reshape(self._weight.shape), parameters[size:]
-            log_probabilities = log_softmax(scaled @ weight.T.astype(precision) + bias, axis=1)
+            log_probabilities = log_softmax(scaled @ weight.T.astype(precision) + bias + self._barred, axis=1)
             penalised = weight * scale**2
             loss = -(targets * log_probabilities).sum() + strength / 2 * (weight * penalised).sum()
             slope = clip_weights * np.exp(log_probabilities) - targets
@@ -115,15 +120,22 @@ def weigh_targets(
     class_weights: np.ndarray | None,
     label_smoothing: float,
     clip_weights: np.ndarray | None,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the targets `(clips, labels)` of the cross-entropy; arguments as of `RegularisationPath`.
 
     The loss is minus the sum of targets times log-probabilities.
     """
     weights = np.ones(num_labels) if class_weights is None else np.asarray(class_weights, np.float64)
-    smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing / num_labels
+    shares = np.full(num_labels, 1 / num_labels) if allowed is None else allowed / allowed.sum(axis=1, keepdims=True)
+    smoothed = (1 - label_smoothing) * np.eye(num_labels)[labels] + label_smoothing * shares
     own = np.ones(len(labels)) if clip_weights is None else np.asarray(clip_weights, np.float64)
     return smoothed * weights * own[:, None] / (weights[labels] * own).sum()
+
+
+def bar(allowed: np.ndarray | None) -> np.ndarray | float:
+    """Return what is added to logits so that no probability falls on classes that are not `allowed`."""
+    return 0.0 if allowed is None else np.where(allowed, 0.0, BARRED)
 
 
 class Selection(NamedTuple):
@@ -158,6 +170,7 @@ def select_strength(
     folds: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
     judge_adapted: bool = False,
     copies: int = 0,
+    allowed: np.ndarray | None = None,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -180,6 +193,7 @@ def select_strength(
             each time. No clip is left out twice. The metric is their mean.
         judge_adapted: Choose by the adapted clips.
         copies: Copies of the clips in `inputs`, behind all of them. They train with their clips, and are not left out.
+        allowed: As of `RegularisationPath`, and for the clips left out, too.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
@@ -201,6 +215,7 @@ def select_strength(
     all_targets = torch.from_numpy(labels)
     judged = [known] if not given else [rows[known[rows]] for _, rows in folds if known[rows].any()]
     weights = None if class_weights is None else torch.from_numpy(class_weights)
+    barred = torch.zeros(len(labels), 1) if allowed is None else torch.from_numpy(bar(allowed))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
 
         def build(fold: tuple[np.ndarray, np.ndarray]) -> RegularisationPath:
@@ -208,6 +223,7 @@ def select_strength(
             return RegularisationPath(
                 inputs[with_copies(fold[0], len(labels), copies)], np.tile(labels[fold[0]], 1 + copies),
                 num_labels, class_weights, label_smoothing, own,
+                None if allowed is None else np.tile(allowed[fold[0]], (1 + copies, 1)),
             )  # fmt: skip
 
         paths = list(pool.map(build, folds))
@@ -218,9 +234,9 @@ def select_strength(
             moved = None if adapt is None else torch.empty_like(logits)
             fitted = pool.map(partial(RegularisationPath.fit, strength=strength, tolerance=ROUGH), paths)
             for linear, (_, rows), own, adapted_inputs in zip(fitted, folds, plain, adapted, strict=True):
-                logits[rows] = linear.logits(inputs[rows] if own is None else own)
+                logits[rows] = linear.logits(inputs[rows] if own is None else own) + barred[rows]
                 if moved is not None:
-                    moved[rows] = linear.logits(adapted_inputs)
+                    moved[rows] = linear.logits(adapted_inputs) + barred[rows]
             seen = moved if judge_adapted and moved is not None else logits
             values = [selection_value(seen[rows], all_targets[rows], metric, weights) for rows in judged]
             logits, moved, value = logits[known], None if moved is None else moved[known], float(np.mean(values))

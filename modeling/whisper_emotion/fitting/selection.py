@@ -20,11 +20,13 @@ class HeldOut(NamedTuple):
         logits: `(clips, labels)`, each clip as it is.
         adapted_logits: The same clips adapted to their speakers; None where the speakers are unknown or not asked for.
         labels: Class ids `(clips,)`.
+        weights: Weight of each clip in the temperatures, `(clips,)`; None weighs all alike.
     """
 
     logits: torch.Tensor
     adapted_logits: torch.Tensor | None
     labels: torch.Tensor
+    weights: torch.Tensor | None = None
 
 
 class Decision(NamedTuple):
@@ -57,9 +59,10 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
         adapted = values[1] > values[0]
     temperatures = {}
     if scale:
-        temperatures["logit_temperature"] = fit_temperature(held_out.logits, held_out.labels)
+        labels, weights = held_out.labels, held_out.weights
+        temperatures["logit_temperature"] = fit_temperature(held_out.logits, labels, weights)
         if has_adapted:
-            temperatures["adapted_logit_temperature"] = fit_temperature(held_out.adapted_logits, held_out.labels)
+            temperatures["adapted_logit_temperature"] = fit_temperature(held_out.adapted_logits, labels, weights)
     return Decision(adapted, temperatures)
 
 
@@ -92,7 +95,7 @@ def choose_best(values: Sequence[float]) -> int:
     return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> float:
     """Find the divisor of the logits with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     Small held-out sets cannot support high confidence: the mean confidence is at most `(right + 1) / (clips + 2)`,
@@ -101,17 +104,21 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Args:
         logits: `(clips, labels)`, not yet divided by a temperature.
         labels: Class ids `(clips,)`. Classes count alike, whatever weights the training loss has.
+        weights: Weight of each clip, `(clips,)`; None weighs all alike.
     """
     logits = logits.double()
-    right = int((logits.argmax(dim=1) == labels).sum())
+    shares = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
+    shares = shares / shares.sum()
+    right = len(labels) * float(shares @ (logits.argmax(dim=1) == labels).double())
     highest_confidence = (right + 1) / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels))
+        losses = torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels, reduction="none")
+        return float(shares @ losses)
 
     def excess(log_temperature: float) -> float:
-        confidence = (logits / math.exp(log_temperature)).softmax(dim=1).amax(dim=1).mean()
-        return float(confidence) - highest_confidence
+        confidence = (logits / math.exp(log_temperature)).softmax(dim=1).amax(dim=1)
+        return float(shares @ confidence) - highest_confidence
 
     best, highest = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x, LOG_TEMPERATURES[1]
     if excess(best) > 0:
