@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.options import option
+from whisper_emotion.recordings import find_domain
 
 FAR = 0.1  # of a probability: more than rounding, and enough to change a decision
 
@@ -15,6 +16,9 @@ class ExportOptions:
 
     model: str = option(help="trained folder or Hub name")
     output: str = option(help="ONNX file to write")
+    adapt: str | None = option(
+        None, help="folder or pattern of recordings that the graph is adapted to, see predict.py"
+    )
     quantize: bool = option(False, help="store the weights as 8-bit integers")
 
 
@@ -25,6 +29,8 @@ def main() -> None:
     from whisper_emotion.inference import EmotionClassifier
 
     trained = EmotionClassifier(arguments.model, device="cpu")
+    if arguments.adapt is not None:
+        trained.adapt(find_domain(arguments.adapt))
     deviation, relabelled = export_onnx(trained.model, trained.extractor, arguments.output, arguments.quantize)
     print(
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch over {CHECKED_CLIPS} clips "

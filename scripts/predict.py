@@ -17,7 +17,7 @@ from whisper_emotion.audio import SAMPLING_RATE, read_stretch
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
 from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, option
-from whisper_emotion.recordings import find_recordings
+from whisper_emotion.recordings import find_domain, find_recordings
 from whisper_emotion.windows import (
     SILENCE_DBFS,
     WINDOW_SECONDS,
@@ -40,10 +40,10 @@ class PredictOptions:
 
     model: str = option(help="trained folder or Hub name")
     files: list[str] = option([], help="sound files, folders of them, or patterns", positional=True)
-    speaker_files: str | None = option(
+    adapt: str | None = option(
         None,
-        help="folder, or pattern in quotes, of recordings of the one person who speaks in all files, in many moods: "
-        "adapts the model to the voice",
+        help="folder, or pattern in quotes, of recordings of the same speaker, microphone or call as all files, in "
+        "many moods: adapts the model to them, without labels",
     )
     window: float | None = option(
         None,
@@ -91,11 +91,8 @@ def main() -> int:
     classifier = EmotionClassifier(
         arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
     )
-    if arguments.speaker_files is not None:
-        recordings, unusable = find_recordings([arguments.speaker_files])
-        for error in unusable.values():
-            raise error
-        classifier.adapt(recordings)
+    if arguments.adapt is not None:
+        classifier.adapt(find_domain(arguments.adapt))
     predictions = classifier.predict(
         files,
         arguments.window,

@@ -47,6 +47,24 @@ def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(
         assert not weights[..., width:].any()
 
 
+def test_an_adapted_model_s_graph_is_adapted(tiny_encoder, tmp_path):
+    classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", adapted_logit_temperature=2.0)
+    model, extractor = classifier.model, classifier.extractor
+    rng = np.random.default_rng(1)
+    inputs = extractor(
+        [rng.standard_normal(16_000).astype(np.float32)], sampling_rate=16_000, padding="longest", return_tensors="pt"
+    )
+    graphs = []
+    for domain_mean in (None, torch.ones(model.config.frame_size)):
+        model.adapt(domain_mean)
+        assert export_onnx(model, extractor, tmp_path / "model.onnx").deviation < 1e-4
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        graphs.append(session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})[0])
+        with torch.no_grad():
+            np.testing.assert_allclose(graphs[-1], model(**inputs).logits.softmax(-1), atol=1e-4)
+    assert np.abs(graphs[1] - graphs[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize("scores", ["paper", "released"])
 @pytest.mark.parametrize("pooling", ["attentive", "qkv", "attentive_statistics"])
 def test_eight_bits_are_the_encoder_s_alone(tiny_encoder, tmp_path, pooling, scores):

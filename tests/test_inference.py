@@ -13,7 +13,7 @@ from conftest import save_model
 
 from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
 from whisper_emotion.errors import UserError
-from whisper_emotion.inference import EmotionClassifier, choose_device
+from whisper_emotion.inference import PRIOR_RECORDINGS, EmotionClassifier, choose_device
 from whisper_emotion.pieces import Piece
 from whisper_emotion.windows import Prediction
 
@@ -300,7 +300,7 @@ def test_silence_of_minutes_is_not_kept_in_memory(classifier, monkeypatch):
     assert peak < 50e6
 
 
-def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir, tmp_path):
+def test_adapting_takes_off_what_a_domain_s_recordings_have_in_common(model_dir, tmp_path):
     classify = EmotionClassifier(model_dir)
     files = [write(tmp_path / f"{place}.wav", babble(length, place)) for place, length in enumerate((0.5, 2.0, 1.0))]
     with pytest.raises(UserError, match="does not know its training speakers' mean"):
@@ -309,13 +309,22 @@ def test_adapting_takes_off_what_a_speaker_s_recordings_have_in_common(model_dir
     with torch.no_grad():
         means = [classify.model.mean_frames(**classify._extract([read_audio(file)])) for file in files]
         classify.model.head.adaptation.population_mean.copy_(torch.cat(means).mean(0))
-    classify.adapt(files)  # a speaker like the population: nothing to take off
+    classify.adapt(files)  # a domain like the population: nothing to take off
     assert all(one == pytest.approx(other, abs=1e-4) for one, other in zip(classify(files), plain, strict=True))
     classify.adapt(files[:1])
     with torch.no_grad():
         inputs = classify._extract([read_audio(files[2])])
-        expected = classify.model(**inputs, speaker_mean=means[0]).logits.softmax(-1)[0].tolist()
+        population = classify.model.head.adaptation.population_mean
+        shrunk = (means[0] + PRIOR_RECORDINGS * population) / (1 + PRIOR_RECORDINGS)
+        classify.model.config.adapted = False
+        expected = classify.model(**inputs, domain_mean=shrunk).logits.softmax(-1)[0].tolist()
+    classify.model.config.adapted = True
     by_label = dict(zip(classify.labels, expected, strict=True))
-    assert classify(files)[2] == pytest.approx(by_label, abs=1e-4) != pytest.approx(plain[2], abs=1e-3)
+    adapted = classify(files)
+    assert adapted[2] == pytest.approx(by_label, abs=1e-4) != pytest.approx(plain[2], abs=1e-3)
+    classify.model.save_pretrained(tmp_path / "adapted")
+    classify.extractor.save_pretrained(tmp_path / "adapted")
+    saved = EmotionClassifier(tmp_path / "adapted")
+    assert all(one == pytest.approx(other, abs=1e-5) for one, other in zip(saved(files), adapted, strict=True))
     classify.adapt([])
     assert classify(files) == plain

@@ -121,6 +121,17 @@ def test_population_mean_is_saved(tmp_path):
     assert torch.equal(kept, model.head.adaptation.population_mean)
 
 
+def test_domain_is_saved_and_forgotten(tmp_path):
+    model = small_model()
+    domain = torch.rand(model.config.frame_size)
+    model.adapt(domain)
+    model.save_pretrained(tmp_path)
+    kept = load_model(tmp_path)
+    assert kept.config.adapted and torch.equal(kept.head.adaptation.domain_mean, domain)
+    kept.adapt(None)
+    assert not kept.config.adapted and not kept.head.adaptation.domain_mean.any()
+
+
 @pytest.mark.parametrize("labels", [{"num_labels": 5}, {"id2label": {0: "calm", 1: "excited"}}])
 def test_other_labels_reset_classifier_names_and_temperatures_and_nothing_else(tmp_path, labels):
     model = small_model(id2label=EMOTIONS, pooling="qkv", logit_temperature=2.0, adapted_logit_temperature=3.0)

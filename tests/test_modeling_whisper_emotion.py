@@ -66,7 +66,7 @@ def test_concatenated_layers_lie_side_by_side(tiny_encoder):
 
 
 @pytest.mark.parametrize("layers", [{}, {"concatenated_layers": [1, 2]}, {"use_weighted_layer_sum": True}])
-def test_speaker_mean_shifts_every_frame_to_the_population(tiny_encoder, layers):
+def test_domain_mean_shifts_every_frame_to_the_population(tiny_encoder, layers):
     model, inputs = (
         load_model(tiny_encoder, encoder_layer=2, pooling="qkv", **layers),
         extract_features(noise_clips(0.5, 1.7)),
@@ -78,17 +78,30 @@ def test_speaker_mean_shifts_every_frame_to_the_population(tiny_encoder, layers)
         encoded = model.encoder(**inputs)
         shifted = model.head.merge(encoded.frames) - (speakers - model.head.adaptation.population_mean)[:, None]
         expected = model.head.classifier(model.head.pooling(model.head.project(shifted), encoded.mask)[0])
-        adapted = model(**inputs, speaker_mean=speakers).logits
+        adapted = model(**inputs, domain_mean=speakers).logits
         torch.testing.assert_close(adapted, expected, atol=1e-5, rtol=1e-5)
         assert (adapted - model(**inputs).logits).abs().max() > 1e-3
 
 
-def test_speaker_mean_equal_to_the_population_mean_changes_nothing(tiny_encoder):
+def test_domain_mean_equal_to_the_population_mean_changes_nothing(tiny_encoder):
     model, inputs = load_model(tiny_encoder), extract_features(noise_clips(0.5, 1.7))
     with torch.no_grad():
         model.head.adaptation.population_mean.copy_(model.mean_frames(**inputs)[0])
-        adapted = model(**inputs, speaker_mean=model.mean_frames(**inputs)).logits
+        adapted = model(**inputs, domain_mean=model.mean_frames(**inputs)).logits
         torch.testing.assert_close(adapted[0], model(**inputs).logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_stored_domain_gives_the_logits_of_its_mean(tiny_encoder):
+    model = load_model(tiny_encoder, logit_temperature=1.5, adapted_logit_temperature=0.5)
+    inputs = extract_features(noise_clips(0.5, 1.7))
+    with torch.no_grad():
+        domain = model.mean_frames(**inputs).mean(dim=0)
+        plain, expected = model(**inputs).logits, model(**inputs, domain_mean=domain.expand(2, -1)).logits
+        model.adapt(domain)
+        torch.testing.assert_close(model(**inputs).logits, expected)
+        torch.testing.assert_close(model(**inputs, domain_mean=domain.expand(2, -1)).logits, expected)
+        model.adapt(None)
+        torch.testing.assert_close(model(**inputs).logits, plain)
 
 
 def test_mean_frames_are_averaged_over_the_pooled_frames(tiny_encoder):
@@ -109,10 +122,10 @@ def test_temperature_divides_the_logits(tiny_encoder):
         plain = model(**inputs).logits
         model.config.logit_temperature = 2.0
         torch.testing.assert_close(model(**inputs).logits, plain / 2)
-        torch.testing.assert_close(model(**inputs, speaker_mean=speakers).logits, plain / 2)
+        torch.testing.assert_close(model(**inputs, domain_mean=speakers).logits, plain / 2)
         model.config.adapted_logit_temperature = 0.5
         torch.testing.assert_close(model(**inputs).logits, plain / 2)
-        torch.testing.assert_close(model(**inputs, speaker_mean=speakers).logits, plain / 0.5)
+        torch.testing.assert_close(model(**inputs, domain_mean=speakers).logits, plain / 0.5)
 
 
 # --- loss and output -------------------------------------------------------------------------------------------------
@@ -183,10 +196,10 @@ def test_labels_that_do_not_fit_the_problem_are_refused_with_their_shape(problem
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 1), (3, 16)])
-def test_speaker_mean_of_another_shape_is_refused(shape):
+def test_domain_mean_of_another_shape_is_refused(shape):
     inputs = extract_features(noise_clips(0.3, 0.5), padding="longest")
-    with pytest.raises(ValueError, match=r"speaker_mean has shape .*: it must be \(2, 16\)"):
-        small_model()(**inputs, speaker_mean=torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"domain_mean has shape .*: it must be \(2, 16\)"):
+        small_model()(**inputs, domain_mean=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
@@ -229,7 +242,7 @@ def test_outputs_come_on_request(tiny_encoder):
 def test_forward_has_the_signature_that_trainer_needs():
     """Trainer drops columns that `forward` does not name, and trusts `**kwargs` to mean a loss of its kind."""
     parameters = inspect.signature(WhisperForEmotionClassification.forward).parameters
-    assert {"input_features", "attention_mask", "labels", "speaker_mean"} <= set(parameters)
+    assert {"input_features", "attention_mask", "labels", "domain_mean"} <= set(parameters)
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     assert WhisperForEmotionClassification.accepts_loss_kwargs is False
     assert find_labels(WhisperForEmotionClassification) == ["labels"]

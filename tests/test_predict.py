@@ -241,13 +241,13 @@ def test_recordings_of_the_speaker_adapt_the_model(predict, recordings, tiny_enc
     options = ("--model", folder, "recordings/a.wav", "--output", "labels.json")
     assert predict(*options)[0] == 0
     alone = json.loads(Path("labels.json").read_text())[0]["probabilities"]
-    assert predict(*options, "--speaker_files", "recordings/inner/*")[0] == 0
+    assert predict(*options, "--adapt", "recordings/inner/*")[0] == 0
     adapted = json.loads(Path("labels.json").read_text())[0]["probabilities"]
     classifier = EmotionClassifier(folder)
     classifier.adapt([f"recordings/inner/{name}" for name in ("b.flac", "c.mp3", "d.ogg")])
     assert adapted == pytest.approx(classifier("recordings/a.wav")[0], abs=1e-4) != pytest.approx(alone, abs=1e-3)
 
-    status, _, (line,) = predict(*options, "--speaker_files", "absent/*")
+    status, _, (line,) = predict(*options, "--adapt", "absent/*")
     assert status == 2 and "absent/*: no file has such a name" in line
-    status, _, (line,) = predict("recordings/a.wav", "--speaker_files", "recordings/inner")
+    status, _, (line,) = predict("recordings/a.wav", "--adapt", "recordings/inner")
     assert status == 2 and "does not know its training speakers' mean" in line

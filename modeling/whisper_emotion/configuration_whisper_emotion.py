@@ -88,6 +88,7 @@ ALLOWED = {
         lambda value: value is None or _number(0, exclusive=True)(value),
         "None or a number above 0",
     ),
+    "adapted": (lambda value: isinstance(value, bool), "true or false"),
     "problem_type": (lambda value: value in PROBLEMS, f"one of {', '.join(map(str, PROBLEMS))}"),
 }
 
@@ -131,7 +132,8 @@ class WhisperEmotionConfig(PretrainedConfig):
         context_margin: Seconds of silence after the audio in `utterance` context.
         silence_stride: Silent positions that one position replaces in `sparse_window` context.
         logit_temperature: Divisor of the logits that calibrates the probabilities (arXiv 1706.04599, section 4.2).
-        adapted_logit_temperature: Divisor used together with `speaker_mean`; None uses `logit_temperature`.
+        adapted_logit_temperature: Divisor for clips adapted to a domain; None uses `logit_temperature`.
+        adapted: The model holds a domain, and adapts every clip to it; see the model's `adapt`.
         **kwargs: Fields of `PretrainedConfig`. `label2id` always follows from `id2label`.
 
     Raises:
@@ -171,6 +173,7 @@ class WhisperEmotionConfig(PretrainedConfig):
         silence_stride=32,
         logit_temperature=1.0,
         adapted_logit_temperature=None,
+        adapted=False,
         **kwargs,
     ):
         for name, value in list(locals().items()):
@@ -226,7 +229,7 @@ class WhisperEmotionConfig(PretrainedConfig):
             )
 
     def temperature_of(self, adapted: bool) -> float:
-        """Return the divisor of the logits, for clips that are adapted to their speakers or for others."""
+        """Return the divisor of the logits, for clips that are adapted to a domain or for others."""
         if adapted and self.adapted_logit_temperature is not None:
             return self.adapted_logit_temperature
         return self.logit_temperature

@@ -62,7 +62,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     seen: list[torch.Tensor] = []
     hook = model.head.pooling.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
-        output = model(**inputs.to(model.device), speaker_mean=classifier.speaker_mean)
+        output = model(**inputs.to(model.device))
     finally:
         hook.remove()
 
@@ -71,7 +71,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     probabilities = dict(zip(classifier.labels, output.logits[0].softmax(dim=-1).tolist(), strict=True))
     best, second = output.logits[0].topk(2).indices.tolist()
     weights = output.pooling_weights[0].float().cpu().numpy()
-    evidence, temperature = None, model.config.temperature_of(classifier.speaker_mean is not None)
+    evidence, temperature = None, model.config.temperature_of(model.config.adapted)
     weight, bias = model.head.classifier.weight, model.head.classifier.bias
     if model.config.pooling in UNIFORM_POOLINGS:
         direction = (weight[best] - weight[second]) / temperature

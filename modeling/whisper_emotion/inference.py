@@ -27,6 +27,7 @@ from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, w
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
+PRIOR_RECORDINGS = 5  # of the training population that count beside a domain's own
 MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
 WHOLE = "; `predict` labels all of it, in windows"
 
@@ -74,7 +75,6 @@ class EmotionClassifier:
             raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
         self.model = loaded.eval().to(place)
         self.model.encoder.to(encoder_dtype)
-        self.speaker_mean: torch.Tensor | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -103,25 +103,29 @@ class EmotionClassifier:
             results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in self._classify(clips)]
         return results
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def adapt(self, recordings: AudioSource | Sequence[AudioSource]) -> None:
-        """Adapt to one speaker: every later recording is taken as spoken by that person.
+        """Adapt to a domain: every later recording is taken as one of its speaker, microphone or call.
+
+        Few recordings do not tell a domain from their moods. `PRIOR_RECORDINGS` of the training population are
+        averaged with them, so that few move the model little.
 
         Args:
-            recordings: Recordings of the speaker in varied moods, without labels. A mood that all of them share is
-                removed as if it were the voice. An empty list forgets the speaker.
+            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. A mood that all
+                of them share is removed as if it were the voice. An empty list forgets the domain.
 
         Raises:
             UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
         """
-        sources = _as_list(recordings)
+        sources, population = _as_list(recordings), self.model.head.adaptation.population_mean
         if not sources:
-            self.speaker_mean = None
+            self.model.adapt(None)
             return
-        if not self.model.head.adaptation.population_mean.any():
+        if not population.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        means = [self.model.mean_frames(**self._extract([_beginning(source)])) for source in sources]
-        self.speaker_mean = torch.cat(means).mean(dim=0, keepdim=True)
+        means = torch.cat([self.model.mean_frames(**self._extract([_beginning(source)])) for source in sources])
+        total = means.sum(dim=0) + PRIOR_RECORDINGS * population
+        self.model.adapt(total / (len(means) + PRIOR_RECORDINGS))
 
     def predict(
         self,
@@ -165,8 +169,7 @@ class EmotionClassifier:
     @torch.inference_mode()
     def _classify(self, clips: list[np.ndarray]) -> list[dict[str, float]]:
         """Return each clip's probabilities by label, in the model's order; the device is waited for once."""
-        speaker = None if self.speaker_mean is None else self.speaker_mean.expand(len(clips), -1)
-        logits = self.model(**self._extract(clips), speaker_mean=speaker).logits
+        logits = self.model(**self._extract(clips)).logits
         labels = self.labels
         return [dict(zip(labels, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
 

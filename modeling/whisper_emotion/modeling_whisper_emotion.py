@@ -62,21 +62,28 @@ class LayerMerge(nn.Module):
         return torch.einsum("l,...ld->...d", self.weight.softmax(dim=0).to(frames.dtype), frames)
 
 
-class SpeakerAdaptation(nn.Module):
-    """Move a speaker's frames by the difference between the training speakers' mean frame and the speaker's own."""
+class DomainAdaptation(nn.Module):
+    """Move frames by the difference between the training population's mean frame and a domain's own.
+
+    A domain is what recordings share apart from their moods: a speaker, a microphone, a language.
+    """
 
     population_mean: torch.Tensor
+    domain_mean: torch.Tensor
 
     def __init__(self, frame_size: int):
         super().__init__()
         self.register_buffer("population_mean", torch.zeros(frame_size))  # 0 where no training has set it
+        self.register_buffer("domain_mean", torch.zeros(frame_size))  # used where the configuration says `adapted`
 
-    def forward(self, frames: torch.Tensor, speaker_mean: torch.Tensor) -> torch.Tensor:
-        """Adapt frames `(batch, frames, frame_size)` to their speakers' means `(batch, frame_size)`."""
-        if speaker_mean.shape != (frames.shape[0], frames.shape[-1]):
+    def forward(self, frames: torch.Tensor, domain_mean: torch.Tensor | None = None) -> torch.Tensor:
+        """Adapt frames `(batch, frames, frame_size)` to domains `(batch, frame_size)`, or to the stored domain."""
+        if domain_mean is None:
+            domain_mean = self.domain_mean[None]
+        elif domain_mean.shape != (frames.shape[0], frames.shape[-1]):
             needed = (frames.shape[0], frames.shape[-1])
-            raise ValueError(f"speaker_mean has shape {tuple(speaker_mean.shape)}: it must be {needed}, a mean a clip")
-        return frames + (self.population_mean - speaker_mean).to(frames.dtype)[:, None]
+            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be {needed}, a mean a clip")
+        return frames + (self.population_mean - domain_mean).to(frames.dtype)[:, None]
 
 
 class EmotionHead(nn.Module):
@@ -89,7 +96,7 @@ class EmotionHead(nn.Module):
         super().__init__()
         self.config = config
         self.merge = LayerMerge(config)
-        self.adaptation = SpeakerAdaptation(config.frame_size)
+        self.adaptation = DomainAdaptation(config.frame_size)
         width = config.classifier_proj_size
         if width == 0:
             self.projector, self.projector_norm, width = nn.Identity(), nn.Identity(), config.frame_size
@@ -100,21 +107,20 @@ class EmotionHead(nn.Module):
         )
         self.classifier = nn.Linear(self.pooling.output_dim, config.num_labels)
 
-    def forward(
-        self, frames: torch.Tensor, mask: torch.Tensor, speaker_mean: torch.Tensor | None = None
-    ) -> HeadOutput:
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor, domain_mean: torch.Tensor | None = None) -> HeadOutput:
         """Classify clips by their encoder frames.
 
         Args:
             frames: `(batch, frames, layers, d_model)` of the layers in `config.frame_layers`.
             mask: `(batch, frames)` bool, true on the frames to pool; the others have no influence.
-            speaker_mean: `(batch, frame_size)`, see `WhisperForEmotionClassification.forward`.
+            domain_mean: `(batch, frame_size)`, see `WhisperForEmotionClassification.forward`.
         """
         merged = self.merge(frames)
-        if speaker_mean is not None:
-            merged = self.adaptation(merged, speaker_mean)
+        adapted = self.config.adapted or domain_mean is not None
+        if adapted:
+            merged = self.adaptation(merged, domain_mean)
         embedding, pooling_weights = self.pooling(self.project(merged), mask)
-        temperature = self.config.temperature_of(speaker_mean is not None)
+        temperature = self.config.temperature_of(adapted)
         return HeadOutput(self.classifier(embedding) / temperature, embedding, pooling_weights)
 
     def project(self, merged: torch.Tensor) -> torch.Tensor:
@@ -185,7 +191,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        speaker_mean: torch.Tensor | None = None,
+        domain_mean: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -199,8 +205,9 @@ class WhisperForEmotionClassification(PreTrainedModel):
                 for padding, too. Keep the two frames behind a clip's own: its end still reaches them.
             labels: Class ids `(batch,)` or distributions over the classes `(batch, labels)`; with
                 `problem_type="multi_label_classification"` or `"regression"`, numbers `(batch, labels)`.
-            speaker_mean: Adapts each clip to its speaker: `(batch, frame_size)`, the average of `mean_frames` over
-                recordings of that speaker in varied moods. None leaves the clips as they are.
+            domain_mean: Adapts each clip to its speaker or another domain: `(batch, frame_size)`, the average of
+                `mean_frames` over recordings of the domain in varied moods. None leaves the clips as they are, or
+                takes the domain of `adapt`.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
             return_dict: False returns a tuple.
@@ -215,7 +222,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
             output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             output_attentions=config.output_attentions if output_attentions is None else output_attentions,
         )
-        scored = self.head(self._to_head(encoded.frames), encoded.mask, speaker_mean)
+        scored = self.head(self._to_head(encoded.frames), encoded.mask, domain_mean)
         output = WhisperEmotionOutput(
             loss=None if labels is None else self.compute_loss(scored.logits, labels),
             hidden_states=encoded.hidden_states,
@@ -225,7 +232,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def mean_frames(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Average the frames of each clip; the average over a speaker's clips is that speaker's `speaker_mean`.
+        """Average the frames of each clip; the average over a domain's clips is its `domain_mean`.
 
         Args:
             input_features: As of `forward`.
@@ -236,6 +243,16 @@ class WhisperForEmotionClassification(PreTrainedModel):
         """
         encoded = self.encoder(input_features, attention_mask)
         return self.head.mean_frames(self._to_head(encoded.frames), encoded.mask)
+
+    @torch.no_grad()
+    def adapt(self, domain_mean: torch.Tensor | None) -> None:
+        """Take every later clip as one of a domain. The model is saved and exported with it.
+
+        Args:
+            domain_mean: `(frame_size,)`, as of `forward`. None forgets the domain.
+        """
+        self.config.adapted = domain_mean is not None
+        self.head.adaptation.domain_mean.copy_(torch.tensor(0.0) if domain_mean is None else domain_mean)
 
     def _to_head(self, frames: torch.Tensor) -> torch.Tensor:
         """Cast frames to the head's precision: the encoder alone may be in half precision."""
@@ -281,8 +298,9 @@ def initialise(module: nn.Module, std: float) -> None:
         nn.init.zeros_(module.bias)
     elif isinstance(module, LayerMerge) and module.weight is not None:
         nn.init.zeros_(module.weight)
-    elif isinstance(module, SpeakerAdaptation):
+    elif isinstance(module, DomainAdaptation):
         nn.init.zeros_(module.population_mean)
+        nn.init.zeros_(module.domain_mean)
     elif isinstance(module, SinusoidalPositions) and not getattr(module.weight, "_is_hf_initialized", False):
         module.weight.copy_(_sinusoids(*module.weight.shape))
 

@@ -56,6 +56,21 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
     return list(found), wrong
 
 
+def find_domain(name: str) -> list[str]:
+    """Find the recordings to adapt to.
+
+    Args:
+        name: As of `find_recordings`.
+
+    Raises:
+        UserError: It stands for none, or a folder cannot be listed.
+    """
+    recordings, wrong = find_recordings([name])
+    for error in wrong.values():
+        raise error
+    return recordings
+
+
 def _count(left_out: Counter[str]) -> str:
     """How many files were left out, and their most common endings."""
     total = left_out.total()

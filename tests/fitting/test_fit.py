@@ -100,12 +100,12 @@ def test_adapted_linear_head_gives_the_regression_s_logits_of_moved_clips(linear
     mean, speakers = frames.means, own.speakers
     population = np.mean([mean[[r for r in train if speakers[r] == s]].mean(0) for s in set(speakers[train])], axis=0)
     torch.testing.assert_close(fitted.head.adaptation.population_mean, torch.from_numpy(population))
-    speaker_mean = mean[test].mean(axis=0)  # the test fold is one speaker
+    domain_mean = mean[test].mean(axis=0)  # the test fold is one speaker
     linear_fit = RegularisationPath(mean[train], own.label_ids[train], 4).fit(fitted.choice["strength"])
-    expected = linear_fit.logits(mean[test] + population - speaker_mean)
+    expected = linear_fit.logits(mean[test] + population - domain_mean)
     temperature = fitted.head.config.adapted_logit_temperature
     with torch.no_grad():
-        repeated = torch.from_numpy(speaker_mean).expand(len(test), -1)
+        repeated = torch.from_numpy(domain_mean).expand(len(test), -1)
         found = fitted.head(*frames.batch(test), repeated).logits
     torch.testing.assert_close(found.double(), expected / temperature, atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(fitted.classify(test, True), found, atol=1e-4)

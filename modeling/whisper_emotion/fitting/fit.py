@@ -274,15 +274,15 @@ def _classify(frames: StoredFrames, head: EmotionHead, rows: Sequence[int], mean
     head.eval()
     if head.config.pooling == "mean" and head.config.classifier_proj_size == 0:  # a clip's mean is one frame to pool
         averages = torch.from_numpy(frames.means[list(rows)]).unflatten(1, (len(frames.layers), -1))[:, None]
-        speaker_mean = None if means is None else torch.from_numpy(means)
-        return head(averages, torch.ones(averages.shape[:2], dtype=torch.bool), speaker_mean).logits.numpy()
+        domain_mean = None if means is None else torch.from_numpy(means)
+        return head(averages, torch.ones(averages.shape[:2], dtype=torch.bool), domain_mean).logits.numpy()
     order = np.argsort(frames.lengths[list(rows)], kind="stable")
     logits = np.empty((len(rows), head.config.num_labels), np.float32)
     for start in range(0, len(order), CLIPS_AT_ONCE):
         places = order[start : start + CLIPS_AT_ONCE]
         batch, mask = frames.batch([rows[place] for place in places])
-        speaker_mean = None if means is None else torch.from_numpy(means[places])
-        logits[places] = head(batch, mask, speaker_mean).logits.numpy()
+        domain_mean = None if means is None else torch.from_numpy(means[places])
+        logits[places] = head(batch, mask, domain_mean).logits.numpy()
     return logits
 
 
