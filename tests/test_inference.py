@@ -328,3 +328,24 @@ def test_adapting_takes_off_what_a_domain_s_recordings_have_in_common(model_dir,
     assert all(one == pytest.approx(other, abs=1e-5) for one, other in zip(saved(files), adapted, strict=True))
     classify.adapt([])
     assert classify(files) == plain
+
+
+def test_recordings_of_one_mood_are_warned_of(model_dir, tmp_path, caplog):
+    classify = EmotionClassifier(model_dir)
+    torch.nn.init.ones_(classify.model.head.adaptation.population_mean)
+    clips = [(babble(0.3, seed), 16_000) for seed in range(10)]
+    with torch.no_grad():
+        classify.model.head.classifier.bias[1] = 100.0
+    classify.adapt(clips[:9])
+    assert not caplog.messages  # too few to judge by
+    classify.adapt(clips)
+    label = classify.labels[1]
+    assert [line for line in caplog.messages if f"adapt: 10 of 10 recordings are labelled {label}. If they" in line]
+    caplog.clear()
+    with torch.no_grad():
+        classify.model.head.classifier.bias[1] = 0.0
+        classify.model.adapt(None)
+        logits = [classify.model(**classify._extract([clip])).logits[0] for clip, _ in clips]
+        classify.model.head.classifier.bias -= torch.stack(logits).median(dim=0).values
+    classify.adapt(clips)
+    assert not caplog.messages

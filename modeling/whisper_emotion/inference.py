@@ -7,7 +7,7 @@ import logging
 import math
 import numbers
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
 PRIOR_RECORDINGS = 5  # of the training population that count beside a domain's own
+ONE_SIDED = 0.7  # share of recordings with one label that suggests one mood
+ENOUGH_TO_JUDGE = 10  # recordings
 MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
 WHOLE = "; `predict` labels all of it, in windows"
 
@@ -110,22 +112,37 @@ class EmotionClassifier:
         Few recordings do not tell a domain from their moods. `PRIOR_RECORDINGS` of the training population are
         averaged with them, so that few move the model little.
 
+        A mood that all recordings share is removed as if it were the voice. A warning is logged where most of ten or
+        more recordings have one label, each as it is.
+
         Args:
-            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. A mood that all
-                of them share is removed as if it were the voice. An empty list forgets the domain.
+            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. An empty list
+                forgets the domain.
 
         Raises:
             UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
         """
-        sources, population = _as_list(recordings), self.model.head.adaptation.population_mean
+        sources, head = _as_list(recordings), self.model.head
+        self.model.adapt(None)
         if not sources:
-            self.model.adapt(None)
             return
+        population = head.adaptation.population_mean
         if not population.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        means = torch.cat([self.model.mean_frames(**self._extract([_beginning(source)])) for source in sources])
-        total = means.sum(dim=0) + PRIOR_RECORDINGS * population
-        self.model.adapt(total / (len(means) + PRIOR_RECORDINGS))
+        total, chosen = PRIOR_RECORDINGS * population, Counter[int]()
+        for source in sources:
+            encoded = self.model.encoder(**self._extract([_beginning(source)]))
+            frames = encoded.frames.to(population.dtype)
+            total = total + head.mean_frames(frames, encoded.mask)[0]
+            chosen[int(head(frames, encoded.mask).logits.argmax())] += 1
+        self.model.adapt(total / (len(sources) + PRIOR_RECORDINGS))
+        ((most, count),) = chosen.most_common(1)
+        if len(sources) >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * len(sources):
+            logger.warning(
+                "adapt: %d of %d recordings are labelled %s. If they share that mood, adaptation removes it: give "
+                "recordings in varied moods, or do not adapt",
+                *(count, len(sources), self.labels[most]),
+            )
 
     def predict(
         self,
