@@ -105,7 +105,9 @@ def _describe_corpora(scores: dict) -> str:
     """The tables of several corpora."""
     tables = [corpus_table(scores)]
     if "transfer" in scores:
-        tables += [transfer_table(one) for one in (scores, scores.get("unadapted")) if one is not None]
+        tables.append(transfer_table(scores))
+        if "unadapted" in scores:
+            tables += ["Each clip as it is:", transfer_table(scores["unadapted"])]
     return "\n\n".join(tables)
 
 

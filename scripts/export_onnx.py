@@ -30,7 +30,9 @@ def main() -> None:
 
     trained = EmotionClassifier(arguments.model, device="cpu")
     if arguments.adapt is not None:
-        trained.adapt(find_domain(arguments.adapt))
+        recordings = find_domain(arguments.adapt)
+        trained.adapt(recordings)
+        print(f"adapted to {len(recordings)} recordings of {arguments.adapt}")
     deviation, relabelled = export_onnx(trained.model, trained.extractor, arguments.output, arguments.quantize)
     print(
         f"{arguments.output}: opset {OPSET}; largest deviation of a probability from torch over {CHECKED_CLIPS} clips "

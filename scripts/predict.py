@@ -92,7 +92,9 @@ def main() -> int:
         arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
     )
     if arguments.adapt is not None:
-        classifier.adapt(find_domain(arguments.adapt))
+        recordings = find_domain(arguments.adapt)
+        classifier.adapt(recordings)
+        print(f"adapted to {len(recordings)} recordings of {arguments.adapt}", file=sys.stderr)
     predictions = classifier.predict(
         files,
         arguments.window,

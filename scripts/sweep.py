@@ -106,6 +106,10 @@ def _check_options(protocol: Any, sweep: SweepOptions, model: Any, training: Any
             raise UserError(f"--{name}: a sweep has {instead} in its place")
     if protocol.adaptation != "none" or protocol.temperature_scaling:
         raise UserError("--adaptation, --temperature_scaling: a sweep has neither, cross_validate.py has both")
+    if protocol.augmented_copies or protocol.train_adaptation != "none" or protocol.held_out != "speakers":
+        raise UserError(
+            "--augmented_copies, --train_adaptation, --held_out: are of linear heads; a sweep compares learned ones"
+        )
     if not protocol.freeze_encoder or protocol.from_scratch:
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
     if model.classifier_proj_size == 0:

@@ -171,6 +171,8 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
         facts |= {"corpus_weights": experiment.corpus_weights, "held_out": experiment.held_out}
     if experiment.train_adaptation != "none":
         facts["train_adaptation"] = experiment.train_adaptation
+    if experiment.augmented_copies:
+        facts["augmented_copies"] = experiment.augmented_copies
     if not speakers_known(experiment.corpus):
         facts["speakers"] = "not known: training and held-out clips may share them"
     if experiment.adaptation != "none":

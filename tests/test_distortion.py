@@ -24,12 +24,13 @@ def energy(samples, low, high):
     return spectrum[(frequencies >= low) & (frequencies < high)].sum()
 
 
-@pytest.mark.parametrize("length", [SHORTEST, 1600, 40_000])
+@pytest.mark.parametrize("length", [SHORTEST, SHORTEST + 20, 1600, 40_000])
 def test_distorted_recordings_are_finite_and_within_one(length):
     samples = draws().standard_normal(length).astype(np.float32) * 0.1
     for seed in range(60):
         changed = distort(samples, [1, seed])
         assert changed.dtype == np.float32 and np.isfinite(changed).all() and 0 < np.abs(changed).max() <= 1
+        assert len(changed) >= SHORTEST
 
 
 def test_the_same_seed_distorts_the_same_way():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import run_script
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -39,13 +40,22 @@ def test_adaptation_takes_the_mean_of_each_group_of_clips(trained_dir, synthetic
     paths = np.array([audio["path"] for audio in corpus["audio"]])
     by_speaker = classify_corpus(classifier, corpus, "speaker")
     own = np.array(corpus["speaker"][:]) == "S02M"
-    classifier.adapt(paths[own].tolist())
+    classifier.adapt(paths[own].tolist(), prior_recordings=0)
     for named, expected in zip(np.array(by_speaker)[own], classifier(paths[own].tolist()), strict=True):
         assert named == pytest.approx(expected, abs=1e-6)
-    classifier.adapt(paths.tolist())
+    classifier.adapt(paths.tolist(), prior_recordings=0)
     (first,) = classifier(paths[0])
     assert classify_corpus(classifier, corpus, "domain")[0] == pytest.approx(first, abs=1e-6)
+    assert classifier.model.config.adapted  # as before
+    classifier.adapt([])
+    classify_corpus(classifier, corpus, "domain")
     assert not classifier.model.config.adapted
+    domain = classifier.model.head.adaptation.population_mean + 1.0
+    classifier.model.adapt(domain)
+    adapted = classifier(paths[0])[0]
+    assert classify_corpus(classifier, corpus)[0] == pytest.approx(adapted, abs=1e-6)  # evaluated as it is
+    classify_corpus(classifier, corpus, "speaker")
+    assert classifier.model.config.adapted and torch.equal(classifier.model.head.adaptation.domain_mean, domain)
 
 
 def clips(labels, corpora=None):

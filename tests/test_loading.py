@@ -132,6 +132,22 @@ def test_domain_is_saved_and_forgotten(tmp_path):
     assert not kept.config.adapted and not kept.head.adaptation.domain_mean.any()
 
 
+@pytest.mark.parametrize("wrong", [torch.zeros(7), torch.zeros(1), torch.full((16,), torch.nan)])
+def test_domain_that_is_not_a_frame_is_refused(wrong):
+    model = small_model()
+    with pytest.raises(ValueError, match=r"domain_mean has shape .*: it must be finite numbers \(16,\)"):
+        model.adapt(wrong)
+    assert not model.config.adapted
+
+
+def test_other_layers_drop_the_domain(tmp_path):
+    model = small_model()
+    model.adapt(torch.ones(model.config.frame_size))
+    model.save_pretrained(tmp_path)
+    assert load_model(tmp_path, encoder_layer=model.config.encoder_layer).config.adapted
+    assert not load_model(tmp_path, encoder_layer=0).config.adapted
+
+
 @pytest.mark.parametrize("labels", [{"num_labels": 5}, {"id2label": {0: "calm", 1: "excited"}}])
 def test_other_labels_reset_classifier_names_and_temperatures_and_nothing_else(tmp_path, labels):
     model = small_model(id2label=EMOTIONS, pooling="qkv", logit_temperature=2.0, adapted_logit_temperature=3.0)

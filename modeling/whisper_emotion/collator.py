@@ -52,6 +52,7 @@ class AudioCollator:
         """Read, extract and pad a batch."""
         clips = [read_utterance(utterance) for utterance in utterances]
         if self.copy:
+            clips = [clip[: self.extractor.n_samples] for clip in clips]  # what the encoder would see
             clips = [distort(clip, [self.copy, zlib.crc32(clip.tobytes())]) for clip in clips]
         batch = dict(self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt"))
         batch["labels"] = torch.tensor([utterance["label"] for utterance in utterances])

@@ -22,6 +22,7 @@ WHISPER_FIELDS = (
 )  # fmt: skip
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
 TEMPERATURES = ("logit_temperature", "adapted_logit_temperature")
+LAYER_FIELDS = ("encoder_layer", "concatenated_layers", "use_weighted_layer_sum")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_whisper_emotion.WhisperEmotionConfig",
@@ -264,7 +265,8 @@ class WhisperEmotionConfig(PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """Build a configuration; keyword arguments replace fields before the check, not after.
 
-        Another number of labels means a new classifier: names and temperatures of the old one are dropped.
+        Another number of labels means a new classifier: names and temperatures of the old one are dropped. Other
+        layers mean other frames: the stored domain is dropped.
         """
         given = {name: kwargs.pop(name) for name in (*FIELDS, *LABEL_FIELDS, "problem_type") if name in kwargs}
         config_dict = dict(config_dict)
@@ -273,6 +275,8 @@ class WhisperEmotionConfig(PretrainedConfig):
         if named != stored:
             for name in (*LABEL_FIELDS, *TEMPERATURES):
                 config_dict.pop(name, None)
+        if any(name in given and given[name] != config_dict.get(name) for name in LAYER_FIELDS):
+            config_dict["adapted"] = False
         return super().from_dict({**config_dict, **given}, **kwargs)
 
 

@@ -9,9 +9,9 @@ import scipy  # loads `scipy.signal`, which takes two seconds, where it is used
 import soundfile
 import soxr
 
-from whisper_emotion.audio import SAMPLING_RATE
+from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 
-VERSION = 1  # of `distort`; another number is another store of features
+VERSION = 1  # of `distort`: a part of the feature store's key
 QUIETEST = 1e-9  # root mean square below which a recording counts as silent
 RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz, between which a microphone's response is drawn
 
@@ -33,12 +33,13 @@ def distort(samples: np.ndarray, seed: Any) -> np.ndarray:
     for chance, change in CHANGES:
         if draw.random() < chance:
             changed = change(changed, draw)
+    changed = np.pad(changed, (0, max(0, min(len(samples), SHORTEST) - len(changed))))
     peak = 10 ** (-draw.uniform(0, 20) / 20)
     return (changed * (peak / np.abs(changed).max())).astype(np.float32)
 
 
 def change_voice(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Play it up to a tenth slower or an eighth faster, which moves pitch, formants and tempo together."""
+    """Play a recording up to 11 % slower or faster: pitch, formants and tempo move together."""
     return soxr.resample(samples, SAMPLING_RATE, SAMPLING_RATE / draw.uniform(0.89, 1.11))
 
 
@@ -52,7 +53,7 @@ def add_room(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def change_microphone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Filter it by a smooth random response: a random walk of 3 dB a step over eight frequencies."""
+    """Filter a recording by a smooth random response: a random walk of 3 dB a step over eight frequencies."""
     gains = np.cumsum(draw.normal(0, 3, len(RESPONSE_FREQUENCIES)))
     frequencies = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
     decibels = np.interp(np.log1p(frequencies), np.log1p(RESPONSE_FREQUENCIES), gains - gains.mean())
@@ -75,7 +76,7 @@ def add_noise(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Send it through 8 kHz and eight bits by mu-law (ITU-T G.711)."""
+    """Send a recording through 8 kHz and eight bits by mu-law (ITU-T G.711)."""
     narrow = soxr.resample(samples, SAMPLING_RATE, 8000)
     narrow /= np.abs(narrow).max()
     bits = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256) * 127) / 127
@@ -83,7 +84,7 @@ def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray
 
 
 def compress(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Compress it to MP3 with one of the lower bit rates."""
+    """Compress a recording to MP3 at a low bit rate."""
     file = io.BytesIO()
     scaled = samples * (0.9 / np.abs(samples).max())
     soundfile.write(file, scaled, SAMPLING_RATE, format="MP3", compression_level=draw.uniform(0.7, 0.99))
@@ -92,7 +93,7 @@ def compress(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def add_silence(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Add up to 0.6 s before and after it, with a faint hiss over all."""
+    """Add up to 0.6 s of silence before and after a recording, and a faint hiss over all."""
     before, after = (int(draw.uniform(0, 0.6) * SAMPLING_RATE) for _ in range(2))
     padded = np.pad(samples, (before, after))
     return padded + draw.standard_normal(len(padded)) * (_level(samples) * 10 ** (-draw.uniform(30, 60) / 20))
@@ -102,7 +103,7 @@ def _level(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(samples**2)))
 
 
-# How often each change happens, in the order in which sound meets them
+# The probability of each change, in the order of the changes
 CHANGES: tuple[tuple[float, Callable[[np.ndarray, np.random.Generator], np.ndarray]], ...] = (
     (0.4, change_voice),
     (0.4, add_room),

@@ -48,14 +48,16 @@ def classify_corpus(
     column = {"speaker": "speaker", "domain": "corpus"}.get(adaptation)
     groups = pd.Series([""] * len(corpus) if column is None else corpus[column][:], dtype=object)
     found: list[dict[str, float]] = [{}] * len(corpus)
+    own = classifier.model.head.adaptation.domain_mean.clone() if classifier.model.config.adapted else None
     with tqdm(total=len(corpus), desc="classifying", unit="clip", disable=None) as bar:
         for _, rows in groups.groupby(groups, sort=False).groups.items():
-            classifier.adapt([] if column is None else _Recordings(corpus, list(rows)))
+            if column is not None:
+                classifier.adapt(_Recordings(corpus, list(rows)), prior_recordings=0)  # as cross_validate.py adapts
             for part in _parts(list(rows)):
                 for row, named in zip(part, classifier(_Recordings(corpus, part)), strict=True):
                     found[row] = named
                 bar.update(len(part))
-    classifier.adapt([])
+    classifier.model.adapt(own)
     return found
 
 

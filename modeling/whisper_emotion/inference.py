@@ -106,11 +106,13 @@ class EmotionClassifier:
         return results
 
     @torch.no_grad()
-    def adapt(self, recordings: AudioSource | Sequence[AudioSource]) -> None:
-        """Adapt to a domain: every later recording is taken as one of its speaker, microphone or call.
+    def adapt(
+        self, recordings: AudioSource | Sequence[AudioSource], prior_recordings: float = PRIOR_RECORDINGS
+    ) -> None:
+        """Adapt to a domain: a speaker, a microphone or a call that all later recordings share.
 
-        Few recordings do not tell a domain from their moods. `PRIOR_RECORDINGS` of the training population are
-        averaged with them, so that few move the model little.
+        The mean of few recordings says more about their moods than about their domain. Recordings of the training
+        population are averaged with them, so that few move the model little.
 
         A mood that all recordings share is removed as if it were the voice. A warning is logged where most of ten or
         more recordings have one label, each as it is.
@@ -118,6 +120,7 @@ class EmotionClassifier:
         Args:
             recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. An empty list
                 forgets the domain.
+            prior_recordings: Recordings of the training population in the average.
 
         Raises:
             UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
@@ -129,13 +132,13 @@ class EmotionClassifier:
         population = head.adaptation.population_mean
         if not population.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        total, chosen = PRIOR_RECORDINGS * population, Counter[int]()
+        total, chosen = prior_recordings * population, Counter[int]()
         for source in sources:
             encoded = self.model.encoder(**self._extract([_beginning(source)]))
             frames = encoded.frames.to(population.dtype)
             total = total + head.mean_frames(frames, encoded.mask)[0]
             chosen[int(head(frames, encoded.mask).logits.argmax())] += 1
-        self.model.adapt(total / (len(sources) + PRIOR_RECORDINGS))
+        self.model.adapt(total / (len(sources) + prior_recordings))
         ((most, count),) = chosen.most_common(1)
         if len(sources) >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * len(sources):
             logger.warning(

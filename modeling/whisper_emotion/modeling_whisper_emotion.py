@@ -246,13 +246,23 @@ class WhisperForEmotionClassification(PreTrainedModel):
 
     @torch.no_grad()
     def adapt(self, domain_mean: torch.Tensor | None) -> None:
-        """Take every later clip as one of a domain. The model is saved and exported with it.
+        """Store a domain, to which every later clip is adapted. The model is saved and exported with it.
 
         Args:
             domain_mean: `(frame_size,)`, as of `forward`. None forgets the domain.
+
+        Raises:
+            ValueError: `domain_mean` has another shape, or is not finite.
         """
+        stored = self.head.adaptation.domain_mean
+        if domain_mean is None:
+            stored.zero_()
+        elif domain_mean.shape != stored.shape or not domain_mean.isfinite().all():
+            needed = tuple(stored.shape)
+            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be finite numbers {needed}")
+        else:
+            stored.copy_(domain_mean)
         self.config.adapted = domain_mean is not None
-        self.head.adaptation.domain_mean.copy_(torch.tensor(0.0) if domain_mean is None else domain_mean)
 
     def _to_head(self, frames: torch.Tensor) -> torch.Tensor:
         """Cast frames to the head's precision: the encoder alone may be in half precision."""

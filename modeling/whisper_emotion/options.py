@@ -134,7 +134,7 @@ class ProtocolOptions:
         advanced=True,
     )
     augmented_copies: int = option(
-        0, help="distorted copies of each training clip (linear heads)", advanced=True, card=True
+        0, help="distorted copies of each training clip that a linear head trains on, too", advanced=True
     )
     temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)

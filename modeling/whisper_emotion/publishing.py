@@ -124,6 +124,10 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptio
     files["README.md"], lacking = _published_card(readme, repo_id, classifier.labels, card or CardOptions())
     if lacking:
         remarks.append(describe_missing(lacking))
+    if classifier.model.config.adapted:
+        remarks.append(
+            "config.json: the model is adapted to a domain, and takes all recordings as ones of that domain"
+        )
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
     return Upload(repo_id, dict(sorted(files.items())), left_out, tuple(remarks))
 

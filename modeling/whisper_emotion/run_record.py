@@ -54,6 +54,7 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
         "encoder_dtype": experiment.encoder_dtype,
         "adaptation": experiment.adaptation,
         "train_adaptation": experiment.train_adaptation,
+        "augmented_copies": experiment.augmented_copies,
         "temperature_scaling": experiment.temperature_scaling,
         **config.context,
         "mask_padding": config.mask_padding,

@@ -167,7 +167,7 @@ class Vectors:
 
 
 class Stacked:
-    """Arrays `(clips, width)` under one another, each read where it is looked at."""
+    """Arrays `(clips, width)`, one below the other, as one array. Rows are read when they are asked for."""
 
     def __init__(self, arrays: Sequence[Any]):
         self._arrays = list(arrays)
@@ -218,7 +218,7 @@ class PooledClips:
     Attributes:
         layers: The file of each layer.
         lengths: Frames of each clip in a `batch`, `(clips,)`.
-        copies: The same of distorted copies of the clips.
+        copies: The pooled vectors of distorted copies of the clips, if there are any.
     """
 
     def __init__(self, folders: Sequence[Path], kind: Kind):

@@ -218,14 +218,15 @@ def test_test_clips_of_unknown_classes_are_left_out(caplog):
     assert "fold 2: left out test clips of calm, of which no training clip is" in caplog.text
 
 
-def test_split_keeps_the_corpus_s_own_parts():
+def test_split_keeps_the_corpus_s_own_parts(caplog):
     splits = ["train", "test", "dev", None, "train", "test", "dev", "train"]
-    (fold,) = make_folds(dataset_of(split=splits), "table", "split")
+    (fold,) = make_folds(dataset_of(split=splits, corpus=["table"] * 8), "table", "split")
     assert (fold.number, fold.train, fold.dev, fold.test) == (1, [0, 4, 7], [2, 6], [1, 5])
-    (fold,) = make_folds(dataset_of(split=["train"] * 4 + ["test"] * 4), "table", "split")
+    assert "folds: split leaves out 1 of 8 clips of " in caplog.text
+    (fold,) = make_folds(dataset_of(split=["train"] * 4 + ["test"] * 4, corpus=["table"] * 8), "table", "split")
     assert fold.dev is None
     with pytest.raises(UserError, match="split needs a corpus with parts of its own, but no recording is of test"):
-        make_folds(dataset_of(split=["train"] * 8), "table", "split")
+        make_folds(dataset_of(split=["train"] * 8, corpus=["table"] * 8), "table", "split")
 
 
 def test_copies_of_a_recording_are_on_one_side_of_a_fold(tmp_path, caplog):

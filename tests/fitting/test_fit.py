@@ -12,7 +12,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import fit as fitting
 from whisper_emotion.fitting import regression
 from whisper_emotion.fitting.fit import Job, fit, load_frames
-from whisper_emotion.fitting.new_models import build_extractor
+from whisper_emotion.fitting.new_models import build_extractor, build_model
 from whisper_emotion.fitting.regression import STRENGTHS, RegularisationPath
 from whisper_emotion.fitting.selection import fit_temperature
 
@@ -156,6 +156,21 @@ def test_whole_model_classifies_recordings_as_the_head_does_stored_frames(linear
     with torch.no_grad():
         logits = model(**batch).logits
     np.testing.assert_allclose(logits, fitted.classify(rows, False), atol=0.02, rtol=0.02)
+
+
+def test_new_model_on_an_adapted_checkpoint_is_not_adapted(linear, folds, tmp_path):
+    """And a model that the scripts build can be adapted: model and head share the configuration."""
+    (fitted,) = fit(linear, load_frames(linear), jobs_of(folds, 0), tmp_path)
+    model = fitted.whole_model(linear)
+    model.adapt(torch.ones(model.config.frame_size))
+    for one in (model, build_extractor(linear.encoder)):
+        one.save_pretrained(tmp_path / "adapted")
+    again = dataclasses.replace(linear, encoder=str(tmp_path / "adapted"))
+    assert not again.config().adapted
+    built = build_model(again.encoder, again.config(), seed=0)
+    assert not built.config.adapted and built.head.config is built.config
+    built.adapt(torch.ones(built.config.frame_size))
+    assert built.head.config.adapted
 
 
 def test_balanced_class_weights_are_those_of_the_training_clips(experiment):

@@ -198,7 +198,7 @@ def test_options_for_several_corpora_are_checked(several, linear, experiment):
         dataclasses.replace(experiment, select_on="dev", held_out="corpora")
     with pytest.raises(UserError, match="--train_adaptation speaker: needs known speakers and a linear head"):
         dataclasses.replace(experiment, train_adaptation="speaker")
-    with pytest.raises(UserError, match="--augmented_copies 1: must be 0 or more, with a linear head"):
+    with pytest.raises(UserError, match="--augmented_copies 1: must be 0, or with a linear head"):
         dataclasses.replace(experiment, augmented_copies=1)
     alone = dataclasses.replace(linear, select_on="dev", held_out="corpora")
     fold = make_folds(alone.corpus, "synthetic", "loso")[0]

@@ -33,6 +33,8 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
             the corpus two times over: a copy in both parts of a fold would leak).
     """
     pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
+    if lacking := sorted({"emotion", "speaker"} - set(pattern.groupindex)):
+        raise UserError(f"the record of {record.title}: its pattern lacks the group {lacking[0]}: {record.pattern}")
     rows: list[dict[str, str | None]] = []
     seen: dict[str, Path] = {}
     left_out = 0

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -186,7 +186,16 @@ def _split_folds(dataset: Dataset) -> list[Fold]:
     train, dev, test = (np.flatnonzero(splits == name).tolist() for name in ("train", "dev", "test"))
     if not train or not test:
         lacking = " or ".join(name for name, rows in (("train", train), ("test", test)) if not rows)
-        raise UserError(f"folds: split needs a corpus with parts of its own, but no recording is of {lacking}")
+        raise UserError(
+            f"folds: split needs a corpus with parts of its own, but no recording is of {lacking}; a table has them "
+            "in a column split (or --columns split=NAME)"
+        )
+    corpora = np.asarray(dataset["corpus"][:], dtype=object)
+    unused = Counter(corpora[~np.isin(splits, ("train", "dev", "test"))].tolist())
+    for name, count in unused.items():
+        logger.warning(
+            "folds: split leaves out %d of %d clips of %s, which have no part", count, (corpora == name).sum(), name
+        )
     return [Fold(1, train, test, dev or None)]
 
 

@@ -133,7 +133,7 @@ def _read_rows(table: Path, split: str | None, audio_dir: str | None, chosen: di
         if thing not in values:
             raise UserError(
                 f"{table}: has no column {NAMES[thing].split()[0]} or the like, found "
-                f"{raw.found()}; name it by --columns {thing}=NAME"
+                f"{raw.found()}; name it by --columns {NAMES[thing].split()[0]}=NAME"
             )
     labels = _mapped(values["label"], lambda word: "" if (word := tidy(word)).casefold() == "nan" else word)
     kept = labels != ""

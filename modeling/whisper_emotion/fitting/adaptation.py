@@ -59,8 +59,8 @@ class CentredRows(Rows):
         speakers: Speaker of every clip, `(clips,)`.
         rows: The clips; their speakers' means are those of these clips.
         population: `(frame_size,)`.
-        copies: Distorted copies that follow all clips in `pooled`, see `with_copies`. A copy is moved as its clip, so
-            what the distortion changed stays.
+        copies: Distorted copies that follow all clips in `pooled`, see `with_copies`. A copy moves by the same
+            difference as its clip.
     """
 
     def __init__(

@@ -47,9 +47,7 @@ def prediction_table(experiment: Experiment, logits: np.ndarray | torch.Tensor, 
 
     Of several corpora, each clip gets probabilities of the classes that its corpus has, and 0 for the others.
     """
-    logits = torch.as_tensor(logits, dtype=torch.float64)
-    if (allowed := experiment.allowed_classes(fold.test)) is not None:
-        logits = logits.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+    logits = experiment.restrict(torch.as_tensor(logits, dtype=torch.float64), fold.test)
     probabilities = logits.softmax(dim=-1).numpy()
     names, labels, classes = utterance_names(experiment.corpus), experiment.label_ids, experiment.labels
     table = pd.DataFrame(

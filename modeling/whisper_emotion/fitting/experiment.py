@@ -98,7 +98,10 @@ class Experiment:
         if self.train_adaptation != "none" and not (speakers_known(self.corpus) and self.is_linear):
             raise UserError("--train_adaptation speaker: needs known speakers and a linear head")
         if self.augmented_copies < 0 or (self.augmented_copies and not self.is_linear):
-            raise UserError(f"--augmented_copies {self.augmented_copies}: must be 0 or more, with a linear head")
+            raise UserError(
+                f"--augmented_copies {self.augmented_copies}: must be 0, or with a linear head (--pooling mean "
+                "--classifier_proj_size 0) 1 or more"
+            )
         if self.adaptation == "none":
             return
         option = f"--adaptation {self.adaptation}"
@@ -173,11 +176,22 @@ class Experiment:
         return np.stack([has[name] for name in self.corpus_of[list(rows)]])
 
     def allowed_classes(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Return `classes_of`, or None with one corpus: its clips are told apart from all classes."""
+        """Return the classes that each clip's probabilities are shared among, as of `classes_of`.
+
+        None with one corpus: all classes.
+        """
         return self.classes_of(rows) if len(self.corpora) > 1 else None
 
+    def restrict(self, logits: np.ndarray | torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """Bar the classes that a clip's corpus lacks: their logits, of `(rows, labels)`, become minus infinity."""
+        allowed, found = self.allowed_classes(rows), torch.as_tensor(logits)
+        return found if allowed is None else found.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+
     def held_out_weights(self, rows: Sequence[int]) -> torch.Tensor | None:
-        """Return the weight of held-out clips in the temperatures: of corpora held out, each counts alike."""
+        """Return each held-out clip's weight in the temperatures, `(rows,)`: held-out corpora count alike.
+
+        None where speakers are held out: clips count alike.
+        """
         if self.held_out == "speakers":
             return None
         _, places, counts = np.unique(self.corpus_of[list(rows)], return_inverse=True, return_counts=True)

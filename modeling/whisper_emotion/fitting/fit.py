@@ -188,7 +188,10 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]
-        values = [selection_value(path.fit(one).logits(tested), targets, metric, weights) for one in STRENGTHS]
+        values = [
+            selection_value(experiment.restrict(path.fit(one).logits(tested), job.test), targets, metric, weights)
+            for one in STRENGTHS
+        ]
         choice |= {"strength": STRENGTHS[choose_best(values)], "selection_value": max(values)}
     linear = path.fit(choice["strength"])
     head = new_head(config, job.seed)
@@ -243,6 +246,7 @@ def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: Emoti
         _set_population_mean(experiment, frames, head, rows)
         means = group_means(frames.means, experiment.adaptation_groups, np.asarray(dev))
         adapted = torch.from_numpy(_classify(frames, head, dev, means))
+    logits, adapted = (None if one is None else experiment.restrict(one, dev) for one in (logits, adapted))
     return HeldOut(logits, adapted, torch.from_numpy(experiment.label_ids[dev]))
 
 
@@ -309,7 +313,7 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
     if watched is not None:
         choice |= {"epoch": best_epoch(trainer), "selection_value": trainer.state.best_metric}
     if experiment.select_on == "dev":
-        logits = torch.from_numpy(trainer.predict(corpus.select(watched)).predictions)
+        logits = experiment.restrict(trainer.predict(corpus.select(watched)).predictions, watched)
         held_out = HeldOut(logits, None, torch.from_numpy(experiment.label_ids[watched]))
         if experiment.refit:
             trainer = trained(job.known(experiment), None, work_dir / "refit", choice["epoch"])

@@ -37,7 +37,10 @@ def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) 
     Raises:
         UserError: The configuration cannot be loaded, or a field's value is not allowed.
     """
-    new = {"id2label": dict(enumerate(labels)), "logit_temperature": 1.0, "adapted_logit_temperature": None}
+    new = {
+        "id2label": dict(enumerate(labels)), "logit_temperature": 1.0, "adapted_logit_temperature": None,
+        "adapted": False,
+    }  # fmt: skip
     try:
         with without_loading_report():
             return WhisperEmotionConfig.from_pretrained(encoder, **(new | overrides))
@@ -83,7 +86,7 @@ def build_model(
             f"--encoder {encoder}: lacks {lacking[0]} and {len(lacking) - 1} more weights: give a Whisper checkpoint "
             f"that holds encoder layer {config.encoder_layer}, or --from_scratch"
         )
-    model.head = new_head(config, seed)
+    model.head = new_head(model.config, seed)  # from_pretrained has copied the configuration
     return model
 
 

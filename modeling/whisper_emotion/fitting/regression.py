@@ -52,8 +52,8 @@ class RegularisationPath:
         label_smoothing: As of `classification_loss`.
         clip_weights: Weight of each clip in the loss beside its class's, `(clips,)`; None weighs all alike. The
             loss is the weighted mean.
-        allowed: Classes that the probabilities of each clip are shared among, `(clips, labels)`; None: all. A corpus
-            without surprise does not say that its clips are not surprised.
+        allowed: Classes that the probabilities of each clip are shared among, `(clips, labels)`; None: all. If a
+            corpus lacks a class, its clips say nothing about that class.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ def weigh_targets(
 
 
 def bar(allowed: np.ndarray | None) -> np.ndarray | float:
-    """Return what is added to logits so that no probability falls on classes that are not `allowed`."""
+    """Return the summand of the logits that leaves no probability to classes that are not `allowed`."""
     return 0.0 if allowed is None else np.where(allowed, 0.0, BARRED)
 
 

@@ -109,8 +109,9 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.T
     logits = logits.double()
     shares = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
     shares = shares / shares.sum()
-    right = len(labels) * float(shares @ (logits.argmax(dim=1) == labels).double())
-    highest_confidence = (right + 1) / (len(labels) + 2)
+    clips = 1 / float(shares @ shares)  # of equal weight that would say as much
+    right = clips * float(shares @ (logits.argmax(dim=1) == labels).double())
+    highest_confidence = (right + 1) / (clips + 2)
 
     def loss(log_temperature: float) -> float:
         losses = torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), labels, reduction="none")
