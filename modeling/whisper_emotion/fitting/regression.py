@@ -77,7 +77,7 @@ class RegularisationPath:
         self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
         self._targets = weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights, allowed)
-        self._barred = bar(allowed)
+        self._barred = 0.0 if allowed is None else bar(allowed)
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
@@ -133,9 +133,9 @@ def weigh_targets(
     return smoothed * weights * own[:, None] / (weights[labels] * own).sum()
 
 
-def bar(allowed: np.ndarray | None) -> np.ndarray | float:
+def bar(allowed: np.ndarray) -> np.ndarray:
     """Return the summand of the logits that leaves no probability to classes that are not `allowed`."""
-    return 0.0 if allowed is None else np.where(allowed, 0.0, BARRED)
+    return np.where(allowed, 0.0, BARRED)
 
 
 class Selection(NamedTuple):
