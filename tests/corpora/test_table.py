@@ -90,7 +90,7 @@ REFUSED = {
     "nameless columns": ("file,label,\na.wav,sad,1\n", f"has columns without a name in its header, {HEADER}"),
     "doubled columns": ("file,label,label\na.wav,sad,x\n", "has two columns label, expected different names"),
     "no files": ("utterance,label\na.wav,sad\n", "has no column file or the like, found utterance, label; "
-                 "name it by --columns path=NAME"),
+                 "name it by --columns file=NAME"),
     "no labels": ("file,mood\na.wav,sad\n", "has no column label or the like, found file, mood; "
                   "name it by --columns label=NAME"),
     "empty labels alone": ("file,label\na.wav,\n", "holds no row with a label, expected one for every file"),
