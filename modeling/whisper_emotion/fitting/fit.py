@@ -179,12 +179,10 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
         choice |= {"strength": selected.strength, "selection_value": selected.value}
     rows = np.asarray(job.known(experiment))
     home = population_mean(mean, speakers, corpora, rows)
-    own_weights, allowed = own(rows), experiment.allowed_classes(rows)
+    clips = np.tile(rows, 1 + copies)  # a copy has the label, the weight and the classes of its clip
     path = regularisation_path(
-        inputs(rows), np.tile(labels[rows], 1 + copies), num_labels, *loss,
-        None if own_weights is None else np.tile(own_weights, 1 + copies),
-        None if allowed is None else np.tile(allowed, (1 + copies, 1)),
-    )  # fmt: skip
+        inputs(rows), labels[clips], num_labels, *loss, own(clips), experiment.allowed_classes(clips)
+    )
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])
         tested = pooled[job.test]

@@ -219,11 +219,11 @@ def select_strength(
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
 
         def build(fold: tuple[np.ndarray, np.ndarray]) -> RegularisationPath:
-            own = None if clip_weights is None else np.tile(clip_weights[fold[0]], 1 + copies)
+            clips = np.tile(fold[0], 1 + copies)
+            own, own_allowed = (None if one is None else one[clips] for one in (clip_weights, allowed))
             return RegularisationPath(
-                inputs[with_copies(fold[0], len(labels), copies)], np.tile(labels[fold[0]], 1 + copies),
-                num_labels, class_weights, label_smoothing, own,
-                None if allowed is None else np.tile(allowed[fold[0]], (1 + copies, 1)),
+                inputs[with_copies(fold[0], len(labels), copies)], labels[clips],
+                num_labels, class_weights, label_smoothing, own, own_allowed,
             )  # fmt: skip
 
         paths = list(pool.map(build, folds))
