@@ -55,6 +55,9 @@ def test_adaptation_takes_the_mean_of_each_group_of_clips(trained_dir, synthetic
     adapted = classifier(paths[0])[0]
     assert classify_corpus(classifier, corpus)[0] == pytest.approx(adapted, abs=1e-6)  # evaluated as it is
     classify_corpus(classifier, corpus, "speaker")
+    broken = corpus.select(range(2)).map(lambda _: {"audio": {"path": "absent.wav", "bytes": None}})
+    with pytest.raises(UserError):
+        classify_corpus(classifier, broken, "speaker")
     assert classifier.model.config.adapted and torch.equal(classifier.model.head.adaptation.domain_mean, domain)
 
 

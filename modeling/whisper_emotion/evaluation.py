@@ -49,15 +49,17 @@ def classify_corpus(
     groups = pd.Series([""] * len(corpus) if column is None else corpus[column][:], dtype=object)
     found: list[dict[str, float]] = [{}] * len(corpus)
     own = classifier.model.head.adaptation.domain_mean.clone() if classifier.model.config.adapted else None
-    with tqdm(total=len(corpus), desc="classifying", unit="clip", disable=None) as bar:
-        for _, rows in groups.groupby(groups, sort=False).groups.items():
-            if column is not None:
-                classifier.adapt(_Recordings(corpus, list(rows)), prior_recordings=0)  # as cross_validate.py adapts
-            for part in _parts(list(rows)):
-                for row, named in zip(part, classifier(_Recordings(corpus, part)), strict=True):
-                    found[row] = named
-                bar.update(len(part))
-    classifier.model.adapt(own)
+    try:
+        with tqdm(total=len(corpus), desc="classifying", unit="clip", disable=None) as bar:
+            for _, rows in groups.groupby(groups, sort=False).groups.items():
+                if column is not None:
+                    classifier.adapt(_Recordings(corpus, list(rows)), prior_recordings=0)  # as cross_validate.py
+                for part in _parts(list(rows)):
+                    for row, named in zip(part, classifier(_Recordings(corpus, part)), strict=True):
+                        found[row] = named
+                    bar.update(len(part))
+    finally:
+        classifier.model.adapt(own)
     return found
 
 

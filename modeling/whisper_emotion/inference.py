@@ -135,7 +135,7 @@ class EmotionClassifier:
         total, chosen = prior_recordings * population, Counter[int]()
         for source in sources:
             encoded = self.model.encoder(**self._extract([_beginning(source)]))
-            frames = encoded.frames.to(population.dtype)
+            frames = self.model._to_head(encoded.frames)
             total = total + head.mean_frames(frames, encoded.mask)[0]
             chosen[int(head(frames, encoded.mask).logits.argmax())] += 1
         self.model.adapt(total / (len(sources) + prior_recordings))
