@@ -168,7 +168,8 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
         facts = {name: facts[name] for name in facts if name not in CARD_TRAINING or name == "metric_for_best_model"}
         facts["strength"] = f"{fitted.choice['strength']:.2g}"
     if len(experiment.corpora) > 1:
-        facts |= {"corpus_weights": experiment.corpus_weights, "held_out": experiment.held_out}
+        facts |= {"corpus_weights": experiment.corpus_weights or "sqrt"} if experiment.is_linear else {}
+        facts["held_out"] = experiment.held_out
     if experiment.train_adaptation != "none":
         facts["train_adaptation"] = experiment.train_adaptation
     if experiment.augmented_copies:

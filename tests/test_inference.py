@@ -326,6 +326,14 @@ def test_adapting_takes_off_what_a_domain_s_recordings_have_in_common(model_dir,
     classify.extractor.save_pretrained(tmp_path / "adapted")
     saved = EmotionClassifier(tmp_path / "adapted")
     assert all(one == pytest.approx(other, abs=1e-5) for one, other in zip(saved(files), adapted, strict=True))
+    for place, file in enumerate(files[:2]):  # a stream: the same as all at once
+        classify.adapt(file, forget=place == 0)
+    streamed = classify.model.head.adaptation.domain_mean.clone()
+    with pytest.raises(UserError, match="missing.wav"):
+        classify.adapt([files[2], "missing.wav"], forget=False)
+    torch.testing.assert_close(classify.model.head.adaptation.domain_mean, streamed)  # a failure changes nothing
+    classify.adapt(files[:2])
+    torch.testing.assert_close(classify.model.head.adaptation.domain_mean, streamed)
     classify.adapt([])
     assert classify(files) == plain
 
@@ -338,7 +346,7 @@ def test_recordings_of_one_mood_are_warned_of(model_dir, tmp_path, caplog):
         classify.model.head.classifier.bias[1] = 100.0
     classify.adapt(clips[:9])
     assert not caplog.messages  # too few to judge by
-    classify.adapt(clips)
+    classify.adapt(clips[9:], forget=False)
     label = classify.labels[1]
     assert [line for line in caplog.messages if f"adapt: 10 of 10 recordings are labelled {label}. If they" in line]
     caplog.clear()

@@ -77,6 +77,8 @@ class EmotionClassifier:
             raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
         self.model = loaded.eval().to(place)
         self.model.encoder.to(encoder_dtype)
+        self._domain_sum: torch.Tensor | None = None  # of the mean frames of the recordings that it is adapted to
+        self._domain_labels: Counter[int] = Counter()  # of these recordings, each as it is
 
     @property
     def labels(self) -> list[str]:
@@ -107,7 +109,11 @@ class EmotionClassifier:
 
     @torch.no_grad()
     def adapt(
-        self, recordings: AudioSource | Sequence[AudioSource], prior_recordings: float = PRIOR_RECORDINGS
+        self,
+        recordings: AudioSource | Sequence[AudioSource],
+        prior_recordings: float = PRIOR_RECORDINGS,
+        *,
+        forget: bool = True,
     ) -> None:
         """Adapt to a domain: a speaker, a microphone or a call that all later recordings share.
 
@@ -118,33 +124,36 @@ class EmotionClassifier:
         more recordings have one label, each as it is.
 
         Args:
-            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. An empty list
-                forgets the domain.
+            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each.
             prior_recordings: Recordings of the training population in the average.
+            forget: Forget the recordings of earlier calls first; with no recordings, that is all. False adds to them,
+                so that a stream adapts as it comes.
 
         Raises:
             UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
         """
         sources, head = _as_list(recordings), self.model.head
-        self.model.adapt(None)
-        if not sources:
-            return
         population = head.adaptation.population_mean
-        if not population.any():
+        if sources and not population.any():
             raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
-        total, chosen = prior_recordings * population, Counter[int]()
+        total, chosen = (None, Counter[int]()) if forget else (self._domain_sum, self._domain_labels.copy())
         for source in sources:
             encoded = self.model.encoder(**self._extract([_beginning(source)]))
             frames = self.model._to_head(encoded.frames)
-            total = total + head.mean_frames(frames, encoded.mask)[0]
-            chosen[int(head(frames, encoded.mask).logits.argmax())] += 1
-        self.model.adapt(total / (len(sources) + prior_recordings))
+            mean = head.mean_frames(frames, encoded.mask)[0]
+            total = mean if total is None else total + mean
+            chosen[int(head(frames, encoded.mask, population[None]).logits.argmax())] += 1  # unmoved
+        self._domain_sum, self._domain_labels = total, chosen
+        if total is None:
+            self.model.adapt(None)
+            return
+        self.model.adapt((prior_recordings * population + total) / (prior_recordings + chosen.total()))
         ((most, count),) = chosen.most_common(1)
-        if len(sources) >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * len(sources):
+        if sources and chosen.total() >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * chosen.total():
             logger.warning(
                 "adapt: %d of %d recordings are labelled %s. If they share that mood, adaptation removes it: give "
                 "recordings in varied moods, or do not adapt",
-                *(count, len(sources), self.labels[most]),
+                *(count, chosen.total(), self.labels[most]),
             )
 
     def predict(

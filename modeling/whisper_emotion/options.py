@@ -105,9 +105,9 @@ class ProtocolOptions:
         "float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, advanced=True, card=True
     )
     class_weights: str | None = option(None, help="of the loss: balanced, none, or a number a class", card=True)
-    corpus_weights: str = option(
-        "sqrt",
-        help="of the loss, by a corpus's clips: sqrt, equal or size",
+    corpus_weights: str | None = option(
+        None,
+        help="of the loss, by a corpus's clips: sqrt (default), equal or size (linear heads)",
         choices=tuple(CORPUS_WEIGHTS),
         advanced=True,
     )

@@ -1,4 +1,6 @@
+import dataclasses
 import logging
+import re
 from collections import Counter
 
 import pytest
@@ -153,6 +155,21 @@ def test_values_that_the_owners_do_not_use_are_refused(name, file, tmp_path):
     write_files(tmp_path, {file: silent_wav()})
     with pytest.raises(UserError, match="its name does not parse|is no emotion, expected angry"):
         load_corpus(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pattern": "(?P<speaker>..[a-z"}, "the record of EMO-DB: its pattern is none: unterminated character set"),
+        ({"pattern": "(?P<speaker>..).*"}, "the record of EMO-DB: its pattern lacks the group emotion"),
+        ({"emotions": {"W": "angst"}}, "the record of EMO-DB: 'angst' is no word of the vocabulary"),
+        ({"reader": "names_and_more"}, "the record of emodb: has no reader 'names_and_more', expected names or table"),
+    ],
+)
+def test_a_mistake_in_a_record_is_named(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(CORPORA, "emodb", dataclasses.replace(CORPORA["emodb"], **changes))
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_corpus("emodb", tmp_path)
 
 
 def test_every_record_can_be_shown():

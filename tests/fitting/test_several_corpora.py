@@ -194,6 +194,14 @@ def test_copies_of_clips_that_are_left_out_do_not_train(several, tmp_path, held_
 def test_options_for_several_corpora_are_checked(several, linear, experiment):
     with pytest.raises(UserError, match="--class_weights: with several corpora must be balanced or none"):
         dataclasses.replace(several, class_weights=[1.0] * 4)
+    learned = {
+        "held_out": "speakers",
+        "train_adaptation": "none",
+        "overrides": several.overrides | {"classifier_proj_size": 8},
+    }
+    for wrong in (experiment, dataclasses.replace(several, **learned)):
+        with pytest.raises(UserError, match="--corpus_weights: weighs several corpora in the loss of a linear head"):
+            dataclasses.replace(wrong, corpus_weights="equal")
     with pytest.raises(UserError, match="--held_out corpora: chooses the strength of a linear head"):
         dataclasses.replace(experiment, select_on="dev", held_out="corpora")
     with pytest.raises(UserError, match="--train_adaptation speaker: needs known speakers and a linear head"):

@@ -89,6 +89,16 @@ def test_card_says_clips_were_held_out_where_speakers_are_unknown(tmp_path):
     assert "did not help on held-out training clips" in text and "held-out training speakers" not in text
 
 
+def test_card_says_what_the_corpus_itself_split_and_states(tmp_path):
+    scores = SCORES | {"corpus": "emodb,table", "folds": "split"}
+    text = write(tmp_path, scores, training=TRAINING | {"corpus": "emodb,table", "folds": "split"})
+    assert "the epoch was chosen on clips held out of the training folds" in text
+    assert "heard in training: 0, as far as the table tells." in text
+    assert "Languages of the training speech: de; not all of it is stated." in text
+    text = write(tmp_path, scores, options=CardOptions(language="de,fr"))
+    assert "Languages of the training speech: de, fr. How" in text
+
+
 def test_card_metadata_are_read_back_by_the_hubs_classes(tmp_path):
     write(tmp_path)
     data = ModelCard.load(tmp_path / "my-model" / "README.md").data

@@ -115,7 +115,11 @@ def _reader(name: str | None) -> Callable[..., Any]:
     if name is None or (name not in CORPORA and not name.startswith(hub.PREFIX)):
         known = ", ".join(CORPORA)
         raise UserError(f"corpus: unknown name '{name or ''}', expected one of {known} or hub:NAMESPACE/NAME")
-    return importlib.import_module(f"{__package__}.{corpus_record(name).reader}").read
+    reader = corpus_record(name).reader
+    try:
+        return importlib.import_module(f"{__package__}.{reader}").read
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the record of {name}: has no reader '{reader}', expected names or table") from error
 
 
 def _own_options(reader: Callable[..., Any]) -> list[str]:

@@ -13,6 +13,7 @@ import pandas as pd
 from whisper_emotion.corpora._utterances import audio_files
 from whisper_emotion.corpora.frames import frame_of_rows, gender_of
 from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError, reading
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,21 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
         A row an utterance, see `frames.utterance_frame`; labels are the owners' words.
 
     Raises:
-        UserError: A missing folder, a name that does not parse, or a recording that is there twice (some archives hold
-            the corpus two times over: a copy in both parts of a fold would leak).
+        UserError: A missing folder, a mistake in the record, a name that does not parse, or a recording that is there
+            twice (some archives hold the corpus two times over: a copy in both parts of a fold would leak).
     """
-    pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
+    try:
+        pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
+    except re.error as error:
+        raise UserError(f"the record of {record.title}: its pattern is none: {error}: {record.pattern}") from error
     if lacking := sorted({"emotion", "speaker"} - set(pattern.groupindex)):
         raise UserError(f"the record of {record.title}: its pattern lacks the group {lacking[0]}: {record.pattern}")
+    unknown = [word for word in record.emotions.values() if word and not canonical(word) and word not in record.other]
+    if unknown:
+        raise UserError(
+            f"the record of {record.title}: '{unknown[0]}' is no word of the vocabulary: give one of its words, or "
+            "name it in `other`, too"
+        )
     rows: list[dict[str, str | None]] = []
     seen: dict[str, Path] = {}
     left_out = 0

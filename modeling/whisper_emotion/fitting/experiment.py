@@ -42,8 +42,8 @@ class Experiment:
         freeze_encoder: Train the head only, on stored frames.
         class_weights: `balanced` (inverse to the classes' frequencies among the training clips, in each corpus by
             itself), `none`, or one weight a class. None is `balanced` with several corpora, and `none` with one.
-        corpus_weights: What a corpus counts in the loss, of several, by its training clips: their square root
-            (`sqrt`), nothing (`equal`), or their number (`size`).
+        corpus_weights: What a corpus counts in the loss of a linear head, by its training clips: their square root
+            (`sqrt`, also where None), nothing (`equal`), or their number (`size`).
         held_out: What `dev` holds out: `speakers`, or of several training corpora one after the other (`corpora`).
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32.
         adaptation: Whether test clips are adapted, without labels, to the mean frame of all clips of their speaker
@@ -67,7 +67,7 @@ class Experiment:
     from_scratch: bool = False
     freeze_encoder: bool = True
     class_weights: Literal["balanced", "none"] | Sequence[float] | None = None
-    corpus_weights: str = "sqrt"
+    corpus_weights: str | None = None
     held_out: str = "speakers"
     encoder_dtype: str = "float32"
     adaptation: str = "none"
@@ -93,6 +93,8 @@ class Experiment:
             raise UserError("--temperature_scaling true: is fitted on held-out speakers, so it needs --select_on dev")
         if weights not in (None, "balanced", "none") and len(self.corpora) > 1:
             raise UserError("--class_weights: with several corpora must be balanced or none")
+        if self.corpus_weights is not None and not (self.is_linear and len(self.corpora) > 1):
+            raise UserError("--corpus_weights: weighs several corpora in the loss of a linear head, leave it out")
         if self.held_out == "corpora" and not (self.is_linear and self.select_on == "dev"):
             raise UserError("--held_out corpora: chooses the strength of a linear head; use --select_on dev with it")
         if self.train_adaptation != "none" and not (speakers_known(self.corpus) and self.is_linear):
@@ -217,7 +219,7 @@ class Experiment:
         for name in np.unique(corpora):
             own = corpora == name
             counts = np.bincount(labels[own]) if self.class_weights != "none" else np.full(len(self.labels), own.sum())
-            weights[own] = own.sum() ** CORPUS_WEIGHTS[self.corpus_weights] / counts[labels[own]]
+            weights[own] = own.sum() ** CORPUS_WEIGHTS[self.corpus_weights or "sqrt"] / counts[labels[own]]
             weights[own] /= (counts > 0).sum() if self.class_weights != "none" else 1
         return weights / weights.mean()
 

@@ -65,11 +65,12 @@ def write_model_card(
         model_name=folder.name,
         corpora=[_describe_corpus(name, record) for name, record in corpora_of(corpus)],
         languages=metadata.language,
+        languages_lack=(options is None or options.language is None) and _lacks_languages(corpus),
         corpus_name=corpus_title(corpus),
         encoder=_public(run["encoder"]),
         config=config,
         labels=[_cell(config.id2label[index]) for index in range(config.num_labels)],
-        held_out="clips" if "speakers" in rows else rows.get("held_out", "speakers"),
+        held_out="clips" if "speakers" in rows else _held_out(run),
         training={name: _cell(_public(value)) for name, value in rows.items() if value is not None},
         test_fold=training.get("test_fold"),
         percent=_percent,
@@ -96,24 +97,22 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
         f"{corpus_title(scores['corpus'])}, {folds} ({scores['folds']}), "
         f"{layers} of {_public(scores['encoder'])}, {scores['pooling']} pooling: "
         f"pooled UA {_percent(pooled['unweighted_accuracy'])} %, WA {_percent(pooled['weighted_accuracy'])} %; "
-        f"{describe_selection(scores['select_on'], scores.get('selected') == 'strength', scores.get('held_out'))}. "
+        f"{describe_selection(scores['select_on'], scores.get('selected') == 'strength', _held_out(scores))}. "
         f"{describe_adaptation(scores)}{describe_leakage(scores['corpus'], scores['speakers_shared'])}"
     )
 
 
-def describe_selection(select_on: str, linear: bool = False, held_out: str | None = None) -> str:
+def describe_selection(select_on: str, linear: bool = False, held_out: str = "speakers") -> str:
     """Name the clips that selected the epoch, or the strength of the regularisation of a linear head.
 
     Args:
         select_on: `dev`, `last` or `test`.
         linear: Whether the head is linear and fitted by regression (`Experiment.is_linear`).
-        held_out: What `dev` held out: `speakers`, where not given, or `corpora`.
+        held_out: What `dev` held out: `speakers`, `corpora` or `clips`.
     """
     if select_on == "last":
         return "a fixed strength" if linear else "last epoch, none chosen"
-    clips = {"dev": f"{held_out or 'speakers'} held out of the training folds", "test": "the test fold: optimistic"}[
-        select_on
-    ]
+    clips = {"dev": f"{held_out} held out of the training folds", "test": "the test fold: optimistic"}[select_on]
     return f"{'strength' if linear else 'epoch'} chosen on {clips}"
 
 
@@ -155,7 +154,8 @@ def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
         counts = ", ".join(map(str, shared))
         return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
     # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
-    source = "dataset tells" if "hub:" in corpus else "file names tell"
+    readers = {record.reader for _, record in corpora_of(corpus)}
+    source = "dataset tells" if "hub" in readers else "table tells" if "table" in readers else "file names tell"
     known = "" if _speakers_are_known(corpus) else f", as far as the {source}"
     return f"Test speakers also heard in training: 0{known}."
 
@@ -239,6 +239,15 @@ def _percent(fraction: float) -> str:
 
 def _speakers_are_known(corpus: str) -> bool:
     return all(record.reader not in ("folder", "table", "hub") for _, record in corpora_of(corpus))
+
+
+def _held_out(run: Mapping[str, Any]) -> str:
+    """What `dev` held out; of a corpus's own split it is the dev part, where there is one."""
+    return "clips" if run.get("folds") == "split" else run.get("held_out") or "speakers"
+
+
+def _lacks_languages(corpus: str) -> bool:
+    return not all(record.language for _, record in corpora_of(corpus))
 
 
 def _describe_corpus(name: str, record: Corpus) -> str:
