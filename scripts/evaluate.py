@@ -13,7 +13,7 @@ from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.options import DEVICE_HELP, CorpusOptions, option, settings
+from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, CorpusOptions, option, settings
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
@@ -28,7 +28,8 @@ class EvaluationOptions:
     GROUP = "model"
 
     output_dir: str = option(help="folder of the results", influences_results=False)
-    model: str | None = option(None, help="trained folder or Hub name")
+    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    encoder: str | None = option(None, help=ENCODER_HELP, influences_results=False)
     predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
     adaptation: str = option(
         "none",
@@ -42,16 +43,16 @@ def main() -> None:
     """Classify the recordings and write `scores.json`, `predictions.csv`, `confusion_matrix.png` and the corpora's."""
     corpus, options = parse_arguments(CorpusOptions, EvaluationOptions)
     started = time.monotonic()
-    if (options.model is None) == (options.predictions is None):
+    if options.model is not None and options.predictions is not None:
         raise UserError("--model, --predictions: give one of the two")
     if options.predictions is not None and options.adaptation != "none":
-        raise UserError(f"--adaptation {options.adaptation}: needs a --model")
+        raise UserError(f"--adaptation {options.adaptation}: adapts a model, leave out --predictions")
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     output_dir, models = Path(options.output_dir), [options.model] if options.model is not None else []
     with claim(output_dir, loaded, models, settings(corpus, options)) as work_dir:
         if options.predictions is None:
             found = classify_corpus(
-                EmotionClassifier(options.model, device=options.device), loaded, options.adaptation
+                EmotionClassifier(options.model, options.encoder, device=options.device), loaded, options.adaptation
             )
         else:
             found = read_other(Path(options.predictions), loaded)
@@ -61,7 +62,7 @@ def main() -> None:
         corpora = pd.Series(loaded["corpus"][:], index=utterance_names(loaded))
         scores = {
             "corpus": corpus.corpus,
-            "model": public_name(options.model or options.predictions),
+            "model": public_name(options.model or options.predictions or "general"),
             "adaptation": options.adaptation,
             "labels": labels,
             "seeds": [0],

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from whisper_emotion.audio import SAMPLING_RATE, read_stretch
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
-from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, option
+from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, ENCODER_HELP, option
 from whisper_emotion.recordings import find_domain, find_recordings
 from whisper_emotion.windows import (
     SILENCE_DBFS,
@@ -38,7 +38,8 @@ LONGEST_STEM = 80  # of a picture's name
 class PredictOptions:
     """What is labelled, in which windows, and where the results go."""
 
-    model: str = option(help="trained folder or Hub name")
+    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    encoder: str | None = option(None, help=ENCODER_HELP)
     files: list[str] = option([], help="sound files, folders of them, or patterns", positional=True)
     adapt: str | None = option(
         None,
@@ -89,7 +90,10 @@ def main() -> int:
     from whisper_emotion.reporting.rows import RowFile, table_heading, table_line
 
     classifier = EmotionClassifier(
-        arguments.model, device=arguments.device, encoder_dtype=getattr(torch, arguments.encoder_dtype)
+        arguments.model,
+        arguments.encoder,
+        device=arguments.device,
+        encoder_dtype=getattr(torch, arguments.encoder_dtype),
     )
     if arguments.adapt is not None:
         recordings = find_domain(arguments.adapt)
@@ -125,7 +129,7 @@ def main() -> int:
         if table is not None:
             _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
     for error in failed.values():
-        print(f"predict.py: {printable(str(error))}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -168,13 +172,14 @@ class Pictures:
 
     def draw(self, file: str, classifier: "EmotionClassifier") -> None:
         """Draw what was asked for."""
+        if not (self.arguments.plot or self.arguments.explain):
+            return
         from whisper_emotion.explanation import explain
         from whisper_emotion.reporting.attention import plot_explanation
         from whisper_emotion.reporting.timeline import plot_timeline
 
-        if self.arguments.plot or self.arguments.explain:
-            self.folder.mkdir(parents=True, exist_ok=True)  # not before: a command that is refused makes nothing
-        name, model = printable(Path(file).name), f"model {Path(self.arguments.model).name}"
+        self.folder.mkdir(parents=True, exist_ok=True)  # not before: a command that is refused makes nothing
+        name, model = printable(Path(file).name), f"model {Path(self.arguments.model or 'general').name}"
         stem = self._stem(file)
         if self.arguments.plot:
             path = self.folder / f"{stem}_timeline.png"

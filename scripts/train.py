@@ -18,6 +18,7 @@ from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
 from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
+from whisper_emotion.head_files import save_head
 from whisper_emotion.options import (
     CARD_TRAINING,
     CorpusOptions,
@@ -47,6 +48,16 @@ class TrainOptions:
         help="cross_validate.py's output, for the card of a model trained on everything",
         influences_results=False,
     )
+    head_only: bool = option(
+        False, help="write the head without the encoder, which --base_model names", influences_results=False
+    )
+    encoder_revision: str | None = option(
+        None, help="head_only: commit of --base_model on the Hub", influences_results=False
+    )
+
+    def __post_init__(self):
+        if self.head_only != (self.encoder_revision is not None):
+            raise UserError("--head_only, --encoder_revision: need each other, and --base_model")
 
 
 def main() -> None:
@@ -58,6 +69,8 @@ def main() -> None:
     started = time.monotonic()
     output_dir = Path(training.output_dir)
     experiment = load_experiment(corpus, protocol, model, training)
+    if holdout.head_only and (card.base_model is None or not experiment.freeze_encoder):
+        raise UserError("--head_only: needs --base_model, the encoder's name on the Hub, and --freeze_encoder true")
     if protocol.select_on == "test" and holdout.test_fold is None:
         raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
     fold, everything = None, Fold(0, list(range(len(experiment.corpus))), [])
@@ -117,11 +130,15 @@ def _write_results(
     """
     corpus, protocol, holdout, _, training = arguments
     output_dir = work_dir.parent
-    model = fitted.whole_model(experiment)
+    model, extractor = fitted.whole_model(experiment), build_extractor(protocol.encoder)
     with results_of(work_dir) as made:
-        model.save_pretrained(made)
-        build_extractor(protocol.encoder).save_pretrained(made)
-        shutil.copymode(made / "config.json", made / "model.safetensors")  # written for its owner's eyes only
+        if holdout.head_only:
+            save_head(made, model, extractor, str(card.base_model), str(holdout.encoder_revision))
+        else:
+            model.save_pretrained(made)
+            extractor.save_pretrained(made)
+        for weights in made.glob("*.safetensors"):  # written for its owner's eyes only
+            shutil.copymode(made / "config.json", weights)
         if predictions is not None:
             write_whole(made / "predictions.csv", predictions.to_csv(index=False))
         record = write_scores(

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from whisper_emotion.errors import UserError, one_line, printable
+from whisper_emotion.errors import UserError, missing_package, one_line, printable
 from whisper_emotion.options import parse_numbers
 from whisper_emotion.termination import Terminated, termination
 
@@ -269,6 +269,11 @@ def run_script(
         sys.exit(main() or 0)
     except UserError as error:
         _say(f"error: {printable(str(error))}")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (hint := missing_package(error)) is None:
+            raise
+        _say(f"error: {hint}")
         sys.exit(2)
     except Terminated:
         if os.environ.get("RANK", "0") == "0":  # under a launcher the others are told as well

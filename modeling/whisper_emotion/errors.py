@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 _loading = threading.RLock()
+TRAINING = frozenset(
+    ("accelerate", "datasets", "evaluate", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "threadpoolctl")
+)  # modules of the extra `train`
 
 
 class UserError(ValueError):
@@ -73,6 +76,14 @@ def errors_only(*libraries: Any) -> Iterator[None]:
     finally:
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """What to install for a module of the extra `train` that is missing; None for any other module."""
+    name = (error.name or "").partition(".")[0]
+    if name not in TRAINING:
+        return None
+    return f"this needs {name}, which comes with pip install 'whisper-emotion[train]'"
 
 
 def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_audio
 from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
+from whisper_emotion.head_files import GENERAL, is_head, load_head
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.pieces import Piece, pool_pieces, read_pieces
 from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, window_samples
@@ -38,40 +39,31 @@ class EmotionClassifier:
     """Label recordings with a trained model.
 
     Args:
-        model: A trained folder or a Hub name.
+        model: A trained folder or a Hub name. None is the general model that comes with the package, whose encoder is
+            loaded from the Hub at the first use, and from the cache afterwards.
+        encoder: Of the general model, or of another head without its encoder: the encoder's folder or Hub name.
         device: `auto` (the accelerator that torch finds, otherwise the processor), or torch's name of a device.
         encoder_dtype: Precision of the encoder; `torch.bfloat16` is faster where the device has it.
 
     Raises:
-        UserError: The model cannot be loaded or names no classes, or the device does not exist.
+        UserError: The model or its encoder cannot be loaded, the model names no classes, or the device does not exist.
     """
 
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
+        encoder: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
         encoder_dtype: torch.dtype = torch.float32,
     ):
-        if model is None:
-            raise UserError("model: is not given: it must be a trained folder or a Hub name")
-        place = choose_device(device)
-        try:
-            with without_loading_report():
-                loaded, report = cast(
-                    tuple[WhisperForEmotionClassification, dict[str, Any]],
-                    WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True),
-                )
-                self.extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
-        except UserError:
-            raise
-        except Exception as error:  # damaged files raise exceptions of any class
-            raise UserError(
-                f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
-            ) from error
-        if report["missing_keys"]:
-            lacking = min(report["missing_keys"])
-            raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
+        place, model = choose_device(device), GENERAL if model is None else model
+        if is_head(model):
+            loaded, self.extractor = load_head(model, encoder)
+        elif encoder is not None:
+            raise UserError(f"encoder {encoder}: is given, but {model} has an encoder of its own; leave it out")
+        else:
+            loaded, self.extractor = _load(model)
         kind = loaded.config.problem_type or ("regression" if loaded.config.num_labels == 1 else None)
         if kind not in (None, "single_label_classification"):
             raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
@@ -234,6 +226,29 @@ class EmotionClassifier:
             batch.append(piece)
         if batch:
             yield batch
+
+
+def _load(
+    model: str | os.PathLike[str],
+) -> tuple[WhisperForEmotionClassification, WhisperEmotionFeatureExtractor]:
+    """Load a whole model and its extractor; a head that is random is refused."""
+    try:
+        with without_loading_report():
+            loaded, report = cast(
+                tuple[WhisperForEmotionClassification, dict[str, Any]],
+                WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True),
+            )
+            extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise exceptions of any class
+        raise UserError(
+            f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
+        ) from error
+    if report["missing_keys"]:
+        lacking = min(report["missing_keys"])
+        raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
+    return loaded, extractor
 
 
 def choose_device(name: str = "auto") -> torch.device:

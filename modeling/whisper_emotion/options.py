@@ -12,6 +12,7 @@ from typing import Any
 from whisper_emotion.errors import UserError
 
 ENCODER_DTYPES = ("float32", "bfloat16")
+ENCODER_HELP = "the general model's encoder: folder or Hub name; default: openai/whisper-base of the Hub or the cache"
 DEVICE_HELP = "auto (an accelerator where torch finds one), cpu, cuda, cuda:1, mps, …"
 SELECTIONS = ("dev", "last", "test")
 ADAPTATIONS = ("none", "speaker", "domain", "dev")

@@ -18,6 +18,7 @@ from whisper_emotion.card_metadata import (
     run_metadata,
 )
 from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.head_files import is_head, read_source
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -63,6 +64,8 @@ def write_model_card(
         metadata,
         template_path=str(_template()),
         model_name=folder.name,
+        encoder_source=read_source(folder) if is_head(folder) else None,
+        noncommercial=[record.title for _, record in corpora_of(corpus) if "-nc" in record.license],
         corpora=[_describe_corpus(name, record) for name, record in corpora_of(corpus)],
         languages=metadata.language,
         languages_lack=(options is None or options.language is None) and _lacks_languages(corpus),

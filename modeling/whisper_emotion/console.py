@@ -1,0 +1,72 @@
+"""The console command: `whisper-emotion train …` is `python scripts/train.py …` where the package is installed."""
+
+import ast
+import difflib
+import sys
+import types
+from pathlib import Path
+from typing import NoReturn
+
+from whisper_emotion import __version__
+from whisper_emotion.errors import missing_package
+
+COMMANDS = {
+    "predict": "predict",
+    "train": "train",
+    "evaluate": "evaluate",
+    "cross-validate": "cross_validate",
+    "sweep": "sweep",
+    "export": "export_onnx",
+    "push": "push_to_hub",
+    "demo": "demo",
+    "benchmark": "benchmark",
+}
+"""The script of each command."""
+
+
+def main() -> None:
+    """Run the script of the command line's first word with the words behind it."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h"):
+        print(_help())
+    elif command == "--version":
+        print(__version__)
+    elif command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        _fail(command, f"no such command; {hint}")
+    else:
+        sys.argv = [f"whisper-emotion {command}", *words]
+        try:
+            _run(scripts_folder() / f"{COMMANDS[command]}.py")
+        except ModuleNotFoundError as error:  # of a script's own imports; `run_script` answers for all later ones
+            _fail(command, missing_package(error) or str(error))
+
+
+def _run(script: Path) -> None:
+    """Run a file as the main module. `runpy` would put the file's name in place of the command's."""
+    module = types.ModuleType("__main__")
+    module.__file__ = str(script)
+    sys.modules["__main__"] = module
+    exec(compile(script.read_bytes(), str(script), "exec"), vars(module))
+
+
+def scripts_folder() -> Path:
+    """The folder of the scripts: beside this file in an installed package, or else the repository's."""
+    packaged = Path(__file__).with_name("scripts")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "scripts"
+
+
+def _help() -> str:
+    """What each command does: the first line of its script."""
+    lines = ["usage: whisper-emotion COMMAND [options]; --version; --help, also behind a command", ""]
+    for command, script in COMMANDS.items():
+        source = (scripts_folder() / f"{script}.py").read_text(encoding="utf-8")
+        said = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        lines.append(f"  {command:15} {said}")
+    return "\n".join(lines)
+
+
+def _fail(command: str, why: str) -> NoReturn:
+    print(f"whisper-emotion {command}: error: {why}", file=sys.stderr)
+    sys.exit(2)
