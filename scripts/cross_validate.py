@@ -1,4 +1,4 @@
-"""Train and test on every fold of a corpus, with every seed: what can be said of a model on unseen speakers."""
+"""Train and test a recipe on every fold of a corpus, with every seed."""
 
 import dataclasses
 import time

@@ -33,7 +33,7 @@ class EvaluationOptions:
     predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
     adaptation: str = option(
         "none",
-        help="to all clips of each, without labels: none, speaker or domain (corpus)",
+        help="without labels, adapt the clips to their speaker or to their corpus (domain); default: none",
         choices=("none", "speaker", "domain"),
     )
     device: str = option("auto", help=DEVICE_HELP, influences_results=False)

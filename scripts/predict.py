@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from whisper_emotion.audio import SAMPLING_RATE, read_stretch
+from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_stretch
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
 from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, ENCODER_HELP, option
@@ -44,7 +44,7 @@ class PredictOptions:
     adapt: str | None = option(
         None,
         help="folder, or pattern in quotes, of recordings of the same speaker, microphone or call as all files, in "
-        "many moods: adapts the model to them, without labels",
+        "many moods: adapts the model to them, without labels; self: to FILES themselves, long ones in windows",
     )
     window: float | None = option(
         None,
@@ -96,9 +96,10 @@ def main() -> int:
         encoder_dtype=getattr(torch, arguments.encoder_dtype),
     )
     if arguments.adapt is not None:
-        recordings = find_domain(arguments.adapt)
-        classifier.adapt(recordings)
-        print(f"adapted to {len(recordings)} recordings of {arguments.adapt}", file=sys.stderr)
+        itself = arguments.adapt == "self"
+        count = classifier.adapt(_loud_pieces(arguments, files, failed) if itself else find_domain(arguments.adapt))
+        what = "recordings or windows of FILES" if itself else f"recordings of {arguments.adapt}"
+        print(f"adapted to {count} {what}", file=sys.stderr)
     predictions = classifier.predict(
         files,
         arguments.window,
@@ -131,6 +132,15 @@ def main() -> int:
     for error in failed.values():
         print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _loud_pieces(arguments: PredictOptions, files: list[str], failed: dict[str, UserError]) -> Iterator[AudioSource]:
+    """What will be labelled: files whole or in windows, and not the silent ones."""
+    from whisper_emotion.pieces import read_pieces
+
+    for piece in read_pieces(files, arguments.window, arguments.hop, failed.__setitem__):
+        if piece.window.dbfs >= arguments.silence_dbfs:
+            yield piece.samples, SAMPLING_RATE
 
 
 def _say(line: str) -> None:

@@ -41,7 +41,9 @@ def test_another_encoder_is_refused(head_dir, tiny_encoder):
 
 
 def test_what_is_missing_or_damaged_is_named(head_dir, tiny_encoder):
-    with pytest.raises(UserError, match="encoder me/tiny: is no folder here, and the Hub could not be reached; expected"):
+    with pytest.raises(
+        UserError, match="encoder me/tiny: is no folder here, and the Hub could not be reached; expected"
+    ):
         EmotionClassifier(head_dir)
     with pytest.raises(UserError, match="encoder nowhere: is no folder here"):
         EmotionClassifier(head_dir, "nowhere")
@@ -51,7 +53,9 @@ def test_what_is_missing_or_damaged_is_named(head_dir, tiny_encoder):
     with pytest.raises(UserError, match="head: SafetensorError: .*; expected a head: its weights and configurations"):
         EmotionClassifier(head_dir, tiny_encoder)
     (head_dir / ENCODER).write_text(json.dumps({"name": "me/tiny"}))
-    with pytest.raises(UserError, match="encoder.json: TypeError: .*; expected name, revision and sha256 of an encoder"):
+    with pytest.raises(
+        UserError, match="encoder.json: TypeError: .*; expected name, revision and sha256 of an encoder"
+    ):
         EmotionClassifier(head_dir, tiny_encoder)
 
 
@@ -80,5 +84,5 @@ def test_the_general_head_labels_a_stranger(shared_dir, tmp_path):
     assert (source["name"], len(source["revision"]), len(source["sha256"])) == ("openai/whisper-base", 40, 64)
     assert (GENERAL / WEIGHTS).stat().st_size < 1e6
     shutil.copytree(GENERAL, tmp_path / "copy")
-    with pytest.raises(UserError, match="has other weights than openai/whisper-base|does not fit"):
+    with pytest.raises(UserError, match="tiny.en-encoder: has other weights than openai/whisper-base"):
         load_head(tmp_path / "copy", shared_dir / "encoders" / "whisper-tiny.en-encoder")

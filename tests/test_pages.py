@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import soundfile
 import torch
 from conftest import REPOSITORY, blocks, commands, iemocap_files, read_table, silent_wav, write_files
 
+from whisper_emotion import console
 from whisper_emotion.corpora.splits import read_emobox
 
 PAGES = REPOSITORY / "model_cards"
@@ -208,6 +210,21 @@ def test_the_front_page_labels(place, monkeypatch, capfd):
     alone, together = capfd.readouterr().out.splitlines()
     by_pipeline = {one["label"]: one["score"] for one in eval(alone)}
     assert eval(together)[0] == pytest.approx(by_pipeline, abs=1e-4)
+
+
+def test_the_front_page_labels_with_the_general_model(shared_dir, tmp_path, monkeypatch, capsys):
+    lines = [line for block in blocks(REPOSITORY / "README.md", "bash") for line in block.splitlines()]
+    (words,) = (shlex.split(line, comments=True) for line in lines if line.startswith("whisper-emotion "))
+    monkeypatch.chdir(tmp_path)
+    samples, rate = soundfile.read(shared_dir / "corpora" / "emodb" / "wav" / "03a01Wa.flac")
+    soundfile.write("speech.mp3", samples, rate)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which a command replaces
+    monkeypatch.setattr("sys.argv", [*words, "--encoder", str(shared_dir / "encoders" / "whisper-base-encoder")])
+    with pytest.raises(SystemExit) as exit_:
+        console.main()
+    assert not exit_.value.code
+    start, _, label, *_, file = capsys.readouterr().out.splitlines()[-1].split()
+    assert (file, start, label) == ("speech.mp3", "0.00", "angry")
 
 
 def test_the_front_page_trains(own_place, monkeypatch):

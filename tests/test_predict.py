@@ -247,6 +247,15 @@ def test_recordings_of_the_speaker_adapt_the_model(predict, recordings, tiny_enc
     classifier.adapt([f"recordings/inner/{name}" for name in ("b.flac", "c.mp3", "d.ogg")])
     assert adapted == pytest.approx(classifier("recordings/a.wav")[0], abs=1e-4) != pytest.approx(alone, abs=1e-3)
 
+    files = [f"recordings/{name}" for name in ("a.wav", "inner/b.flac", "inner/c.mp3", "inner/d.ogg")]
+    status, _, said = predict(*options, "recordings/inner", "--adapt", "self")
+    assert status == 0 and "adapted to 4 recordings or windows of FILES" in said
+    assert classifier.adapt(iter(files)) == 4
+    own = {row["file"]: row["probabilities"] for row in json.loads(Path("labels.json").read_text())}
+    assert own["recordings/a.wav"] == pytest.approx(classifier(files[0])[0], abs=1e-4)
+    status, _, said = predict("--model", folder, "long.flac", "--adapt", "self")
+    assert status == 0 and "adapted to 13 recordings or windows of FILES" in said
+
     status, _, (line,) = predict(*options, "--adapt", "absent/*")
     assert status == 2 and "absent/*: no file has such a name" in line
     status, _, (line,) = predict("recordings/a.wav", "--adapt", "recordings/inner")

@@ -17,7 +17,7 @@ RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz, between
 
 
 def distort(samples: np.ndarray, seed: Any) -> np.ndarray:
-    """Distort a recording at random; the emotion stays audible.
+    """Apply random changes of voice, room, microphone and channel to a recording; see `CHANGES`.
 
     Args:
         samples: `(samples,)` at 16 kHz, within -1 to 1.

@@ -21,8 +21,8 @@ from whisper_emotion.inference import EmotionClassifier
 
 READ_AT_ONCE = 256  # recordings in memory
 WRITTEN = (
-    'a list of rows with "file" and a probability a label, as predict.py writes, or an object of file names, each '
-    'with the list of {"label", "score"} that a pipeline returns'
+    'a list of rows with "file" and one number per label, as predict.py writes, or an object that maps each file '
+    'name to the list of {"label", "score"} that a pipeline returns'
 )
 
 

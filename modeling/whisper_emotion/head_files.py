@@ -1,7 +1,7 @@
 """A head without its encoder, in a folder of its own: the weights above a Whisper encoder that is named.
 
-The folder holds `head.safetensors`, the configurations of model and extractor, and `encoder.json`: the encoder's name and
-revision on the Hub, and the checksum of the weights that the head was trained on.
+The folder holds `head.safetensors`, the configurations of model and extractor, and `encoder.json`: the encoder's name
+and revision on the Hub, and the checksum of the weights that the head was trained on.
 """
 
 import hashlib
@@ -53,7 +53,9 @@ def save_head(
         name: The encoder's name on the Hub.
         revision: The commit of the encoder's repository.
     """
-    model.config.to_json_file(folder / "config.json")  # `save_pretrained` would add the model's code
+    config = json.loads(model.config.to_json_string())
+    config.pop("auto_map", None)  # it names files of code, which a head leaves out
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     extractor.to_json_file(folder / "preprocessor_config.json")
     save_file({key: tensor.contiguous() for key, tensor in model.head.state_dict().items()}, folder / WEIGHTS)
     source = EncoderSource(name, revision, checksum(model))
@@ -87,7 +89,9 @@ def load_head(
             WhisperEmotionConfig.from_pretrained(name, revision=revision)  # whose errors say why there is none
             model = cast(
                 WhisperForEmotionClassification,
-                WhisperForEmotionClassification.from_pretrained(name, config=config, revision=revision),
+                WhisperForEmotionClassification.from_pretrained(
+                    name, config=config, revision=revision, ignore_mismatched_sizes=True
+                ),  # whose checksum differs
             )
     except Exception as error:  # damaged files raise exceptions of any class
         raise UserError(

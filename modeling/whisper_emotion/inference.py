@@ -102,34 +102,39 @@ class EmotionClassifier:
     @torch.no_grad()
     def adapt(
         self,
-        recordings: AudioSource | Sequence[AudioSource],
+        recordings: AudioSource | Sequence[AudioSource] | Iterator[AudioSource],
         prior_recordings: float = PRIOR_RECORDINGS,
         *,
         forget: bool = True,
-    ) -> None:
+    ) -> int:
         """Adapt to a domain: a speaker, a microphone or a call that all later recordings share.
 
-        The mean of few recordings says more about their moods than about their domain. Recordings of the training
-        population are averaged with them, so that few move the model little.
+        The mean of a few recordings reflects their moods more than their domain. It is averaged with the mean of the
+        training speakers, which counts as `prior_recordings`: a few recordings move the model little.
 
         A mood that all recordings share is removed as if it were the voice. A warning is logged where most of ten or
         more recordings have one label, each as it is.
 
         Args:
-            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each.
+            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. An iterator's are
+                in memory one at a time.
             prior_recordings: Recordings of the training population in the average.
             forget: Forget the recordings of earlier calls first; with no recordings, that is all. False adds to them,
                 so that a stream adapts as it comes.
 
+        Returns:
+            The number of recordings that the model is adapted to.
+
         Raises:
             UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
         """
-        sources, head = _as_list(recordings), self.model.head
-        population = head.adaptation.population_mean
-        if sources and not population.any():
-            raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
+        sources = recordings if isinstance(recordings, Iterator) else _as_list(recordings)
+        head, population = self.model.head, self.model.head.adaptation.population_mean
         total, chosen = (None, Counter[int]()) if forget else (self._domain_sum, self._domain_labels.copy())
+        before = chosen.total()
         for source in sources:
+            if not population.any():
+                raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
             encoded = self.model.encoder(**self._extract([_beginning(source)]))
             frames = self.model._to_head(encoded.frames)
             mean = head.mean_frames(frames, encoded.mask)[0]
@@ -138,15 +143,16 @@ class EmotionClassifier:
         self._domain_sum, self._domain_labels = total, chosen
         if total is None:
             self.model.adapt(None)
-            return
+            return 0
         self.model.adapt((prior_recordings * population + total) / (prior_recordings + chosen.total()))
         ((most, count),) = chosen.most_common(1)
-        if sources and chosen.total() >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * chosen.total():
+        if chosen.total() > before and chosen.total() >= ENOUGH_TO_JUDGE and count >= ONE_SIDED * chosen.total():
             logger.warning(
                 "adapt: %d of %d recordings are labelled %s. If they share that mood, adaptation removes it: give "
                 "recordings in varied moods, or do not adapt",
                 *(count, chosen.total(), self.labels[most]),
             )
+        return chosen.total()
 
     def predict(
         self,

@@ -160,7 +160,7 @@ def test_values_that_the_owners_do_not_use_are_refused(name, file, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pattern": "(?P<speaker>..[a-z"}, "the record of EMO-DB: its pattern is none: unterminated character set"),
+        ({"pattern": "(?P<speaker>..[a-z"}, "the record of EMO-DB: invalid pattern (unterminated character set"),
         ({"pattern": "(?P<speaker>..).*"}, "the record of EMO-DB: its pattern lacks the group emotion"),
         ({"emotions": {"W": "angst"}}, "the record of EMO-DB: 'angst' is no word of the vocabulary"),
         ({"reader": "names_and_more"}, "the record of emodb: has no reader 'names_and_more', expected names or table"),

@@ -152,7 +152,7 @@ def _read(name: str, folder: Any, read: Callable[..., Any], complete: bool) -> _
 
 
 def _name_apart(parts: Sequence[_Part]) -> None:
-    """Give each corpus a name of its own in its table, and each speaker one, whoever has the same number elsewhere."""
+    """Give each corpus a unique name, and prefix its speakers with it: two corpora may use the same speaker ids."""
     counts: Counter[str] = Counter()
     for part in parts:
         counts[part.name] += 1

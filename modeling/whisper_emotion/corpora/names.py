@@ -36,7 +36,7 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
     try:
         pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
     except re.error as error:
-        raise UserError(f"the record of {record.title}: its pattern is none: {error}: {record.pattern}") from error
+        raise UserError(f"the record of {record.title}: invalid pattern ({error}): {record.pattern}") from error
     if lacking := sorted({"emotion", "speaker"} - set(pattern.groupindex)):
         raise UserError(f"the record of {record.title}: its pattern lacks the group {lacking[0]}: {record.pattern}")
     unknown = [word for word in record.emotions.values() if word and not canonical(word) and word not in record.other]

@@ -55,7 +55,8 @@ def read(
         corpus_dir: The table; or a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`, or with such a file in
             each of its folders `train`, `validation` and `test`.
         record: The corpus's record, which may name the table, its files' folder, and its codes of emotions.
-        audio_dir: The folder of the files' names instead. Absolute names that are not there are sought below it.
+        audio_dir: Folder that file names are relative to; default: the table's. Missing absolute paths are searched
+            for below it.
         columns: Names of columns, such as `label=mood,speaker=who`; they win over the usual names. `split=` leaves
             that column out.
 

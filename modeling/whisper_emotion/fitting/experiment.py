@@ -42,9 +42,9 @@ class Experiment:
         freeze_encoder: Train the head only, on stored frames.
         class_weights: `balanced` (inverse to the classes' frequencies among the training clips, in each corpus by
             itself), `none`, or one weight a class. None is `balanced` with several corpora, and `none` with one.
-        corpus_weights: What a corpus counts in the loss of a linear head, by its training clips: their square root
-            (`sqrt`, also where None), nothing (`equal`), or their number (`size`).
-        held_out: What `dev` holds out: `speakers`, or of several training corpora one after the other (`corpora`).
+        corpus_weights: Weight of each corpus in the loss of a linear head: the square root of its number of training
+            clips (`sqrt`, the default), the same for every corpus (`equal`), or its number of clips (`size`).
+        held_out: What `dev` holds out: `speakers`, or each training corpus in turn (`corpora`).
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32.
         adaptation: Whether test clips are adapted, without labels, to the mean frame of all clips of their speaker
             (`speaker`) or of their corpus (`domain`): or `none`, or `dev`: to the speaker, if that helps on held-out

@@ -174,8 +174,8 @@ def select_strength(
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
-    More than `LARGE` clips are represented by about `SAMPLE` of them: each group by its share, and with given folds
-    each fold by as many clips as any other, as far as it has them, weighted by the clips that they stand for.
+    With more than `LARGE` clips, only about `SAMPLE` are used, drawn from each group by its share. Given `folds`
+    contribute equally many clips, as far as they have them. A drawn clip is weighted by the clips it stands for.
 
     Args:
         inputs: `(clips, width)`: an array, or what takes row numbers as one does.

@@ -19,6 +19,7 @@ from whisper_emotion.card_metadata import (
 )
 from whisper_emotion.corpora.record import Corpus
 from whisper_emotion.head_files import is_head, read_source
+from whisper_emotion.reporting.corpora import corpus_table
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -183,6 +184,7 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "caption": describe_scores(scores),
         "shared": describe_leakage(scores["corpus"], scores["speakers_shared"]),
         "speakers_known": _speakers_are_known(scores["corpus"]),
+        "corpora_table": corpus_table(scores) if "corpora" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
         "unadapted": _unadapted(scores) if describe_adaptation(scores) else None,
     }
