@@ -102,7 +102,11 @@ def test_predictions_of_any_model_are_read(tmp_path):
         {"file": f"x/{number}.opus", "start": 0.0, "end": 1.5, "label": "ang", "unsure": False, "ang": 0.9, "sad": 0.1}
         for number in (1, 0)
     ]
-    for content in ({"0.wav": scores, "a/1.flac": scores, "9.wav": scores}, rows):
+    ours = [
+        {"file": row["file"], "label": "ang", "dbfs": -20.0, "probabilities": {"ang": 0.9, "sad": 0.1}} for row in rows
+    ]
+    silent = {"file": "2.wav", "label": None, "dbfs": -200.0, "probabilities": None}
+    for content in ({"0.wav": scores, "a/1.flac": scores, "9.wav": scores}, rows, [*ours, silent]):
         path.write_text(json.dumps(content))
         assert read_other(path, corpus) == [{"ang": 0.9, "sad": 0.1}] * 2
     path.write_text(json.dumps({"0.wav": scores}))
@@ -128,8 +132,9 @@ def test_evaluate_leaves_a_folder_with_other_files_alone(synthetic_dir, tmp_path
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "--model, --predictions: give one of the two"),
-        (["--predictions", "x.json", "--adaptation", "speaker"], "--adaptation speaker: needs a --model"),
+        ([], "encoder openai/whisper-base: is no folder here, and the Hub could not be reached"),
+        (["--model", "m", "--predictions", "x.json"], "--model, --predictions: give one of the two"),
+        (["--predictions", "x.json", "--adaptation", "speaker"], "speaker: adapts a model, leave out --predictions"),
         (["--predictions", "gone.json"], "gone.json: "),
     ],
 )

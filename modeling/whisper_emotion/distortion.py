@@ -68,7 +68,7 @@ def limit_band(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Add noise 5 to 35 dB below the speech, between white and pink."""
+    """Add noise 5 to 35 dB below the speech, from white to somewhat steeper than pink."""
     spectrum = np.fft.rfft(draw.standard_normal(len(samples)))
     spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** draw.uniform(0, 0.6)
     noise = np.fft.irfft(spectrum, len(samples))

@@ -98,7 +98,7 @@ def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
         if isinstance(content, Mapping):
             named = {name: {one["label"]: float(one["score"]) for one in scores} for name, scores in content.items()}
         else:
-            named = {row["file"]: _probabilities(row) for row in content}
+            named = {row["file"]: _probabilities(row) for row in content if row.get("label", "") is not None}
     by_stem = {Path(name).stem: scores for name, scores in named.items()}
     names = [Path(name).name for name in utterance_names(corpus)]
     lacking = [name for name in names if name not in by_stem]
@@ -108,10 +108,11 @@ def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
 
 
 def _probabilities(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of predict.py but for its times."""
+    """The numbers of a row, or those under `probabilities`, as predict.py writes them."""
+    numbers = row.get("probabilities")
     return {
         name: float(value)
-        for name, value in row.items()
+        for name, value in (row if numbers is None else numbers).items()
         if name not in ("start", "end") and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
