@@ -165,6 +165,8 @@ class Pictures:
         self.stems = Counter(Path(file).stem for file in files)
         self.folder = Path(arguments.picture_dir or Path(arguments.output or ".").parent)
         if arguments.plot or arguments.explain:
+            import matplotlib  # noqa: F401  # where it is not installed, say so before the work
+
             there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
             if not (there.is_dir() and os.access(there, os.W_OK)):
                 raise UserError(f"--picture_dir {self.folder}: cannot be made ({there} is no writable folder)")

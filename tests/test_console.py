@@ -11,7 +11,9 @@ from whisper_emotion import __version__, console
 def run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["whisper-emotion", *words])
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which a command replaces
-    return console.main()
+    with pytest.raises(SystemExit) as exit_:
+        console.main()
+    return exit_.value.code
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -31,10 +33,8 @@ def test_version(monkeypatch, capsys):
     ("command", "hint"), [("predcit", "did you mean predict?"), ("x", "expected one of predict, train, evaluate")]
 )
 def test_an_unknown_command_is_one_line(command, hint, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, command)
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err.startswith(f"whisper-emotion {command}: error: no such command; {hint}")
+    assert run(monkeypatch, command) == 2
+    assert capsys.readouterr().err.startswith(f"whisper-emotion: error: {command}: no such command; {hint}")
 
 
 def test_each_command_has_its_script():
@@ -42,14 +42,12 @@ def test_each_command_has_its_script():
 
 
 def test_a_command_is_its_script(monkeypatch, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, "predict", "--help")
+    assert run(monkeypatch, "predict", "--help") == 0
     said = capsys.readouterr().out
-    assert exit_.value.code == 0 and said.startswith("usage: whisper-emotion predict [--config FILE.yaml] [options]")
+    assert said.startswith("usage: whisper-emotion predict [--config FILE.yaml] [options]")
     assert "Label recordings of any number and length" in said
-    with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, "push", "--model", "nowhere")
-    assert exit_.value.code == 2 and "whisper-emotion push: error: --repo_id: must be given" in capsys.readouterr().err
+    assert run(monkeypatch, "push", "--model", "nowhere") == 2
+    assert "whisper-emotion push: error: --repo_id: must be given" in capsys.readouterr().err
 
 
 WITHOUT = """

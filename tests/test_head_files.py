@@ -42,7 +42,7 @@ def test_another_encoder_is_refused(head_dir, tiny_encoder):
 
 def test_what_is_missing_or_damaged_is_named(head_dir, tiny_encoder):
     with pytest.raises(
-        UserError, match="encoder me/tiny: is no folder here, and the Hub could not be reached; expected"
+        UserError, match="encoder me/tiny: is no folder here, and the Hub could not be reached; give the folder"
     ):
         EmotionClassifier(head_dir)
     with pytest.raises(UserError, match="encoder nowhere: is no folder here"):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from whisper_emotion import __version__
-from whisper_emotion.errors import missing_package
+from whisper_emotion.cli import run_script
+from whisper_emotion.errors import UserError
 
 COMMANDS = {
     "predict": "predict",
@@ -24,23 +25,24 @@ COMMANDS = {
 """The script of each command."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the script of the command line's first word with the words behind it."""
+    run_script(_command)
+
+
+def _command() -> None:
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
         print(_help())
     elif command == "--version":
         print(__version__)
-    elif command not in COMMANDS:
+    elif command in COMMANDS:
+        sys.argv = [f"whisper-emotion {command}", *words]
+        _run(scripts_folder() / f"{COMMANDS[command]}.py")
+    else:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
-        _fail(command, f"no such command; {hint}")
-    else:
-        sys.argv = [f"whisper-emotion {command}", *words]
-        try:
-            _run(scripts_folder() / f"{COMMANDS[command]}.py")
-        except ModuleNotFoundError as error:  # of a script's own imports; `run_script` answers for all later ones
-            _fail(command, missing_package(error) or str(error))
+        raise UserError(f"{command}: no such command; {hint}")
 
 
 def _run(script: Path) -> None:
@@ -65,8 +67,3 @@ def _help() -> str:
         said = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         lines.append(f"  {command:15} {said}")
     return "\n".join(lines)
-
-
-def _fail(command: str, why: str) -> NoReturn:
-    print(f"whisper-emotion {command}: error: {why}", file=sys.stderr)
-    sys.exit(2)

@@ -94,9 +94,8 @@ def load_head(
                 ),  # whose checksum differs
             )
     except Exception as error:  # damaged files raise exceptions of any class
-        raise UserError(
-            f"encoder {name}: {not_loaded(name, error)}; expected {source.name}: a folder with its files, or the Hub"
-        ) from error
+        expected = f"give the folder of {source.name} by --encoder" if encoder is None else f"expected {source.name}"
+        raise UserError(f"encoder {name}: {not_loaded(name, error)}; {expected}") from error
     if checksum(model) != source.sha256:
         raise UserError(f"encoder {name}: has other weights than {source.name}, which the head was trained on")
     with reading(folder / WEIGHTS, "the weights of this head"):
