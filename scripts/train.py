@@ -49,10 +49,13 @@ class TrainOptions:
         influences_results=False,
     )
     head_only: bool = option(
-        False, help="write the head without the encoder, which --base_model names", influences_results=False
+        False,
+        help="write the head without the encoder, which --base_model names",
+        advanced=True,
+        influences_results=False,
     )
     encoder_revision: str | None = option(
-        None, help="head_only: commit of --base_model on the Hub", influences_results=False
+        None, help="head_only: commit of --base_model on the Hub", advanced=True, influences_results=False
     )
 
     def __post_init__(self):

@@ -2,8 +2,8 @@
 
 import ast
 import difflib
+import importlib.util
 import sys
-import types
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,10 +47,12 @@ def _command() -> None:
 
 def _run(script: Path) -> None:
     """Run a file as the main module. `runpy` would put the file's name in place of the command's."""
-    module = types.ModuleType("__main__")
-    module.__file__ = str(script)
+    spec = importlib.util.spec_from_file_location("__main__", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__spec__ = None  # as of any script; argparse and multiprocessing ask
     sys.modules["__main__"] = module
-    exec(compile(script.read_bytes(), str(script), "exec"), vars(module))
+    spec.loader.exec_module(module)
 
 
 def scripts_folder() -> Path:
