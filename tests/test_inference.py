@@ -241,11 +241,6 @@ def test_a_model_without_classes_is_one_line(model_dir, tmp_path, fields, wrong)
         EmotionClassifier(folder)
 
 
-def test_a_model_must_be_named():
-    with pytest.raises(UserError, match="^model: is not given: it must be a trained folder or a Hub name$"):
-        EmotionClassifier()
-
-
 def test_half_precision_of_the_encoder_changes_little(model_dir):
     samples = (babble(2), SAMPLING_RATE)
     (whole,), (half,) = (
