@@ -11,7 +11,7 @@ import pandas as pd
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
-from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
+from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, CorpusOptions, option, settings
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
@@ -33,7 +33,7 @@ class EvaluationOptions:
     predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
     adaptation: str = option(
         "none",
-        help="without labels, adapt the clips to their speaker or to their corpus (domain); default: none",
+        help="without labels, adapt the clips to their speaker or to their corpus (domain), or none",
         choices=("none", "speaker", "domain"),
     )
     device: str = option("auto", help=DEVICE_HELP, influences_results=False)
@@ -63,6 +63,7 @@ def main() -> None:
         scores = {
             "corpus": corpus.corpus,
             "model": public_name(options.model or options.predictions or "general"),
+            "in_training": [] if options.predictions is not None else trained_on(options.model, corpus.corpus),
             "adaptation": options.adaptation,
             "labels": labels,
             "seeds": [0],
@@ -79,6 +80,11 @@ def main() -> None:
     if "corpora" in scores:
         print(corpus_table(scores))
     print(caption)
+    for name in scores["in_training"]:
+        if name in ("table", "folder"):
+            print(f"the model was trained on a {name}, too: if it held these clips, this is no test")
+        else:
+            print(f"{name} was in the model's training: this is no test of new speech")
     print(f"saved to {output_dir}")
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from whisper_emotion.inference import EmotionClassifier
     from whisper_emotion.reporting.rows import RowFile
 
+GENERAL_REMARK = (
+    "general model: of speech unlike its training, expect every second label to be right; with 20 recordings of a "
+    "speaker, call or microphone or more, --adapt helps"
+)
 LONGEST_STEM = 80  # of a picture's name
 
 
@@ -98,8 +102,12 @@ def main() -> int:
     if arguments.adapt is not None:
         itself = arguments.adapt == "self"
         count = classifier.adapt(_loud_pieces(arguments, files, failed) if itself else find_domain(arguments.adapt))
-        what = "recordings or windows of FILES" if itself else f"recordings of {arguments.adapt}"
+        what = f"recordings of {arguments.adapt}"
+        if itself:
+            what = "of these recordings" if count <= len(files) else f"windows of {len(files)} recordings"
         print(f"adapted to {count} {what}", file=sys.stderr)
+    elif arguments.model is None:
+        print(GENERAL_REMARK, file=sys.stderr)
     predictions = classifier.predict(
         files,
         arguments.window,

@@ -104,6 +104,17 @@ def test_recipes_hold_every_option_and_flags_win(tmp_path):
     assert vars(given) == expected | {"files": ["d"], "number": 5, "draw": False, "refit": True}
 
 
+def test_our_recipes_are_found_by_their_names_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (protocol,) = parse_arguments(ProtocolOptions, argv=["--config", str(recipe(tmp_path, "encoder: mine"))])
+    assert protocol.encoder == "mine"
+    kinds = (CorpusOptions, ProtocolOptions, ModelOptions, EmotionTrainingArguments)
+    corpus, protocol, *_ = parse_arguments(*kinds, argv=["--config", "best"])
+    assert (corpus.corpus, protocol.adaptation) == ("emodb", "dev")
+    with pytest.raises(UserError, match="--config bset: cannot be read"):
+        parse_arguments(*kinds, argv=["--config", "bset"])
+
+
 def test_recipes_of_training_hold_lists_and_values_that_begin_with_a_dash(tmp_path):
     path = recipe(
         tmp_path,

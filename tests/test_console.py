@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from whisper_emotion import __version__, console
+from whisper_emotion.cli import scripts_folder
 
 
 def run(monkeypatch, *words):
@@ -38,7 +39,7 @@ def test_an_unknown_command_is_one_line(command, hint, monkeypatch, capsys):
 
 
 def test_each_command_has_its_script():
-    assert all((console.scripts_folder() / f"{script}.py").is_file() for script in console.COMMANDS.values())
+    assert all((scripts_folder() / f"{script}.py").is_file() for script in console.COMMANDS.values())
 
 
 def test_a_command_is_its_script(monkeypatch, capsys):

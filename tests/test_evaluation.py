@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
-from whisper_emotion.evaluation import classify_corpus, read_other, tabulate
+from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.inference import EmotionClassifier
 
 
@@ -24,6 +24,8 @@ def test_evaluate_scores_a_model_over_the_shared_classes(trained_dir, synthetic_
     scores = json.loads((tmp_path / "o" / "scores.json").read_text())
     table = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert scores["labels"] == ["angry", "sad"] and len(table) == 24
+    assert scores["in_training"] == ["synthetic"]
+    assert "synthetic was in the model's training: this is no test of new speech" in done.stdout
     right = table["label"] == table["predicted"]
     assert scores["pooled"]["unweighted_accuracy"] == pytest.approx(right.groupby(table["label"]).mean().mean())
     corpus = load_corpus("synthetic", synthetic_dir, classes="angry,sad")
@@ -33,6 +35,15 @@ def test_evaluate_scores_a_model_over_the_shared_classes(trained_dir, synthetic_
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (tmp_path / "o" / "confusion_matrix.png").exists()
     assert "UA " in done.stdout and "24 clips, 2 classes" in done.stdout
+
+
+def test_corpora_of_the_training_are_found(trained_dir, model_dir, tmp_path):
+    assert trained_on(str(trained_dir), "emodb,synthetic") == ["synthetic"]
+    assert trained_on(None, "emovo,cremad") == ["emovo"]
+    assert trained_on(str(model_dir), "synthetic") == trained_on("me/model", "synthetic") == []
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(UserError, match="scores.json: KeyError: 'corpus'; expected what train.py wrote"):
+        trained_on(str(tmp_path), "emodb")
 
 
 def test_adaptation_takes_the_mean_of_each_group_of_clips(trained_dir, synthetic_dir):

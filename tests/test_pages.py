@@ -214,18 +214,25 @@ def test_the_front_page_labels(place, monkeypatch, capfd):
 
 def test_the_front_page_labels_with_the_general_model(shared_dir, tmp_path, monkeypatch, capsys):
     lines = [line for block in blocks(REPOSITORY / "README.md", "bash") for line in block.splitlines()]
-    one, many = (shlex.split(line, comments=True) for line in lines if line.startswith("whisper-emotion "))
+    one, many, measured = (shlex.split(line, comments=True) for line in lines if line.startswith("whisper-emotion "))
     monkeypatch.chdir(tmp_path)
     Path("my_clips").mkdir()
     for number, name in enumerate(("03a01Wa", "03a01Fa", "03a02Ta")):
         samples, rate = soundfile.read(shared_dir / "corpora" / "emodb" / "wav" / f"{name}.flac")
         soundfile.write("speech.mp3" if number == 0 else f"my_clips/{name}.wav", samples, rate)
-    for words, files in ((one, ["speech.mp3"]), (many, ["my_clips/03a01Fa.wav", "my_clips/03a02Ta.wav"])):
+    Path("clips.csv").write_text("file,label\nmy_clips/03a01Fa.wav,happy\nmy_clips/03a02Ta.wav,sad\n")
+    for words, files in (
+        (one, ["speech.mp3"]), (many, ["my_clips/03a01Fa.wav", "my_clips/03a02Ta.wav"]), (measured, None),
+    ):  # fmt: skip
         monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which a command replaces
         monkeypatch.setattr("sys.argv", [*words, "--encoder", str(shared_dir / "encoders" / "whisper-base-encoder")])
         with pytest.raises(SystemExit) as exit_:
             console.main()
         assert not exit_.value.code
+        if files is None:
+            scores = json.loads(Path("runs/check/scores.json").read_text())
+            assert (scores["model"], scores["adaptation"], scores["in_training"]) == ("general", "domain", [])
+            continue
         labelled = {row[-1]: row[2] for row in map(str.split, capsys.readouterr().out.splitlines()[1:])}
         assert sorted(labelled) == files
         assert labelled.get("speech.mp3", "angry") == "angry" and labelled.get("my_clips/03a02Ta.wav", "sad") == "sad"

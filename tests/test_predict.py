@@ -249,12 +249,12 @@ def test_recordings_of_the_speaker_adapt_the_model(predict, recordings, tiny_enc
 
     files = [f"recordings/{name}" for name in ("a.wav", "inner/b.flac", "inner/c.mp3", "inner/d.ogg")]
     status, _, said = predict(*options, "recordings/inner", "--adapt", "self")
-    assert status == 0 and "adapted to 4 recordings or windows of FILES" in said
+    assert status == 0 and "adapted to 4 of these recordings" in said
     assert classifier.adapt(iter(files)) == 4
     own = {row["file"]: row["probabilities"] for row in json.loads(Path("labels.json").read_text())}
     assert own["recordings/a.wav"] == pytest.approx(classifier(files[0])[0], abs=1e-4)
     status, _, said = predict("--model", folder, "long.flac", "--adapt", "self")
-    assert status == 0 and "adapted to 13 recordings or windows of FILES" in said
+    assert status == 0 and "adapted to 13 windows of 1 recordings" in said
 
     status, _, (line,) = predict(*options, "--adapt", "absent/*")
     assert status == 2 and "absent/*: no file has such a name" in line

@@ -50,7 +50,7 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
     if unknown:
         _refuse_unknown(unknown, argv, options)
     recipe = given.pop("config", None)
-    values = {} if recipe is None else _read_recipe(Path(recipe), options)
+    values = {} if recipe is None else _read_recipe(_find_recipe(recipe), options)
     values |= {name: options[name].convert(value, f"--{name}") for name, value in given.items()}
     lacking = [option for option in options.values() if option.required and option.name not in values]
     if lacking and lacking[0].positional:
@@ -170,7 +170,7 @@ def _build_parser(groups: Mapping[type, Sequence[_Option]], everything: bool) ->
         allow_abbrev=False,
     )
     parser.add_argument("--help_all", action="help", help="show all options, rarely used ones too")
-    parser.add_argument("--config", metavar="FILE.yaml", help="recipe: options by name; flags win")
+    parser.add_argument("--config", metavar="FILE.yaml", help="recipe, or the name of one of ours; flags win")
     for kind, options in groups.items():
         title = getattr(kind, "GROUP", None)
         group = parser if title is None else parser.add_argument_group(title)
@@ -214,6 +214,18 @@ def _refuse_unknown(unknown: Sequence[str], argv: Sequence[str], options: Mappin
 def _no_such_option(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return "no such option" + (f"; did you mean {close[0]}?" if close else ", see --help")
+
+
+def scripts_folder() -> Path:
+    """The folder of the scripts: beside this file in an installed package, or else the repository's."""
+    packaged = Path(__file__).with_name("scripts")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "scripts"
+
+
+def _find_recipe(name: str) -> Path:
+    """A recipe's path; a name without an ending, such as `best`, is one of ours."""
+    own = scripts_folder() / "recipes" / f"{name}.yaml"
+    return own if not Path(name).suffix and not Path(name).exists() and own.exists() else Path(name)
 
 
 def _read_recipe(path: Path, options: Mapping[str, _Option]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from whisper_emotion import __version__
-from whisper_emotion.cli import run_script
+from whisper_emotion.cli import run_script, scripts_folder
 from whisper_emotion.errors import UserError
 
 COMMANDS = {
@@ -53,12 +53,6 @@ def _run(script: Path) -> None:
     module.__spec__ = None  # as of any script; argparse and multiprocessing ask
     sys.modules["__main__"] = module
     spec.loader.exec_module(module)
-
-
-def scripts_folder() -> Path:
-    """The folder of the scripts: beside this file in an installed package, or else the repository's."""
-    packaged = Path(__file__).with_name("scripts")
-    return packaged if packaged.exists() else Path(__file__).parents[2] / "scripts"
 
 
 def _help() -> str:

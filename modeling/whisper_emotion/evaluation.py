@@ -11,12 +11,14 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE
+from whisper_emotion.card_metadata import corpora_of
 from whisper_emotion.collator import read_utterance
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import speakers_known
 from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.cross_validation import probability_columns
+from whisper_emotion.head_files import GENERAL
 from whisper_emotion.inference import EmotionClassifier
 
 READ_AT_ONCE = 256  # recordings in memory
@@ -61,6 +63,24 @@ def classify_corpus(
     finally:
         classifier.model.adapt(own)
     return found
+
+
+def trained_on(model: str | None, corpora: str) -> list[str]:
+    """Return which corpora were in a model's training, by the `scores.json` beside it.
+
+    Args:
+        model: A folder or a Hub name; None for the general model.
+        corpora: Names, as `load_corpus` takes them.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = Path(GENERAL if model is None else model) / "scores.json"
+    if not path.is_file():
+        return []
+    with reading(path, "what train.py wrote"):
+        trained = {name for name, _ in corpora_of(json.loads(path.read_text(encoding="utf-8"))["corpus"])}
+    return [name for name, _ in corpora_of(corpora) if name in trained]
 
 
 class _Recordings(Sequence[tuple[np.ndarray, int]]):

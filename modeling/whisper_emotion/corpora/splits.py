@@ -188,7 +188,7 @@ def _split_folds(dataset: Dataset) -> list[Fold]:
         lacking = " or ".join(name for name, rows in (("train", train), ("test", test)) if not rows)
         raise UserError(
             f"folds: split needs a corpus with parts of its own, but no recording is of {lacking}; a table has them "
-            "in a column split (or --columns split=NAME)"
+            "in a column split (or --columns split=NAME); without one use loso or speakers:K"
         )
     corpora = np.asarray(dataset["corpus"][:], dtype=object)
     unused = Counter(corpora[~np.isin(splits, ("train", "dev", "test"))].tolist())
