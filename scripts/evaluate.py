@@ -47,6 +47,7 @@ def main() -> None:
         raise UserError("--model, --predictions: give one of the two")
     if options.predictions is not None and options.adaptation != "none":
         raise UserError(f"--adaptation {options.adaptation}: adapts a model, leave out --predictions")
+    in_training = [] if options.predictions is not None else trained_on(options.model, corpus.corpus)
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     output_dir, models = Path(options.output_dir), [options.model] if options.model is not None else []
     with claim(output_dir, loaded, models, settings(corpus, options)) as work_dir:
@@ -63,7 +64,7 @@ def main() -> None:
         scores = {
             "corpus": corpus.corpus,
             "model": public_name(options.model or options.predictions or "general"),
-            "in_training": [] if options.predictions is not None else trained_on(options.model, corpus.corpus),
+            "in_training": in_training,
             "adaptation": options.adaptation,
             "labels": labels,
             "seeds": [0],
@@ -80,7 +81,7 @@ def main() -> None:
     if "corpora" in scores:
         print(corpus_table(scores))
     print(caption)
-    for name in scores["in_training"]:
+    for name in in_training:
         if name in ("table", "folder"):
             print(f"the model was trained on a {name}, too: if it held these clips, this is no test")
         else:

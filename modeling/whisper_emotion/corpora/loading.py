@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -116,10 +116,11 @@ def _reader(name: str | None) -> Callable[..., Any]:
         known = ", ".join(CORPORA)
         raise UserError(f"corpus: unknown name '{name or ''}', expected one of {known} or hub:NAMESPACE/NAME")
     reader = corpus_record(name).reader
-    try:
-        return importlib.import_module(f"{__package__}.{reader}").read
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"the record of {name}: has no reader '{reader}', expected names or table") from error
+    module = f"{__package__}.{reader}"
+    # A package that the reader lacks is no mistake in the record: its own error says what to install.
+    if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), "read"):
+        raise UserError(f"the record of {name}: has no reader '{reader}', expected names or table")
+    return importlib.import_module(module).read
 
 
 def _own_options(reader: Callable[..., Any]) -> list[str]:
