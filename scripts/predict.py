@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from whisper_emotion.reporting.rows import RowFile
 
 GENERAL_REMARK = (
-    "general model: of speech unlike its training, expect every second label to be right; with 20 recordings of a "
-    "speaker, call or microphone or more, --adapt helps"
+    "general model: on new speech about half of its labels are right; --adapt helps if you have 20 or more recordings "
+    "of one speaker, call or microphone"
 )
 LONGEST_STEM = 80  # of a picture's name
 
@@ -143,7 +143,7 @@ def main() -> int:
 
 
 def _loud_pieces(arguments: PredictOptions, files: list[str], failed: dict[str, UserError]) -> Iterator[AudioSource]:
-    """What will be labelled: files whole or in windows, and not the silent ones."""
+    """The files or windows that will be labelled, without the silent ones."""
     from whisper_emotion.pieces import read_pieces
 
     for piece in read_pieces(files, arguments.window, arguments.hop, failed.__setitem__):

@@ -1,4 +1,4 @@
-"""The console command: it runs the scripts, and names what it does not know."""
+"""The console command runs the scripts, and refuses unknown commands."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Heads without their encoder: what a folder holds, and what is said of a wrong one."""
+"""Heads without their encoder: saving, loading, and the errors of wrong or damaged ones."""
 
 import json
 import shutil
