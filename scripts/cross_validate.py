@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_emotion.cli import parse_arguments, parse_seeds, run_script
+from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.fitting.cross_validation import cross_validate
 from whisper_emotion.fitting.experiment import load_experiment
@@ -16,6 +17,7 @@ from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora, plot_transfer, transfer_table
+from whisper_emotion.reporting.coverage import describe_sure, plot_coverage
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import write_scores
@@ -80,6 +82,10 @@ def main() -> None:
             if "corpora" in scores:
                 write_whole(made / "corpora.md", _describe_corpora(scores) + "\n")
                 plot_corpora(scores, made / "corpora.png", caption)
+            if "sure" in scores:
+                corpus_of = dict(zip(utterance_names(experiment.corpus), experiment.corpus_of, strict=True))
+                tested = predictions["name"].map(corpus_of)
+                plot_coverage(predictions, tested, scores, made / "coverage.png")
             if "transfer" in scores:
                 plot_transfer(scores, made / "transfer.png", caption)
     if "corpora" in scores:
@@ -89,6 +95,8 @@ def main() -> None:
         f"UA's 95 % interval over clips and seeds: {_interval(scores['interval']['unweighted_accuracy'])}; "
         f"calibration error {_calibration(scores)}"
     )
+    if "sure" in scores:
+        print(describe_sure(scores))
     if "unadapted" in scores:
         print(describe_unadapted(scores))
     for name, figures in differences.items():

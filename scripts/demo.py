@@ -6,14 +6,17 @@ from pathlib import Path
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.demo import MOST_MEGABYTES, MOST_MINUTES
 from whisper_emotion.errors import UserError
-from whisper_emotion.options import DEVICE_HELP, option
+from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, option
 
 
 @dataclass
 class DemoOptions:
     """Which models are shown, where, and what the page takes."""
 
-    model: list[str] = option(help="trained folders or Hub names; of several, the page lets people choose")
+    model: list[str] = option(
+        [], help="trained folders or Hub names; of several, the page lets people choose; default: the general model"
+    )
+    encoder: str | None = option(None, help=ENCODER_HELP)
     device: str = option("auto", help=DEVICE_HELP)
     host: str = option(
         "127.0.0.1", help="address to listen on: 127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it"
@@ -42,11 +45,11 @@ def main() -> None:
         raise UserError(f"--model: the page needs {error.name}, pip install 'whisper-emotion[demo]'") from error
     limits = (arguments.max_minutes, arguments.max_megabytes)
     if arguments.space is None:
-        run_page(arguments.model, *limits, arguments.host, arguments.port, arguments.device)
+        run_page(arguments.model, *limits, arguments.host, arguments.port, arguments.device, arguments.encoder)
         return
     from whisper_emotion.demo.space import write_space
 
-    load_models(arguments.model, arguments.device)  # what does not load here would not there
+    load_models(arguments.model, arguments.device, arguments.encoder)  # what does not load here would not there
     write_space(Path(arguments.space), arguments.model, *limits)
     print(f"{arguments.space}: python {arguments.space}/app.py serves it; push_to_hub.py --space uploads it")
 

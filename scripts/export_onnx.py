@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from whisper_emotion.cli import parse_arguments, run_script
-from whisper_emotion.options import option
+from whisper_emotion.options import ENCODER_HELP, option
 from whisper_emotion.recordings import find_domain
 
 FAR = 0.1  # of a probability: more than rounding, and enough to change a decision
@@ -14,8 +14,9 @@ FAR = 0.1  # of a probability: more than rounding, and enough to change a decisi
 class ExportOptions:
     """What is written where."""
 
-    model: str = option(help="trained folder or Hub name")
     output: str = option(help="ONNX file to write")
+    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    encoder: str | None = option(None, help=ENCODER_HELP)
     adapt: str | None = option(
         None, help="folder or pattern of recordings that the graph is adapted to, see predict.py"
     )
@@ -28,7 +29,7 @@ def main() -> None:
     from whisper_emotion.export import CHECKED_CLIPS, OPSET, export_onnx  # torch takes seconds to load
     from whisper_emotion.inference import EmotionClassifier
 
-    trained = EmotionClassifier(arguments.model, device="cpu")
+    trained = EmotionClassifier(arguments.model, arguments.encoder, device="cpu")
     if arguments.adapt is not None:
         recordings = find_domain(arguments.adapt)
         trained.adapt(recordings)

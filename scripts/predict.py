@@ -50,6 +50,9 @@ class PredictOptions:
         help="folder, or pattern in quotes, of recordings of the same speaker, microphone or call as all files, in "
         "many moods: adapts the model to them, without labels; self: to FILES themselves, long ones in windows",
     )
+    priors: str | None = option(
+        None, help="how often labels are expected, such as neutral=0.6,sad=0.2; the others share the rest"
+    )
     window: float | None = option(
         None,
         help="seconds of a window; default: the whole file, or, if it lasts more than 30 s or --plot is given, "
@@ -97,6 +100,7 @@ def main() -> int:
         arguments.model,
         arguments.encoder,
         device=arguments.device,
+        priors=_read_priors(arguments.priors),
         encoder_dtype=getattr(torch, arguments.encoder_dtype),
     )
     if arguments.adapt is not None:
@@ -140,6 +144,17 @@ def main() -> int:
     for error in failed.values():
         print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _read_priors(text: str | None) -> dict[str, float] | None:
+    """Read `neutral=0.6,sad=0.2`."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        return {name.strip(): float(share) for name, _, share in pairs}
+    except ValueError:
+        raise UserError(f"--priors {text}: must be labels and shares, such as neutral=0.6,sad=0.2") from None
 
 
 def _loud_pieces(arguments: PredictOptions, files: list[str], failed: dict[str, UserError]) -> Iterator[AudioSource]:

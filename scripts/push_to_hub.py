@@ -1,11 +1,15 @@
 """Upload a model folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from whisper_emotion.card_metadata import CardOptions
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError
-from whisper_emotion.options import option
+from whisper_emotion.options import ENCODER_HELP, option
+
+if TYPE_CHECKING:
+    from whisper_emotion.publishing import Upload
 
 
 @dataclass
@@ -13,26 +17,37 @@ class PushOptions:
     """What is uploaded where."""
 
     repo_id: str = option(help="repository, NAMESPACE/NAME; made where it does not exist")
-    model: str | None = option(None, help="folder that train.py, a Trainer or save_pretrained wrote")
+    model: str | None = option(
+        None, help="folder that train.py, a Trainer or save_pretrained wrote; default: the general model"
+    )
+    encoder: str | None = option(None, help=ENCODER_HELP)
     space: str | None = option(None, help="in place of --model: what demo.py --space wrote")
     private: bool = option(False, help="make the repository private")
     revision: str | None = option(None, help="branch, made where it does not exist; default: main")
     dry_run: bool = option(False, help="check, list what would be uploaded, and use no network")
 
     def __post_init__(self):
-        if (self.model is None) == (self.space is None):
-            raise UserError("--model: give either this or --space")
+        if self.space is not None and (self.model is not None or self.encoder is not None):
+            raise UserError(f"--space {self.space}: holds its models, leave out --model and --encoder")
 
 
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
     arguments, card = parse_arguments(PushOptions, CardOptions)
-    from whisper_emotion.publishing import prepare_space, prepare_upload, push_upload  # torch takes seconds to load
+    from whisper_emotion.head_files import GENERAL  # torch takes seconds to load
+    from whisper_emotion.publishing import prepare_space, prepare_upload, whole_model
 
-    if arguments.space is None:
-        upload = prepare_upload(arguments.model, arguments.repo_id, card)
-    else:
-        upload = prepare_space(arguments.space, arguments.repo_id)
+    if arguments.space is not None:
+        _upload(prepare_space(arguments.space, arguments.repo_id), arguments)
+        return
+    with whole_model(arguments.model or GENERAL, arguments.encoder) as folder:
+        _upload(prepare_upload(folder, arguments.repo_id, card), arguments)
+
+
+def _upload(upload: "Upload", arguments: PushOptions) -> None:
+    """List what goes, and send it."""
+    from whisper_emotion.publishing import push_upload
+
     for name, size in upload.sizes().items():
         print(f"{size:>14,}  {name}")
     print(f"{sum(upload.sizes().values()):>14,}  bytes in {len(upload.files)} files for {arguments.repo_id}")

@@ -164,7 +164,8 @@ def _write_results(
             if "unadapted" in record:
                 print(describe_unadapted(record))
         if tested is not None:
-            shutil.copy(Path(holdout.cross_validation) / "confusion_matrix.png", made)
+            for picture in ("confusion_matrix.png", *(["coverage.png"] if "sure" in tested else [])):
+                shutil.copy(Path(holdout.cross_validation) / picture, made)
         missing = write_model_card(
             made,
             tested if predictions is None else record,

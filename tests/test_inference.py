@@ -15,7 +15,7 @@ from whisper_emotion.audio import SAMPLING_RATE, read_audio, read_stretch
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import PRIOR_RECORDINGS, EmotionClassifier, choose_device
 from whisper_emotion.pieces import Piece
-from whisper_emotion.windows import Prediction
+from whisper_emotion.windows import IMPROBABLE, UNLIKE, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -352,3 +352,50 @@ def test_recordings_of_one_mood_are_warned_of(model_dir, tmp_path, caplog):
         classify.model.head.classifier.bias -= torch.stack(logits).median(dim=0).values
     classify.adapt(clips)
     assert not caplog.messages
+
+
+def test_labels_are_unsure_by_the_models_own_limits(model_dir, tmp_path):
+    classify = EmotionClassifier(model_dir)
+    clips = [(babble(2.0, seed), SAMPLING_RATE) for seed in range(6)]
+    assert {one.unsure for one in classify(clips)} == {None}  # this model knows no limits
+    head, config = classify.model.head, classify.model.config
+    means = torch.cat([classify.model.mean_frames(**classify._extract([clip])) for clip, _ in clips])
+    head.adaptation.population_mean.copy_(means.mean(0))
+    head.adaptation.population_deviation.copy_(means.std(0, correction=0))
+    config.novelty_limit, config.sure_probability = 2.5, 0.0
+    torch.testing.assert_close(head.novelty(means).mean(), torch.tensor(1.0))  # by definition
+    assert {one.unsure for one in classify(clips)} == {None}
+    tone = np.sin(np.arange(2 * SAMPLING_RATE) * 0.3).astype(np.float32)
+    (strange,) = classify((tone, SAMPLING_RATE))
+    assert strange.unsure == UNLIKE
+    (window,) = classify.predict([write(tmp_path / "tone.wav", tone)])
+    assert (window.unsure, window.label) == (UNLIKE, strange.label)
+    config.sure_probability = 1.0
+    assert {one.unsure for one in classify(clips)} == {IMPROBABLE}
+    config.sure_probability, config.adapted_sure_probability = 0.0, 1.0
+    classify.adapt(clips)
+    assert {one.unsure for one in classify(clips)} == {IMPROBABLE}
+
+
+def test_priors_multiply_the_probabilities(model_dir):
+    clip = (babble(2.0), SAMPLING_RATE)
+    (plain,), (moved,) = EmotionClassifier(model_dir)(clip), EmotionClassifier(model_dir, priors={"sad": 0.6})(clip)
+    weighted = {label: share * (0.6 if label == "sad" else 0.2) for label, share in plain.items()}
+    total = sum(weighted.values())
+    assert moved == pytest.approx({label: share / total for label, share in weighted.items()}, abs=1e-6)
+    even = dict.fromkeys(plain, 0.333)
+    assert EmotionClassifier(model_dir, priors=even)(clip)[0] == pytest.approx(plain, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("priors", "message"),
+    [
+        ({"joy": 0.5}, r"--priors joy=0\.5: the model has no such label, it has angry, calm, sad"),
+        ({"sad": -0.1}, r"--priors sad=-0\.1: must be a share from 0 to 1"),
+        ({"sad": 0.7, "calm": 0.7}, r"--priors: sum to 1\.4, expected at most 1"),
+        ({"sad": 0.2, "calm": 0.2, "angry": 0.2}, r"--priors: sum to 0\.6, expected 1$"),
+    ],
+)
+def test_wrong_priors_are_named(model_dir, priors, message):
+    with pytest.raises(UserError, match=message):
+        EmotionClassifier(model_dir, priors=priors)

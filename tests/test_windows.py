@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from whisper_emotion.audio import SHORTEST
 from whisper_emotion.errors import UserError
 from whisper_emotion.windows import (
+    IMPROBABLE,
+    SHORT,
+    UNLIKE,
     Prediction,
     average_windows,
     cut_windows,
@@ -226,3 +229,31 @@ def test_the_mean_over_a_recording_is_over_time_and_leaves_silence_out():
     assert mean_probabilities(moments) == pytest.approx({"angry": (2 * 0.9 + 0.3) / 3, "calm": (2 * 0.1 + 0.7) / 3})
     assert mean_probabilities([heard(0, 2, None)]) is None
     assert [moment.certainty for moment in moments] == [0.9, 0, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("end", "novelty", "sure_probability", "reason"),
+    [
+        (4.0, 0.9, 0.6, None),
+        (4.0, 0.9, 0.75, IMPROBABLE),
+        (0.4, 0.9, 0.75, SHORT),
+        (0.4, 1.1, 0.75, UNLIKE),
+        (0.4, 0.0, 0.0, None),  # a model that knows no limits
+    ],
+)
+def test_the_strongest_reason_says_why_a_label_is_unsure(end, novelty, sure_probability, reason):
+    named = {"sad": 0.7, "angry": 0.3}
+    assert Prediction("a.wav", 0.0, end, -20.0, named, sure_probability, novelty).unsure == reason
+    assert Prediction("a.wav", 0.0, end, -20.0, None, sure_probability, novelty).unsure is None
+
+
+def test_moments_and_segments_are_unsure_as_their_windows_are():
+    speech = Prediction("a.wav", 0.0, 4.0, -20.0, {"sad": 0.9, "angry": 0.1}, 0.6, 0.5)
+    music = Prediction("a.wav", 2.0, 6.0, -20.0, {"sad": 0.7, "angry": 0.3}, 0.6, 3.0)
+    moments = list(average_windows([speech, music]))
+    assert [(one.start, one.end, one.novelty) for one in moments] == [(0, 2, 0.5), (2, 4, 1.75), (4, 6, 3.0)]
+    heard, other = join_moments(moments)  # of one label, but the music stands apart
+    assert (heard.end, heard.unsure) == (2.0, None)
+    assert (other.start, other.unsure) == (2.0, UNLIKE)
+    assert other.novelty == pytest.approx(2.375)
+    assert other.sure_probability == 0.6

@@ -21,7 +21,7 @@ WHISPER_FIELDS = (
     "dropout", "attention_dropout", "activation_dropout", "init_std", "max_source_positions",
 )  # fmt: skip
 LABEL_FIELDS = ("num_labels", "id2label", "label2id")
-TEMPERATURES = ("logit_temperature", "adapted_logit_temperature")
+CALIBRATION = ("logit_temperature", "adapted_logit_temperature", "sure_probability", "adapted_sure_probability")
 LAYER_FIELDS = ("encoder_layer", "concatenated_layers", "use_weighted_layer_sum")
 
 AUTO_MAP = {
@@ -41,6 +41,10 @@ def _number(low: float, high: float = math.inf, exclusive: bool = False):
         return number and (low < value if exclusive else low <= value) and value < high
 
     return holds
+
+
+def _probability(value):
+    return _number(0)(value) and value <= 1
 
 
 def _one_of(names):
@@ -89,6 +93,9 @@ ALLOWED = {
         lambda value: value is None or _number(0, exclusive=True)(value),
         "None or a number above 0",
     ),
+    "sure_probability": (lambda value: value is None or _probability(value), "None or a number from 0 to 1"),
+    "adapted_sure_probability": (lambda value: value is None or _probability(value), "None or a number from 0 to 1"),
+    "novelty_limit": (lambda value: value is None or _number(0, exclusive=True)(value), "None or a number above 0"),
     "adapted": (lambda value: isinstance(value, bool), "true or false"),
     "problem_type": (lambda value: value in PROBLEMS, f"one of {', '.join(map(str, PROBLEMS))}"),
 }
@@ -134,6 +141,10 @@ class WhisperEmotionConfig(PretrainedConfig):
         silence_stride: Silent positions that one position replaces in `sparse_window` context.
         logit_temperature: Divisor of the logits that calibrates the probabilities (arXiv 1706.04599, section 4.2).
         adapted_logit_temperature: Divisor for clips adapted to a domain; None uses `logit_temperature`.
+        sure_probability: Probability from which a label is sure: of the labels on held-out speakers that have it, four
+            in five are right. 1 where no probability is high enough for that; None where nothing was held out.
+        adapted_sure_probability: The same for clips adapted to a domain; None uses `sure_probability`.
+        novelty_limit: `EmotionHead.novelty` above which a clip is unlike the training's; None where it is not known.
         adapted: The model holds a domain, and adapts every clip to it; see the model's `adapt`.
         **kwargs: Fields of `PretrainedConfig`. `label2id` always follows from `id2label`.
 
@@ -174,6 +185,9 @@ class WhisperEmotionConfig(PretrainedConfig):
         silence_stride=32,
         logit_temperature=1.0,
         adapted_logit_temperature=None,
+        sure_probability=None,
+        adapted_sure_probability=None,
+        novelty_limit=None,
         adapted=False,
         **kwargs,
     ):
@@ -235,6 +249,12 @@ class WhisperEmotionConfig(PretrainedConfig):
             return self.adapted_logit_temperature
         return self.logit_temperature
 
+    def sure_probability_of(self, adapted: bool) -> float | None:
+        """Return the probability from which a label is sure, for clips that are adapted to a domain or for others."""
+        if adapted and self.adapted_sure_probability is not None:
+            return self.adapted_sure_probability
+        return self.sure_probability
+
     @property
     def frame_layers(self) -> list[int]:
         """The layers whose frames the head takes, ascending."""
@@ -265,18 +285,18 @@ class WhisperEmotionConfig(PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """Build a configuration; keyword arguments replace fields before the check, not after.
 
-        Another number of labels means a new classifier: names and temperatures of the old one are dropped. Other
-        layers mean other frames: the stored domain is dropped.
+        Another number of labels means a new classifier: names and calibration of the old one are dropped. Other
+        layers mean other frames: the stored domain and the limit of novelty are dropped.
         """
         given = {name: kwargs.pop(name) for name in (*FIELDS, *LABEL_FIELDS, "problem_type") if name in kwargs}
         config_dict = dict(config_dict)
         stored = len(config_dict.get("id2label") or range(config_dict.get("num_labels") or 2))
         named = len(given.get("id2label") or range(given.get("num_labels") or stored))
         if named != stored:
-            for name in (*LABEL_FIELDS, *TEMPERATURES):
+            for name in (*LABEL_FIELDS, *CALIBRATION):
                 config_dict.pop(name, None)
         if any(name in given and given[name] != config_dict.get(name) for name in LAYER_FIELDS):
-            config_dict["adapted"] = False
+            config_dict |= {"adapted": False, "novelty_limit": None}
         return super().from_dict({**config_dict, **given}, **kwargs)
 
 

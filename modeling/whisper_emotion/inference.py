@@ -23,7 +23,7 @@ from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFea
 from whisper_emotion.head_files import GENERAL, is_head, load_head
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.pieces import Piece, pool_pieces, read_pieces
-from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Prediction, window_samples
+from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Emotion, Prediction, window_samples
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ PRIOR_RECORDINGS = 5  # of the training population that count beside a domain's 
 ONE_SIDED = 0.7  # share of recordings with one label that suggests one mood
 ENOUGH_TO_JUDGE = 10  # recordings
 MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
+PRIOR_ROUNDING = 0.01  # by which shares that were rounded may miss a sum of 1
 WHOLE = "; `predict` labels all of it, in windows"
 
 
@@ -43,10 +44,13 @@ class EmotionClassifier:
             loaded from the Hub at the first use, and from the cache afterwards.
         encoder: Of the general model, or of another head without its encoder: the encoder's folder or Hub name.
         device: `auto` (the accelerator that torch finds, otherwise the processor), or torch's name of a device.
+        priors: How often labels are expected, such as `{"neutral": 0.6}`: shares of 1. The labels that are not named
+            have the rest, all alike. None expects all labels alike, as balanced training did.
         encoder_dtype: Precision of the encoder; `torch.bfloat16` is faster where the device has it.
 
     Raises:
-        UserError: The model or its encoder cannot be loaded, the model names no classes, or the device does not exist.
+        UserError: The model or its encoder cannot be loaded, the model names no classes, the device does not exist, or
+            `priors` are no shares of the model's labels.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class EmotionClassifier:
         encoder: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
+        priors: Mapping[str, float] | None = None,
         encoder_dtype: torch.dtype = torch.float32,
     ):
         place, model = choose_device(device), GENERAL if model is None else model
@@ -69,6 +74,7 @@ class EmotionClassifier:
             raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
         self.model = loaded.eval().to(place)
         self.model.encoder.to(encoder_dtype)
+        self._weights = None if priors is None else torch.tensor(label_weights(priors, self.labels), device=place)
         self._domain_sum: torch.Tensor | None = None  # of the mean frames of the recordings that it is adapted to
         self._domain_labels: Counter[int] = Counter()  # of these recordings, each as it is
 
@@ -77,9 +83,7 @@ class EmotionClassifier:
         """Return the model's labels in the order of its outputs."""
         return list(self.model.config.id2label.values())
 
-    def __call__(
-        self, recordings: AudioSource | Sequence[AudioSource], batch_size: int = BATCH_SIZE
-    ) -> list[dict[str, float]]:
+    def __call__(self, recordings: AudioSource | Sequence[AudioSource], batch_size: int = BATCH_SIZE) -> list[Emotion]:
         """Label recordings of any format, rate and number of channels.
 
         Args:
@@ -88,7 +92,8 @@ class EmotionClassifier:
             batch_size: Recordings in a batch; has no influence on the probabilities.
 
         Returns:
-            A list with one dict a recording, also for one recording: label to probability, the most probable first.
+            A list with one dict a recording, also for one recording: label to probability, the most probable first;
+            with the attributes of `Emotion`.
 
         Raises:
             UserError: A recording cannot be read, or lasts less than 25 ms.
@@ -96,7 +101,9 @@ class EmotionClassifier:
         sources, results = _as_list(recordings), []
         for start in range(0, len(sources), batch_size):
             clips = [_beginning(source, WHOLE) for source in sources[start : start + batch_size]]
-            results += [dict(sorted(named.items(), key=lambda item: -item[1])) for named in self._classify(clips)]
+            for clip, (named, novelty) in zip(clips, self._classify(clips), strict=True):
+                heard = Prediction("", 0.0, len(clip) / SAMPLING_RATE, 0.0, named, self._sure_probability, novelty)
+                results.append(Emotion(heard))
         return results
 
     @torch.no_grad()
@@ -193,12 +200,26 @@ class EmotionClassifier:
             [os.fspath(file) for file in files], window, hop, silence_dbfs, batch_size, on_error, progress
         )
 
+    @property
+    def _sure_probability(self) -> float:
+        return self.model.config.sure_probability_of(self.model.config.adapted) or 0.0
+
     @torch.inference_mode()
-    def _classify(self, clips: list[np.ndarray]) -> list[dict[str, float]]:
-        """Return each clip's probabilities by label, in the model's order; the device is waited for once."""
-        logits = self.model(**self._extract(clips)).logits
+    def _classify(self, clips: list[np.ndarray]) -> list[tuple[dict[str, float], float]]:
+        """Return each clip's probabilities by label, in the model's order, and its novelty as of `Prediction`."""
+        head, limit = self.model.head, self.model.config.novelty_limit
+        encoded = self.model.encoder(**self._extract(clips))
+        frames = self.model._to_head(encoded.frames)
+        probabilities = head(frames, encoded.mask).logits.float().softmax(dim=-1)
+        if self._weights is not None:
+            probabilities = probabilities * self._weights
+            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        novelty = [0.0] * len(clips)
+        if limit is not None:
+            novelty = (head.novelty(head.mean_frames(frames, encoded.mask)) / limit).tolist()
         labels = self.labels
-        return [dict(zip(labels, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
+        named = (dict(zip(labels, row, strict=True)) for row in probabilities.tolist())
+        return list(zip(named, novelty, strict=True))
 
     def _extract(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
         inputs = self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt")
@@ -211,8 +232,10 @@ class EmotionClassifier:
                 waiting = deque(pool)
                 for batch in chain(self._batches([piece for piece in pool if len(piece.samples)], batch_size), [[]]):
                     clips = [piece.samples for piece in batch]
-                    for piece, named in zip(batch, self._classify(clips) if clips else [], strict=True):
-                        piece.window = replace(piece.window, probabilities=named)
+                    for piece, (named, novelty) in zip(batch, self._classify(clips) if clips else [], strict=True):
+                        piece.window = replace(
+                            piece.window, probabilities=named, novelty=novelty, sure_probability=self._sure_probability
+                        )
                     while waiting and (waiting[0].window.probabilities or not len(waiting[0].samples)):
                         piece = waiting.popleft()
                         bar.update(piece.done - bar.n)
@@ -255,6 +278,28 @@ def _load(
         lacking = min(report["missing_keys"])
         raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
     return loaded, extractor
+
+
+def label_weights(priors: Mapping[str, float], labels: Sequence[str]) -> list[float]:
+    """Return what each label's probability is multiplied by, given how often it is expected.
+
+    Args:
+        priors: As of `EmotionClassifier`.
+        labels: The model's.
+
+    Raises:
+        UserError: An unknown label, a number outside 0 to 1, or a sum that leaves too much or too little.
+    """
+    for name, share in priors.items():
+        if name not in labels:
+            raise UserError(f"--priors {name}={share:g}: the model has no such label, it has {', '.join(labels)}")
+        if not 0 <= share <= 1:
+            raise UserError(f"--priors {name}={share:g}: must be a share from 0 to 1")
+    total, others = sum(priors.values()), len(labels) - len(priors)
+    if total > 1 + PRIOR_ROUNDING or (not others and total < 1 - PRIOR_ROUNDING):
+        raise UserError(f"--priors: sum to {total:g}, expected {'at most ' * (others > 0)}1")
+    rest = max(0.0, 1 - total) / max(others, 1)
+    return [len(labels) * priors.get(name, rest) for name in labels]
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -69,11 +69,13 @@ class DomainAdaptation(nn.Module):
     """
 
     population_mean: torch.Tensor
+    population_deviation: torch.Tensor
     domain_mean: torch.Tensor
 
     def __init__(self, frame_size: int):
         super().__init__()
         self.register_buffer("population_mean", torch.zeros(frame_size))  # 0 where no training has set it
+        self.register_buffer("population_deviation", torch.zeros(frame_size))  # of the clips' means
         self.register_buffer("domain_mean", torch.zeros(frame_size))  # used where the configuration says `adapted`
 
     def forward(self, frames: torch.Tensor, domain_mean: torch.Tensor | None = None) -> torch.Tensor:
@@ -131,6 +133,20 @@ class EmotionHead(nn.Module):
         """Average each clip's merged frames `(batch, frame_size)`; arguments as of `forward`."""
         merged = self.merge(frames).masked_fill(~mask[..., None], 0.0)
         return merged.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
+
+    def novelty(self, means: torch.Tensor) -> torch.Tensor:
+        """Measure how far clips lie from the training's: 1 on average there.
+
+        Args:
+            means: `(batch, frame_size)`, as `mean_frames` gives them: of the clips as they are, without adaptation.
+
+        Returns:
+            `(batch,)`: the mean over the dimensions of the squared distance from the population's mean in the
+            training clips' deviations.
+        """
+        known = self.adaptation.population_deviation > 0  # a constant dimension says nothing
+        scaled = (means - self.adaptation.population_mean)[:, known] / self.adaptation.population_deviation[known]
+        return scaled.square().mean(dim=1)
 
 
 class WhisperForEmotionClassification(PreTrainedModel):
@@ -310,6 +326,7 @@ def initialise(module: nn.Module, std: float) -> None:
         nn.init.zeros_(module.weight)
     elif isinstance(module, DomainAdaptation):
         nn.init.zeros_(module.population_mean)
+        nn.init.zeros_(module.population_deviation)
         nn.init.zeros_(module.domain_mean)
     elif isinstance(module, SinusoidalPositions) and not getattr(module.weight, "_is_hf_initialized", False):
         module.weight.copy_(_sinusoids(*module.weight.shape))

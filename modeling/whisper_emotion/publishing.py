@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from huggingface_hub.utils import logging, validate_repo_id
 
 from whisper_emotion.card_metadata import LIBRARY, TAGS, TASK, CardOptions, describe_missing, missing_options
 from whisper_emotion.errors import UserError, errors_only, one_line, reading
+from whisper_emotion.head_files import is_head, load_head
 from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
@@ -28,6 +31,18 @@ PUBLISHED = (
     "*.safetensors", "model.safetensors.index.json", "*.png", "LICENSE*", "README.md", "scores.json", *REQUIRED
 )  # fmt: skip
 EXAMPLE = re.compile(r'(pipeline\("audio-classification", model=)"[^"\n]*"')
+HEAD_USE = re.compile(r"(?<=## How to use\n\n).*?(?=\n## )", re.DOTALL)  # a card's section on a head alone
+HOW_TO_USE = """```python
+import soundfile
+from transformers import pipeline
+
+recognise = pipeline("audio-classification", model="{name}", trust_remote_code=True)
+audio, rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono, at most 30 s
+print(recognise({{"raw": audio, "sampling_rate": rate}}, top_k=None))
+```
+
+`trust_remote_code=True` runs the Python files of this repository: read them, or pin a `revision` that you have read.
+"""
 UNTESTED_CARD = """---
 {{}}
 ---
@@ -39,17 +54,7 @@ vector, and a linear classifier gives one probability a class.
 
 ## How to use
 
-```python
-import soundfile
-from transformers import pipeline
-
-recognise = pipeline("audio-classification", model="{name}", trust_remote_code=True)
-audio, rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono, at most 30 s
-print(recognise({{"raw": audio, "sampling_rate": rate}}, top_k=None))
-```
-
-`trust_remote_code=True` runs the Python files of this repository: read them, or pin a `revision` that you have read.
-
+{how_to_use}
 ## Results
 
 **No test of this model is recorded here.** How well it does on speakers that it was not trained on is not known.
@@ -85,6 +90,36 @@ class Upload:
         return {
             name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in self.files.items()
         }
+
+
+@contextmanager
+def whole_model(folder: str | os.PathLike[str], encoder: str | None = None) -> Iterator[Path]:
+    """Give the folder of a model with its encoder: of a head, a temporary one that holds both.
+
+    Args:
+        folder: A whole model, or a head without its encoder.
+        encoder: Of a head: the encoder's folder or Hub name, as of `load_head`.
+
+    Raises:
+        UserError: The head or the encoder cannot be loaded, or a whole model has an encoder of its own.
+    """
+    folder = Path(folder)
+    if not is_head(folder):
+        if encoder is not None:
+            raise UserError(f"--encoder {encoder}: is given, but {folder} has an encoder of its own; leave it out")
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / folder.name
+        model, extractor = load_head(folder, encoder)
+        model.save_pretrained(made)
+        extractor.save_pretrained(made)
+        for path in (*folder.glob("*.png"), folder / "scores.json"):
+            shutil.copyfile(path, made / path.name)
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        whole = HEAD_USE.sub(lambda _: HOW_TO_USE.format(name=folder.name), card)
+        (made / "README.md").write_text(whole, encoding="utf-8")
+        yield made
 
 
 def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptions | None = None) -> Upload:
@@ -214,7 +249,9 @@ def _published_card(path: Path, repo_id: str, labels: list[str], options: CardOp
     if path.is_file():
         content = path.read_bytes()
     else:
-        content = UNTESTED_CARD.format(name=repo_id.partition("/")[2], labels=", ".join(labels)).encode()
+        name = repo_id.partition("/")[2]
+        how_to_use = HOW_TO_USE.format(name=name)
+        content = UNTESTED_CARD.format(name=name, labels=", ".join(labels), how_to_use=how_to_use).encode()
     card = _read_card(path, content)
     data, before = card.data, card.data.to_dict()
     data.library_name, data.pipeline_tag = data.library_name or LIBRARY, data.pipeline_tag or TASK

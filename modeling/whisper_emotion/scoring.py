@@ -40,8 +40,11 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         - `speakers_shared`: for each fold, the number of its test speakers that are also in its training rows.
         - `temperature`, `adapted`: the choices of dev, one list a seed. Only where dev had to choose.
         - `ece_unscaled`: `ece` without the temperature. Only with one.
+        - `sure`: of the labels called sure the share that is right (`accuracy`; None without any) and their share
+          of all (`coverage`), pooled. Only where clips were held out.
         - `corpora`: for each tested corpus `unweighted_accuracy` with its 95 % `interval`, `weighted_accuracy`,
-          `macro_f1`, `ece`, `mean_confidence`, over the `classes` that it has, and its `clips`. Only with several.
+          `macro_f1`, `ece`, `mean_confidence` and `sure`, over the `classes` that it has, and its `clips`. Only with
+          several.
         - `transfer`: for each training corpus and each tested one the unweighted accuracy. Only where every fold
           trains on one corpus and tests on another.
         - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
@@ -196,6 +199,7 @@ def score_table(
         "interval": {name: list(interval(drawn[:, 0])[1:]) for name, drawn in draws.items()},
         "confusion_matrix": np.sum([score["confusion_matrix"] for score in by_seed], axis=0).tolist(),
         **{name: _mean(by_seed, name) for name in CALIBRATION},
+        **_score_sure(predictions),
     }
 
 
@@ -216,7 +220,17 @@ def _score_corpus(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any
         "interval": list(interval(draws["unweighted_accuracy"][:, 0])[1:]),
         "clips": predictions["name"].nunique(),
         "classes": [label for label in labels if label in set(predictions["label"])],
+        **_score_sure(predictions),
     }
+
+
+def _score_sure(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Count the labels called sure, and those of them that are right."""
+    if "sure" not in predictions:
+        return {}
+    right = (predictions["label"] == predictions["predicted"])[predictions["sure"]]
+    accuracy = float(right.mean()) if len(right) else None
+    return {"sure": {"accuracy": accuracy, "coverage": len(right) / len(predictions)}}
 
 
 def _score_seeds(predictions: pd.DataFrame, labels: list[str]) -> list[dict[str, Any]]:

@@ -11,9 +11,8 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from operator import attrgetter
 
 import numpy as np
 
@@ -32,6 +31,12 @@ absolute level, since a recording that arrives in a stream has no loudest moment
 whatever stands around it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15.
 """
 
+SHORTEST_SURE_SECONDS = 0.5
+"""A stretch that is shorter has too little speech for a sure label; the utterances of the corpora are longer."""
+
+UNLIKE, SHORT, IMPROBABLE = "unlike the training speech", "very short", "low probability"
+"""Why a label is unsure, the strongest reason first."""
+
 DIGITAL_SILENCE_DBFS = -200.0  # of samples that are all zero
 
 
@@ -45,6 +50,9 @@ class Prediction:
         end: Where it ends.
         dbfs: How loud its loudest 25 ms are: their RMS in decibels of full scale, -200 for zeros.
         probabilities: By label, in the model's order; None if it is silent.
+        sure_probability: From which a label is sure; 0 where the model does not know it.
+        novelty: How far the stretch lies from the training's speech, as a share of the model's limit: above 1 it is
+            unlike that speech. 0 where the model has no limit.
     """
 
     file: str
@@ -52,6 +60,8 @@ class Prediction:
     end: float
     dbfs: float
     probabilities: dict[str, float] | None
+    sure_probability: float = 0.0
+    novelty: float = 0.0
 
     @property
     def label(self) -> str | None:
@@ -62,6 +72,31 @@ class Prediction:
     def certainty(self) -> float:
         """The largest probability; 0 if it is silent."""
         return 0.0 if self.probabilities is None else max(self.probabilities.values())
+
+    @property
+    def unsure(self) -> str | None:
+        """Why the label is unsure; None if it is sure, or if there is silence and no label."""
+        if self.probabilities is None:
+            return None
+        if self.novelty > 1:
+            return UNLIKE
+        if self.end - self.start < SHORTEST_SURE_SECONDS and self.sure_probability > 0:
+            return SHORT
+        return IMPROBABLE if self.certainty < self.sure_probability else None
+
+
+class Emotion(dict[str, float]):
+    """What a recording sounds like: probabilities by label, the most probable first.
+
+    Attributes:
+        label: The most probable label.
+        unsure: Why it is unsure, in a few words; None if it is sure.
+    """
+
+    def __init__(self, heard: Prediction):
+        named = heard.probabilities or {}
+        super().__init__(sorted(named.items(), key=lambda item: -item[1]))
+        self.label, self.unsure = next(iter(self)), heard.unsure
 
 
 def window_samples(window: float | None, hop: float | None) -> tuple[int, int]:
@@ -152,17 +187,21 @@ def average_windows(windows: Iterable[Prediction]) -> Iterator[Prediction]:
 def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
     """The segments of a recording: runs of moments with the same label, or of silence.
 
+    Moments that are unlike the training's speech stand apart from those that are not.
+
     Args:
         moments: Of one recording, as `average_windows` gives them.
 
     Yields:
         The segments in order; the loudness is that of the loudest moment.
     """
-    for _, run in groupby(moments, key=attrgetter("label")):
-        first, *others = run
-        last = others[-1] if others else first
-        mean = mean_probabilities([first, *others]) if others else first.probabilities
-        yield Prediction(first.file, first.start, last.end, max(one.dbfs for one in (first, *others)), mean)
+    for _, group in groupby(moments, key=lambda one: (one.label, one.novelty > 1)):
+        run = list(group)
+        mean = mean_probabilities(run) if len(run) > 1 else run[0].probabilities
+        seconds = [one.end - one.start for one in run]
+        novelty = sum(one.novelty * length for one, length in zip(run, seconds, strict=True)) / sum(seconds)
+        loudest = max(one.dbfs for one in run)
+        yield replace(run[0], end=run[-1].end, dbfs=loudest, probabilities=mean, novelty=novelty)
 
 
 def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None:
@@ -188,4 +227,5 @@ def _average(covering: Sequence[Prediction], start: float, end: float) -> Predic
     if len(named) < len(covering):
         return Prediction(quietest.file, start, end, quietest.dbfs, None)
     mean = {label: sum(one[label] for one in named) / len(named) for label in named[0]}
-    return Prediction(quietest.file, start, end, quietest.dbfs, mean)
+    novelty = sum(one.novelty for one in covering) / len(covering)
+    return replace(quietest, start=start, end=end, probabilities=mean, novelty=novelty)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean
+from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_deviation, population_mean
 
 MEAN = np.array([[0.0], [2.0], [10.0], [20.0], [22.0], [99.0]], np.float32)
 SPEAKERS = np.array(["a", "a", "b", "c", "c", "d"])
@@ -29,3 +29,12 @@ def test_centred_rows_move_each_clip_from_its_speaker_to_the_population():
     assert centred[:].tolist() == [[101, 7], [99, 7], [99, 7], [101, 7]]
     assert centred[np.array([3, 0])].tolist() == [[101, 7], [101, 7]]
     assert pooled[1, 0] == 2  # the store's vectors are left alone
+
+
+def test_population_deviation_weighs_clips_as_the_mean_does_and_copies_alike():
+    population = population_mean(MEAN, SPEAKERS, CORPORA, range(5))
+    # Clips of a and of b, then those of c: (13.25² + 11.25²) / 8 + 3.25² / 4 + (6.75² + 8.75²) / 4
+    assert population_deviation([MEAN], population, SPEAKERS, CORPORA, range(5)) == pytest.approx(70.9375**0.5)
+    copy = np.full_like(MEAN, population[0])
+    found = population_deviation([MEAN, copy], population, SPEAKERS, CORPORA, range(5))
+    assert found == pytest.approx((70.9375 / 2) ** 0.5)

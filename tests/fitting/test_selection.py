@@ -12,6 +12,7 @@ from whisper_emotion.fitting.selection import (
     HeldOut,
     choose_best,
     decide,
+    find_sure_probability,
     fit_temperature,
     selection_value,
 )
@@ -75,7 +76,7 @@ def test_dev_adapts_only_if_held_out_scores_improve(adapted_right, adapted):
         return torch.eye(2)[[0] * right + [1] * (4 - right)]
 
     held_out = HeldOut(logits(2), logits(adapted_right), labels)
-    assert decide(held_out, "dev", False, "weighted_accuracy") == Decision(adapted, {})
+    assert decide(held_out, "dev", False, "weighted_accuracy").adapted == adapted
     assert decide(held_out, "speaker", False, "weighted_accuracy").adapted
     assert not decide(held_out, "none", False, "weighted_accuracy").adapted
 
@@ -87,12 +88,46 @@ def test_decide_without_held_out_speakers_follows_the_option():
 
 def test_decide_fits_a_temperature_for_adapted_clips_and_one_for_others():
     logits, labels = sure_logits(*[0, 0, 0, 1] * 100)
-    alone = decide(HeldOut(logits, None, labels), "none", True, "loss").temperatures
-    assert alone == {"logit_temperature": pytest.approx(2 * np.log(3) / np.log(301 / 101), abs=1e-3)}
-    both = decide(HeldOut(logits, 2 * logits, labels), "dev", True, "loss").temperatures
+    alone = decide(HeldOut(logits, None, labels), "none", True, "loss").calibration
+    assert alone["logit_temperature"] == pytest.approx(2 * np.log(3) / np.log(301 / 101), abs=1e-3)
+    assert "adapted_logit_temperature" not in alone
+    both = decide(HeldOut(logits, 2 * logits, labels), "dev", True, "loss").calibration
     assert both["adapted_logit_temperature"] == pytest.approx(2 * both["logit_temperature"], rel=1e-3)
 
 
 def test_dev_without_known_speakers_does_not_adapt():
     logits, labels = sure_logits(0, 1)
     assert not decide(HeldOut(logits, None, labels), "dev", False, "loss").adapted
+
+
+def probabilities(*shares):
+    """Logits whose first of two probabilities are these."""
+    return torch.tensor([[math.log(share), math.log(1 - share)] for share in shares])
+
+
+def test_sure_is_the_least_probability_with_four_of_five_right():
+    logits = probabilities(*[0.9] * 10, *[0.8] * 10, *[0.7] * 10)
+    labels = torch.tensor([0] * 10 + [0] * 6 + [1] * 4 + [0] * 7 + [1] * 3)  # right: 10, then 16 of 20, then 23 of 30
+    assert find_sure_probability(logits, labels) == pytest.approx(0.8)
+    assert find_sure_probability(logits, labels, right=23 / 30) == pytest.approx(0.7)
+    weights = torch.tensor([1.0] * 10 + [3.0] * 10 + [1.0] * 10)  # then 28 of 40
+    assert find_sure_probability(logits, labels, weights) == pytest.approx(0.9)
+
+
+def test_nothing_is_sure_where_no_probability_is_high_enough_or_few_clips_were_held_out():
+    assert find_sure_probability(probabilities(*[0.9] * 30), torch.ones(30, dtype=torch.int64)) == 1
+    assert find_sure_probability(probabilities(*[0.9] * 19), torch.zeros(19, dtype=torch.int64)) == 1
+
+
+def test_equal_probabilities_are_sure_together_and_never_below_one_half():
+    labels = torch.tensor([0] * 20 + [1] * 20)
+    assert find_sure_probability(probabilities(*[0.9] * 40), labels) == 1  # the first 20 of equals are right
+    three = torch.tensor([[0.4, 0.3, 0.3]]).log().repeat(30, 1)
+    assert find_sure_probability(three, torch.zeros(30, dtype=torch.int64)) == 0.5
+
+
+def test_decide_finds_the_sure_probability_of_calibrated_labels():
+    logits, labels = sure_logits(*[0] * 100)
+    found = decide(HeldOut(2 * logits, 3 * logits, labels), "dev", True, "loss").calibration
+    assert found["sure_probability"] == pytest.approx(found["adapted_sure_probability"], abs=1e-3)  # 101 of 102
+    assert found["sure_probability"] == pytest.approx(101 / 102, abs=1e-3)

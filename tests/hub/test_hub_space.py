@@ -90,7 +90,7 @@ def test_only_a_space_is_pushed_as_one(space, trained_dir, tmp_path):
         prepare_space(trained_dir, "me/page")
     with pytest.raises(UserError, match="gone: is no folder"):
         prepare_space(tmp_path / "gone", "me/page")
-    done = run_script("push_to_hub.py", "--repo_id", "me/page")
-    assert done.returncode == 2 and "--model: give either this or --space" in done.stderr
+    done = run_script("push_to_hub.py", "--repo_id", "me/page", "--space", space, "--model", trained_dir)
+    assert done.returncode == 2 and "holds its models, leave out --model and --encoder" in done.stderr
     done = run_script("push_to_hub.py", "--repo_id", "me/page", "--space", space, "--dry_run")
     assert done.returncode == 0 and "app.py" in done.stdout and "left out" not in done.stdout

@@ -24,6 +24,7 @@ PREDICTIONS = [
             name, 0.0, 2.5 + place / 16_000, -23.456, dict(zip(LABELS, [0.25, 0.123456, 0.626544], strict=True))
         ),
         Prediction(name, 1.25, 3.75, -200.0, None),
+        Prediction(name, 2.0, 4.0, -20.0, dict(zip(LABELS, [0.25, 0.25, 0.5], strict=True)), sure_probability=0.6),
     )
 ]
 
@@ -41,7 +42,10 @@ def rows_of(path):
         row["silence"] = {"true": True, "false": False}[row["silence"]]
         assert row["silence"] == (set(named.values()) == {""})
         row["probabilities"] = None if row["silence"] else {label: float(value) for label, value in named.items()}
-        row |= {name: float(row[name]) for name in ("start", "end", "dbfs")} | {"label": row["label"] or None}
+        row |= {name: float(row[name]) for name in ("start", "end", "dbfs")} | {
+            "label": row["label"] or None,
+            "unsure": row["unsure"] or None,
+        }
     return rows
 
 
@@ -60,6 +64,7 @@ def test_every_name_comes_back(tmp_path, ending):
             "start": prediction.start,
             "end": prediction.end,
             "label": None if prediction.probabilities is None else "$sad$",
+            "unsure": "low probability" if prediction.sure_probability else None,
             "silence": prediction.probabilities is None,
             "dbfs": round(prediction.dbfs, 1),
             "probabilities": prediction.probabilities,
@@ -122,7 +127,8 @@ def test_the_table_has_a_line_a_prediction_and_columns_below_one_another():
     assert lines[0] == "     0.00      2.50  $sad$      0.250    0.123 0.627  plain.wav"
     assert lines[1] == "     1.25      3.75  (silence)      -        -     -  plain.wav"
     assert table_heading(LABELS) == "    start       end  label      angry so, calm $sad$  file"
-    assert lines[2].endswith("two\\nlines.wav")
+    assert lines[2] == "     2.00      4.00  $sad$?     0.250    0.250 0.500  plain.wav"
+    assert lines[3].endswith("two\\nlines.wav")
     "".join(lines).encode("utf-8")  # also the name that is no text
 
 

@@ -57,31 +57,39 @@ def run_page(
     host: str | None = None,
     port: int | None = None,
     device: str = "auto",
+    encoder: str | None = None,
 ) -> None:
     """Serve the page until it is interrupted.
 
     Args:
-        models: Trained folders or Hub names.
+        models: Trained folders or Hub names; none is the general model.
         most_minutes: Longer recordings are refused.
         most_megabytes: Larger ones are.
         host: The address to listen on; that of `GRADIO_SERVER_NAME`, or this machine alone, where not given.
         port: The port; that of `GRADIO_SERVER_PORT`, or the first free one from 7860 on, where not given.
         device: Where the models run, as in `EmotionClassifier`.
+        encoder: Of the general model, as in `EmotionClassifier`.
 
     Raises:
         UserError: A model cannot be loaded, or the port is taken.
     """
-    page = build_page(load_models(models, device), most_minutes, most_megabytes)
+    page = build_page(load_models(models, device, encoder), most_minutes, most_megabytes)
     print(f"{launch_page(page, most_megabytes, host, port)} (Ctrl+C ends it)", flush=True)
     page.block_thread()
 
 
-def load_models(models: Sequence[str], device: str = "auto") -> dict[str, EmotionClassifier]:
-    """The models by the names that the page shows.
+def load_models(
+    models: Sequence[str], device: str = "auto", encoder: str | None = None
+) -> dict[str, EmotionClassifier]:
+    """The models by the names that the page shows; arguments as of `run_page`.
 
     Raises:
         UserError: A model cannot be loaded, or two have the same name.
     """
+    if not models:
+        return {"general": EmotionClassifier(None, encoder, device=device)}
+    if encoder is not None:
+        raise UserError(f"--encoder {encoder}: is that of the general model, leave it out or --model")
     loaded: dict[str, EmotionClassifier] = {}
     for model in models:
         name = model_name(model)

@@ -48,7 +48,8 @@ def write_space(folder: Path, models: Sequence[str], most_minutes: float, most_m
 
     Args:
         folder: A new folder, or an empty one.
-        models: Trained folders, which are copied, and Hub names, which the Space loads when it starts.
+        models: Trained folders, which are copied, and Hub names, which the Space loads when it starts. None is the
+            general model, whose encoder it loads.
         most_minutes: Longer recordings are refused.
         most_megabytes: Larger ones are.
 

@@ -4,11 +4,13 @@ Cross-corpus work normalises by speaker or by corpus (Schuller et al. 2010, IEEE
 Here clips are moved by means alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from whisper_emotion.modeling_whisper_emotion import EmotionHead
 from whisper_emotion.stored_frames import Rows
 
 READ_AT_ONCE = 4096  # vectors that are averaged together
@@ -41,13 +43,32 @@ def population_mean(mean: Any, speakers: np.ndarray, corpora: np.ndarray, rows: 
     Returns:
         `(frame_size,)`.
     """
+    return _sum(mean, np.asarray(rows), _shares(speakers, corpora, rows))
+
+
+def population_deviation(
+    means: Sequence[Any], population: np.ndarray, speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]
+) -> np.ndarray:
+    """Return the deviation of the clips' mean frames from the population's mean, `(frame_size,)`.
+
+    Args:
+        means: As `mean` of `group_means`: of the clips, and of each of their distorted copies.
+        population: `population_mean` of the clips; the further arguments are the same.
+        speakers: Speaker of every clip, `(clips,)`.
+        corpora: Corpus of every clip, `(clips,)`.
+        rows: The training clips.
+    """
+    chosen, shares = np.asarray(rows), _shares(speakers, corpora, rows)
+    squares = [_sum(mean, chosen, shares, lambda values: (values - population) ** 2) for mean in means]
+    return np.sqrt(np.mean(squares, axis=0))
+
+
+@torch.inference_mode()
+def measure_novelty(head: EmotionHead, mean: Any, rows: Sequence[int]) -> np.ndarray:
+    """Return `EmotionHead.novelty` of the clips `rows`, `(rows,)`; `mean` as of `group_means`."""
     chosen = np.asarray(rows)
-    names, places, counts = np.unique(speakers[chosen], return_inverse=True, return_counts=True)
-    of_speaker = np.empty(len(names), corpora.dtype)
-    of_speaker[places] = corpora[chosen]
-    _, own, spoken = np.unique(of_speaker, return_inverse=True, return_counts=True)
-    shares = 1 / (len(spoken) * spoken[own] * counts)
-    return _sum(mean, chosen, shares[places])
+    parts = (chosen[start : start + READ_AT_ONCE] for start in range(0, len(chosen), READ_AT_ONCE))
+    return np.concatenate([head.novelty(torch.from_numpy(np.asarray(mean[part]))).numpy() for part in parts])
 
 
 class CentredRows(Rows):
@@ -101,6 +122,17 @@ def _averages(mean: Any, groups: np.ndarray, rows: np.ndarray) -> tuple[np.ndarr
     return np.stack([mean[rows[places == number]].mean(axis=0) for number in range(len(names))]), places
 
 
-def _sum(mean: Any, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def _shares(speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """The weight of each clip where corpora count alike, and so do a corpus's speakers and a speaker's clips."""
+    chosen = np.asarray(rows)
+    names, places, counts = np.unique(speakers[chosen], return_inverse=True, return_counts=True)
+    of_speaker = np.empty(len(names), corpora.dtype)
+    of_speaker[places] = corpora[chosen]
+    _, own, spoken = np.unique(of_speaker, return_inverse=True, return_counts=True)
+    return (1 / (len(spoken) * spoken[own] * counts))[places]
+
+
+def _sum(mean: Any, rows: np.ndarray, shares: np.ndarray, function: Callable = np.asarray) -> np.ndarray:
+    """The weighted sum of a function of the rows."""
     parts = (slice(start, start + READ_AT_ONCE) for start in range(0, len(rows), READ_AT_ONCE))
-    return np.sum([shares[part] @ mean[rows[part]] for part in parts], axis=0)
+    return np.sum([shares[part] @ function(mean[rows[part]]) for part in parts], axis=0)

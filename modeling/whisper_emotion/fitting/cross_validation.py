@@ -26,16 +26,27 @@ def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd
     """Classify a fold's test clips.
 
     Returns:
-        A row a clip: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name. With
-        temperature scaling `temperature`, with adaptation `adapted`, and beside it the class and the probabilities
+        A row a clip: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name. Where clips
+        were held out `sure`: like the training's clips, and of a probability that is high enough. With
+        temperature scaling `temperature`, with adaptation `adapted`, and beside it these columns
         of the clip as it is, their names behind `UNADAPTED`.
     """
     adapted = fitted.decision.adapted
-    table = prediction_table(experiment, fitted.classify(fold.test, adapted), fold, seed)
+    columns, config = probability_columns(experiment.labels), fitted.head.config
+    familiar = np.ones(len(fold.test), bool)
+    if fitted.novelty is not None and config.novelty_limit is not None:
+        familiar = fitted.novelty(fold.test) <= config.novelty_limit
+
+    def tabulate(adapted: bool) -> pd.DataFrame:
+        table = prediction_table(experiment, fitted.classify(fold.test, adapted), fold, seed)
+        least = config.sure_probability_of(adapted)
+        return table if least is None else table.assign(sure=familiar & (table[columns].max(axis=1) >= least))
+
+    table = tabulate(adapted)
     if experiment.adaptation != "none":
-        alone = prediction_table(experiment, fitted.classify(fold.test, False), fold, seed) if adapted else table
+        alone = tabulate(False) if adapted else table
         table = table.assign(adapted=adapted).join(
-            alone[["predicted", *probability_columns(experiment.labels)]].add_prefix(UNADAPTED)
+            alone[alone.columns.intersection(["predicted", *columns, "sure"])].add_prefix(UNADAPTED)
         )
     if experiment.temperature_scaling:
         table["temperature"] = fitted.head.config.temperature_of(adapted)

@@ -17,7 +17,14 @@ from tqdm.auto import tqdm
 from whisper_emotion.collator import AudioCollator
 from whisper_emotion.corpora.held_out import hold_out_speakers
 from whisper_emotion.errors import UserError
-from whisper_emotion.fitting.adaptation import CentredRows, group_means, population_mean, with_copies
+from whisper_emotion.fitting.adaptation import (
+    CentredRows,
+    group_means,
+    measure_novelty,
+    population_deviation,
+    population_mean,
+    with_copies,
+)
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.large_regression import regularisation_path
@@ -28,6 +35,7 @@ from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
 from whisper_emotion.stored_frames import PooledClips, Rows, Stacked, StoredFrames
 
+FAMILIAR = 0.995  # share of the training clips and their copies that are not called unlike the training's
 CLIPS_AT_ONCE = 64  # that a trained head classifies together
 
 
@@ -63,11 +71,12 @@ class Fitted:
     """A fitted model.
 
     Args:
-        head: The head; its configuration has the temperatures.
+        head: The head; its configuration has the calibration.
         model: The whole model, where the encoder was trained, too.
         decision: What held-out speakers decided.
         choice: What was selected: `epoch` or `strength`, and `selection_value`.
         classify: Function of (rows, adapted) that returns logits `(clips, labels)`, divided by the temperature.
+        novelty: Function of rows that returns `EmotionHead.novelty` of the clips; None where the encoder was trained.
     """
 
     head: EmotionHead
@@ -75,6 +84,7 @@ class Fitted:
     decision: Decision
     choice: dict[str, Any]
     classify: Callable[[Sequence[int], bool], np.ndarray]
+    novelty: Callable[[Sequence[int]], np.ndarray] | None = None
 
     def whole_model(self, experiment: Experiment) -> WhisperForEmotionClassification:
         """Return the model with its encoder, ready to be saved."""
@@ -252,9 +262,12 @@ def _finish(experiment: Experiment, frames: StoredFrames, head: EmotionHead, job
     """Calibrate a fitted head, and give it the statistics of adaptation."""
     metric = experiment.args.metric_for_best_model
     decision = decide(held_out, experiment.adaptation, experiment.temperature_scaling, metric)
-    head.config.update(decision.temperatures)
+    head.config.update(decision.calibration)
+    novelty = None
     if not head.config.use_weighted_layer_sum:
-        _set_population_mean(experiment, frames, head, job.known(experiment))
+        known = job.known(experiment)
+        _set_population_mean(experiment, frames, head, known)
+        novelty = _set_novelty(experiment, frames, head, known)
     head.eval()
 
     def classify(rows: Sequence[int], adapted: bool) -> np.ndarray:
@@ -262,12 +275,24 @@ def _finish(experiment: Experiment, frames: StoredFrames, head: EmotionHead, job
         means = group_means(frames.means, groups, np.asarray(rows)) if adapted else None
         return _classify(frames, head, rows, means)
 
-    return Fitted(head, None, decision, choice, classify)
+    return Fitted(head, None, decision, choice, classify, novelty)
 
 
 def _set_population_mean(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]) -> None:
     population = population_mean(frames.means, experiment.speakers, experiment.corpus_of, rows)
     head.adaptation.population_mean.copy_(torch.from_numpy(population))
+
+
+def _set_novelty(
+    experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """Tell the head how far from their mean its training clips lie; return a function that measures others."""
+    population, means = head.adaptation.population_mean.numpy(), [frames.means, *(one.means for one in frames.copies)]
+    deviation = population_deviation(means, population, experiment.speakers, experiment.corpus_of, rows)
+    head.adaptation.population_deviation.copy_(torch.from_numpy(deviation))
+    known = [measure_novelty(head, mean, rows) for mean in means]
+    head.config.novelty_limit = float(np.quantile(np.concatenate(known), FAMILIAR))
+    return partial(measure_novelty, head, frames.means)
 
 
 @torch.inference_mode()
@@ -317,7 +342,7 @@ def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
             trainer = trained(job.known(experiment), None, work_dir / "refit", choice["epoch"])
     decision = decide(held_out, "none", experiment.temperature_scaling, args.metric_for_best_model)
     model = trainer.model
-    model.config.update(decision.temperatures)
+    model.config.update(decision.calibration)
 
     def classify(test: Sequence[int], adapted: bool) -> np.ndarray:
         return np.asarray(trainer.predict(corpus.select(test)).predictions)

@@ -1,4 +1,4 @@
-"""Everything that held-out speakers choose: the epoch, whether to adapt to speakers, and the temperatures."""
+"""Everything that held-out speakers choose: the epoch, whether to adapt to speakers, and the calibration."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from scipy.optimize import brentq, minimize_scalar
 
 from whisper_emotion.metrics import compute_scores
 
+SURE_RIGHT = 0.8  # share of the labels called sure that are right on held-out speakers
+FEWEST_TO_JUDGE = 20  # held-out clips
 LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
 
 
@@ -34,15 +36,16 @@ class Decision(NamedTuple):
 
     Args:
         adapted: Whether test clips are adapted to their speakers.
-        temperatures: Fields of the model's configuration by name; empty without temperature scaling.
+        calibration: Fields of the model's configuration by name: from which probability a label is sure, and with
+            temperature scaling the temperatures. Empty where nothing was held out.
     """
 
     adapted: bool
-    temperatures: dict[str, float]
+    calibration: dict[str, float]
 
 
 def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) -> Decision:
-    """Decide about adaptation and temperatures.
+    """Decide about adaptation and calibration.
 
     Args:
         held_out: None where nothing is held out; `adaptation` is then not `dev`, and `scale` is false.
@@ -57,13 +60,43 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
     if adaptation == "dev" and has_adapted:
         values = [selection_value(logits, held_out.labels, metric) for logits in held_out[:2]]
         adapted = values[1] > values[0]
-    temperatures = {}
-    if scale:
-        labels, weights = held_out.labels, held_out.weights
-        temperatures["logit_temperature"] = fit_temperature(held_out.logits, labels, weights)
-        if has_adapted:
-            temperatures["adapted_logit_temperature"] = fit_temperature(held_out.adapted_logits, labels, weights)
-    return Decision(adapted, temperatures)
+    calibration = {}
+    for prefix, logits in (("", held_out.logits), ("adapted_", held_out.adapted_logits)):
+        if logits is None:
+            continue
+        temperature = fit_temperature(logits, held_out.labels, held_out.weights) if scale else 1.0
+        if scale:
+            calibration[f"{prefix}logit_temperature"] = temperature
+        calibration[f"{prefix}sure_probability"] = find_sure_probability(
+            logits / temperature, held_out.labels, held_out.weights
+        )
+    return Decision(adapted, calibration)
+
+
+def find_sure_probability(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, right: float = SURE_RIGHT
+) -> float:
+    """Find the least probability such that of the labels that have it or more, a share `right` is right.
+
+    Args:
+        logits: `(clips, labels)`, divided by the temperature.
+        labels: Class ids `(clips,)`.
+        weights: Weight of each clip, `(clips,)`; None weighs all alike.
+        right: The share.
+
+    Returns:
+        At least 0.5: a label that is more likely wrong than right is not sure. 1 where no probability is high enough.
+    """
+    confidence, chosen = logits.double().softmax(dim=1).max(dim=1)
+    order = confidence.argsort(descending=True, stable=True)
+    shares = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
+    accuracy = (shares * (chosen == labels))[order].cumsum(0) / shares[order].cumsum(0)
+    confidence = confidence[order]
+    ends = confidence > torch.cat([confidence[1:], confidence.new_tensor([-1.0])])  # equal ones are sure together
+    reached = ((accuracy >= right) & ends).nonzero()
+    if not len(reached) or len(labels) < FEWEST_TO_JUDGE:
+        return 1.0
+    return max(0.5, float(confidence[reached[-1]]))
 
 
 def scores_of(logits: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray) -> dict[str, float]:

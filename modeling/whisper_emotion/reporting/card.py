@@ -20,6 +20,7 @@ from whisper_emotion.card_metadata import (
 from whisper_emotion.corpora.record import Corpus
 from whisper_emotion.head_files import is_head, read_source
 from whisper_emotion.reporting.corpora import corpus_table
+from whisper_emotion.reporting.coverage import describe_sure
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -186,6 +187,8 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "speakers_known": _speakers_are_known(scores["corpus"]),
         "corpora_table": corpus_table(scores) if "corpora" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
+        "coverage_picture": "sure" in scores and scores.get("test_fold") is None,
+        "sure": describe_sure(scores) if "sure" in scores else None,
         "unadapted": _unadapted(scores) if describe_adaptation(scores) else None,
     }
 

@@ -1,6 +1,6 @@
 """Scores corpus by corpus, as a table and as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -51,8 +51,9 @@ def corpus_table(scores: Mapping[str, Any]) -> str:
     """
     header = ["corpus", "classes", "clips"]
     names, rows = list(scores["corpora"]), []
+    has_sure = all("sure" in figures for way in ways(scores).values() for figures in way.values())
     for way in ways(scores):
-        header += [f"UA, {way} (95 % interval)", "WA", "confidence", "ECE"]
+        header += [f"UA, {way} (95 % interval)", "WA", "confidence", "ECE"] + ["right where sure (share)"] * has_sure
     for name in names:
         row = [
             _title(name),
@@ -63,12 +64,30 @@ def corpus_table(scores: Mapping[str, Any]) -> str:
             low, high = figures["interval"]
             row += [f"{_percent(figures['unweighted_accuracy'])} ({_percent(low)} to {_percent(high)})"]
             row += [_percent(figures[key]) for key in ("weighted_accuracy", "mean_confidence", "ece")]
+            row += [_describe_sure([figures])] * has_sure
         rows.append(row)
     mean = ["**mean**", "", ""]
     for way in ways(scores).values():
         for key in ("unweighted_accuracy", "weighted_accuracy", "mean_confidence", "ece"):
             mean.append(f"**{_percent(float(np.mean([way[name][key] for name in names])))}**")
+        mean += [f"**{_describe_sure(list(way.values()))}**"] * has_sure
     return markdown_table(header, [*rows, mean])
+
+
+def sure_figures(corpora: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
+    """Return the means over corpora of the share that is right of the labels called sure, and of their share of all.
+
+    Args:
+        corpora: Figures with `sure`. A corpus without such labels has no part in the first mean, which may be None.
+    """
+    found = [figures["sure"] for figures in corpora]
+    right = [one["accuracy"] for one in found if one["accuracy"] is not None]
+    return float(np.mean(right)) if right else None, float(np.mean([one["coverage"] for one in found]))
+
+
+def _describe_sure(corpora: Sequence[Mapping[str, Any]]) -> str:
+    right, coverage = sure_figures(corpora)
+    return f"{'–' if right is None else _percent(right)} ({_percent(coverage)})"
 
 
 def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: str) -> None:

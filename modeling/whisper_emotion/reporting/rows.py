@@ -14,6 +14,7 @@ from whisper_emotion.errors import UserError, printable
 from whisper_emotion.windows import Prediction
 
 ENDINGS = (".json", ".jsonl", ".csv")
+COLUMNS = ("file", "start", "end", "label", "unsure", "silence", "dbfs")
 SILENCE = "(silence)"
 
 
@@ -21,9 +22,10 @@ class RowFile:
     """A file of predictions that is written while they come, a row each; a context manager.
 
     JSONL and CSV hold every row as soon as it is written. JSON, one list, appears whole when all is done, or not at
-    all. Each row has `file`, `start`, `end` (seconds), `label`, `silence` (true where the label is null because the
-    stretch is silent), `dbfs` and the probabilities: by name under `probabilities`, in CSV a column `p_LABEL` each. An
-    earlier file of this name is replaced. `rows` counts what was written.
+    all. Each row has `file`, `start`, `end` (seconds), `label`, `unsure` (why the label is unsure, null where it is
+    sure), `silence` (true where the label is null because the stretch is silent), `dbfs` and the probabilities: by
+    name under `probabilities`, in CSV a column `p_LABEL` each. An earlier file of this name is replaced. `rows` counts
+    what was written.
 
     Args:
         path: The file; its ending says which kind.
@@ -46,7 +48,7 @@ class RowFile:
         with self._one_line_errors():
             self._file = open(self._target, "wb", buffering=0)
             if self.kind == ".csv":
-                names = ["file", "start", "end", "label", "silence", "dbfs", *(f"p_{label}" for label in self.labels)]
+                names = [*COLUMNS, *(f"p_{label}" for label in self.labels)]
                 self._write(_csv_line(names))
         return self
 
@@ -121,15 +123,16 @@ def table_heading(labels: Sequence[str]) -> str:
 
 
 def table_line(prediction: Prediction, labels: Sequence[str]) -> str:
-    """A prediction as a line of a table: times in seconds, label, all probabilities, file."""
+    """A prediction as a line of a table: times in seconds, label (`sad?` is unsure), all probabilities, file."""
     named = prediction.probabilities or {}
     shares = [f"{named[label]:.3f}" if label in named else "-" for label in labels]
+    label = SILENCE if prediction.label is None else prediction.label + "?" * (prediction.unsure is not None)
     times = f"{prediction.start:.2f}", f"{prediction.end:.2f}"
-    return _table(labels, *times, prediction.label or SILENCE, shares, printable(prediction.file))
+    return _table(labels, *times, label, shares, printable(prediction.file))
 
 
 def _table(labels: Sequence[str], start: str, end: str, label: str, shares: Sequence[str], file: str) -> str:
-    width = max(len(SILENCE), *map(len, labels))
+    width = max(len(SILENCE), *(len(name) + 1 for name in labels))
     columns = (f"{share:>{max(5, len(name))}}" for name, share in zip(labels, shares, strict=True))
     return f"{start:>9} {end:>9}  {label:<{width}}  {' '.join(columns)}  {file}"
 
@@ -142,6 +145,7 @@ def _as_row(prediction: Prediction) -> dict[str, Any]:
         "start": prediction.start,
         "end": prediction.end,
         "label": prediction.label,
+        "unsure": prediction.unsure,
         "silence": named is None,
         "dbfs": round(prediction.dbfs, 1),
         "probabilities": None if named is None else {label: round(value, 6) for label, value in named.items()},
