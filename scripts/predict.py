@@ -121,14 +121,14 @@ def main() -> int:
         on_error=failed.__setitem__,
         progress=True,
     )
-    printed = False
+    printed, heard = False, Counter[str | None]()
     with ExitStack() as stack:
         rows, segments = (
             None if path is None else stack.enter_context(RowFile(path, classifier.labels, option))
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
         )
         for file, windows in groupby(predictions, key=attrgetter("file")):
-            for segment in join_moments(average_windows(pictures.watch(_written(windows, rows)))):
+            for segment in join_moments(average_windows(pictures.watch(_written(windows, rows, heard)))):
                 if segments is not None:
                     segments.write(segment)
                 elif rows is None:
@@ -141,6 +141,9 @@ def main() -> int:
     for table in (rows, segments):
         if table is not None:
             _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
+    if heard.total() > heard[None]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in heard.most_common() if reason is not None)
+        print(f"unsure (?): {heard.total() - heard[None]} of {heard.total()} labels ({reasons})", file=sys.stderr)
     for error in failed.values():
         print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -172,9 +175,13 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _written(windows: Iterable[Prediction], rows: "RowFile | None") -> Iterator[Prediction]:
-    """Write each window on its way: nothing of a long recording waits for its end."""
+def _written(
+    windows: Iterable[Prediction], rows: "RowFile | None", heard: Counter[str | None]
+) -> Iterator[Prediction]:
+    """Write and count each window on its way: nothing of a long recording waits for its end."""
     for window in windows:
+        if window.label is not None:
+            heard[window.unsure] += 1
         if rows is not None:
             rows.write(window)
         yield window

@@ -1,6 +1,7 @@
 """The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,36 @@ def test_layers_that_are_there_are_not_encoded_again(tiny_encoder, corpus, extra
     assert len(runs) == 3
     filled(model_of(tiny_encoder), extractor, corpus, [1, 3], tmp_path)
     assert len(runs) == 6
+
+
+@pytest.mark.parametrize("kind", ["frames", "mean"])
+def test_utterances_of_other_corpora_are_copied(tiny_encoder, corpus, extractor, tmp_path, monkeypatch, capfd, kind):
+    model, seen, forward = model_of(tiny_encoder), [], WhisperEmotionEncoder.forward
+
+    def counted(self, *arguments, **inputs):
+        seen.append(len(inputs["input_features"]))
+        return forward(self, *arguments, **inputs)
+
+    def store(clips, folder="store", layers=(1, 2)):
+        made = FeatureStore(model, extractor, clips, layers, tmp_path / folder, kind)
+        made.fill()
+        return made
+
+    store(corpus.select(range(5, 15)))
+    monkeypatch.setattr(WhisperEmotionEncoder, "forward", counted)
+    found = store(corpus).open([1, 2])
+    assert sum(seen) == len(corpus) - 10
+    assert f"10 of {len(corpus)} utterances are copied from other corpora's stores" in capfd.readouterr().out
+    anew = store(corpus, "another").open([1, 2])
+    np.testing.assert_array_equal(found.lengths, anew.lengths)
+    np.testing.assert_allclose(found.means[:], anew.means[:], atol=1e-3)  # encoded in other batches
+    store(corpus.select(reversed(range(24))))
+    assert sum(seen) == len(corpus) - 10 + len(corpus)  # the latter are another folder's
+    shutil.rmtree(tmp_path / "store")
+    damaged = store(corpus.select(range(3)))
+    (damaged.folders[1] / "clips.sha256").write_bytes(b"short")
+    store(corpus)
+    assert sum(seen) == 3 * len(corpus) - 10 + 3
 
 
 @pytest.mark.parametrize("change", ["weights", "context", "margin", "stride", "mask", "audio", "order", "extractor"])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from io import RawIOBase
 from itertools import repeat
@@ -29,9 +29,11 @@ from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassifica
 from whisper_emotion.run_folder import write_whole, writing_to
 from whisper_emotion.stored_frames import INDEX, INTACT, KINDS, PooledClips, StoredFrames, read_index
 
-FORMAT = 2  # of the store; another number is another store
+FORMAT = 3  # of the store; another number is another store
 BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
 DONE = "done"  # file of a layer's folder, a byte a batch
+CLIPS = "clips.sha256"  # file of a layer's folder, a digest of each utterance
+DIGEST_BYTES = 32  # of SHA-256
 LARGEST = 65_504  # of half precision
 
 
@@ -42,7 +44,7 @@ class FeatureStore:
     extractor, the context, which frames are pooled and how, and the bytes of every recording. Utterances are encoded
     in batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was
     killed goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
-    the same.
+    the same. What another, finished store of the same encoder holds of an utterance is copied and not encoded again.
 
     Args:
         model: Its encoder is used as it is, up to `encoder_layer`; the head plays no part.
@@ -67,12 +69,14 @@ class FeatureStore:
         self.copy = copy
         self.model, self.extractor, self.corpus, self.kind = model, extractor, corpus, KINDS[kind]
         self.root = Path(cached_assets_path("whisper_emotion", "features") if store_dir is None else store_dir)
-        clips = _digest_clips(corpus)
+        self._clips = _digest_clips(corpus)
         content = ([] if kind == "frames" else [kind]) + ([distortion.VERSION, copy] if copy else [])
-        self.folders = {
-            layer: self.root / _digest(FORMAT, _describe_input(model, extractor), digest, clips, *content)
+        self._sources = {
+            layer: _digest(FORMAT, _describe_input(model, extractor), digest, *content)
             for layer, digest in zip(layers, _digest_layers(model, layers), strict=True)
         }
+        clips = hashlib.sha256(b"".join(self._clips)).hexdigest()
+        self.folders = {layer: self.root / _digest(source, clips) for layer, source in self._sources.items()}
         order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # utterances of like length together
         self._batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
@@ -103,6 +107,7 @@ class FeatureStore:
                 for layer, folder in new.items():
                     index = {
                         "encoder_layer": layer,
+                        "source": self._sources[layer],
                         **_describe_input(self.model, self.extractor)["context"],
                         "d_model": width,
                         **({"pooling": self.kind.name, "clips": count} if frames is None else {"frames": frames}),
@@ -131,6 +136,7 @@ class FeatureStore:
             return
         try:
             folder.mkdir(exist_ok=True)
+            (folder / CLIPS).write_bytes(b"".join(self._clips))
             for name, length in ((self.kind.file, size), (DONE, len(self._batches))):
                 with open(folder / name, "ab") as file:
                     file.truncate(length)
@@ -183,6 +189,29 @@ class FeatureStore:
         """The folders of the layers that are not wholly encoded."""
         return {layer: folder for layer, folder in self.folders.items() if not _ticks(folder).all()}
 
+    def _find_elsewhere(self, layer: int) -> dict[int, np.ndarray]:
+        """The bytes of the utterances that another, finished store of this encoder holds, by their row here."""
+        folder, found = self.folders[layer], dict[bytes, np.ndarray]()
+        width = self.kind.row_bytes(self.model.config.d_model)
+        for index in sorted(self.root.glob(f"*/{INDEX}")):
+            other = index.parent
+            try:
+                if other == folder or json.loads(index.read_bytes())["source"] != self._sources[layer]:
+                    continue
+                if not _ticks(other).all():
+                    continue
+                ends = np.cumsum(read_index(other, self.kind).rows) * width
+                clips = np.fromfile(other / CLIPS, f"V{DIGEST_BYTES}").tolist()
+                content = np.asarray(np.memmap(other / self.kind.file, np.uint8, "r"))
+                stretches = np.split(content, ends[:-1]) if len(content) == ends[-1] else []
+                found |= dict(zip(clips, stretches, strict=True))
+            except (OSError, ValueError, KeyError, TypeError, UserError):
+                continue  # damaged, or of an earlier version
+        rows = read_index(folder, self.kind).rows * width
+        return {
+            row: found[clip] for row, clip in enumerate(self._clips) if clip in found and len(found[clip]) == rows[row]
+        }
+
     @torch.inference_mode()
     def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
         """Encode the batches that are not ticked off, this process's share of them."""
@@ -193,6 +222,12 @@ class FeatureStore:
         row_bytes = self.kind.row_bytes(self.model.config.d_model)
         ticks = {layer: _ticks(folder) for layer, folder in folders.items()}
         sizes = np.array([len(rows) for rows in self._batches])
+        elsewhere = {layer: self._find_elsewhere(layer) for layer in folders}
+        known = set.intersection(*(set(found) for found in elsewhere.values()))
+        if known and state.is_main_process:
+            tqdm.write(
+                f"feature store: {len(known)} of {len(lengths)} utterances are copied from other corpora's stores"
+            )
 
         def finished() -> int:
             return int(sizes[np.all([tick != 0 for tick in ticks.values()], axis=0)].sum())
@@ -214,13 +249,12 @@ class FeatureStore:
                 open_layers = [layer for layer, tick in ticks.items() if not tick[number]]
                 if not open_layers:
                     continue
-                rows = self._batches[number]
-                batch = collate([self.corpus[row] for row in rows])
-                inputs = {name: batch[name].to(self.model.device) for name in ("input_features", "attention_mask")}
-                encoded = self.model.encoder(**inputs, layers=open_layers)
-                for place, row in enumerate(rows):
-                    kept = encoded.frames[place, : int(encoded.mask[place].sum())].float().cpu()
-                    for layer, frames in zip(open_layers, kept.unbind(1), strict=True):
+                for row in known.intersection(self._batches[number]):
+                    for layer in open_layers:
+                        _write_at(row_files[layer], starts[row] * row_bytes, elsewhere[layer][row].tobytes())
+                rows = [row for row in self._batches[number] if row not in known]
+                for row, layers in zip(rows, self._run_encoder(collate, rows, open_layers), strict=True):
+                    for layer, frames in zip(open_layers, layers, strict=True):
                         if self.kind.name == "frames":
                             # Half precision ends at 65,504, which a large encoder's upper layers may pass.
                             cut += int((frames.abs() > LARGEST).sum())
@@ -234,6 +268,16 @@ class FeatureStore:
                 bar.update(finished() - bar.n)  # other processes tick, too
         if cut:
             tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
+
+    def _run_encoder(self, collate: AudioCollator, rows: list[int], layers: list[int]) -> Iterator[list[torch.Tensor]]:
+        """Encode a batch; yields for each utterance its frames `(frames, d_model)` at each layer."""
+        if not rows:
+            return
+        batch = collate([self.corpus[row] for row in rows])
+        inputs = {name: batch[name].to(self.model.device) for name in ("input_features", "attention_mask")}
+        encoded = self.model.encoder(**inputs, layers=layers)
+        for frames, mask in zip(encoded.frames, encoded.mask, strict=True):
+            yield list(frames[: int(mask.sum())].float().cpu().unbind(1))
 
 
 def _write_at(file: RawIOBase, place: int, content: bytes) -> None:
@@ -281,8 +325,9 @@ def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]
     return [digests[layer].hexdigest() for layer in layers]
 
 
-def _digest_clips(corpus: Dataset) -> str:
-    running, read = hashlib.sha256(), {}
+def _digest_clips(corpus: Dataset) -> list[bytes]:
+    """A digest of each utterance: of its recording's bytes, and of the part that it is."""
+    digests, read = [], {}
     parts = zip(corpus["start"], corpus["seconds"], strict=True) if "start" in corpus.features else repeat(())
     for audio, part in zip(corpus["audio"], parts, strict=False):
         known = None if audio.get("bytes") else read.get(audio["path"])  # utterances may share a file
@@ -290,10 +335,8 @@ def _digest_clips(corpus: Dataset) -> str:
             known = hashlib.sha256(audio.get("bytes") or Path(audio["path"]).read_bytes()).digest()
             if part:
                 read[audio["path"]] = known
-        running.update(known)
-        if part:
-            running.update(repr(part).encode())
-    return running.hexdigest()
+        digests.append(hashlib.sha256(known + repr(part).encode()).digest() if part else known)
+    return digests
 
 
 def _digest(*parts: Any) -> str:
