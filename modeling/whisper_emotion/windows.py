@@ -196,12 +196,25 @@ def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
         The segments in order; the loudness is that of the loudest moment.
     """
     for _, group in groupby(moments, key=lambda one: (one.label, one.novelty > 1)):
-        run = list(group)
-        mean = mean_probabilities(run) if len(run) > 1 else run[0].probabilities
-        seconds = [one.end - one.start for one in run]
-        novelty = sum(one.novelty * length for one, length in zip(run, seconds, strict=True)) / sum(seconds)
-        loudest = max(one.dbfs for one in run)
-        yield replace(run[0], end=run[-1].end, dbfs=loudest, probabilities=mean, novelty=novelty)
+        yield summarise_moments(list(group))
+
+
+def summarise_moments(moments: Sequence[Prediction]) -> Prediction:
+    """Return one prediction for some moments: probabilities and novelty are means over the time that is not silent.
+
+    Args:
+        moments: Of one recording, as `average_windows` gives them. The loudness is that of the loudest.
+    """
+    labelled = [one for one in moments if one.probabilities is not None]
+    loudest = max(one.dbfs for one in moments)
+    if not labelled:
+        return replace(moments[0], end=moments[-1].end, dbfs=loudest)
+    seconds = [one.end - one.start for one in labelled]
+    novelty = sum(one.novelty * length for one, length in zip(labelled, seconds, strict=True)) / sum(seconds)
+    mean = mean_probabilities(labelled) if len(labelled) > 1 else labelled[0].probabilities
+    return replace(
+        labelled[0], start=moments[0].start, end=moments[-1].end, dbfs=loudest, probabilities=mean, novelty=novelty
+    )
 
 
 def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None:

@@ -88,6 +88,13 @@ def test_an_upload_is_labelled_and_explained(page, model_dir, synthetic_dir, tmp
     look(page, tmp_path / "labelled.png")
 
 
+def test_an_example_is_labelled_with_one_click(page, tmp_path):
+    page.get_by_role("button", name="Example: fast and high").click()
+    page.get_by_text("3.4 s, labelled whole.").wait_for()
+    assert len(shown(page)) == 3
+    look(page, tmp_path / "example.png")
+
+
 def test_a_long_upload_is_labelled_over_time(page, tmp_path):
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.1, 40 * 16_000).clip(-1, 1), 16_000)
     upload(page, tmp_path / "a.flac")

@@ -134,3 +134,15 @@ def test_a_port_that_is_taken_is_named(demo_url, model_dir):
     port = int(demo_url.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(UserError, match=f"--port {port}: cannot be listened on, name another"):
         run_page([str(model_dir)], 1, 1, port=port)
+
+
+def test_an_unsure_label_is_not_shouted(model_dir, tmp_path):
+    from whisper_emotion.demo.listening import Account
+    from whisper_emotion.demo.page import EXAMPLES, EXAMPLES_DIR, _contents
+
+    for example in EXAMPLES.values():
+        assert 3 < soundfile.info(EXAMPLES_DIR / example).duration < 6
+    said, bars, *_ = _contents(Account("Unsure: low probability.", {"sad": 0.4, "angry": 0.6}, "low probability"))
+    assert 'class="unsure"' in said and not bars["show_heading"]
+    said, bars, *_ = _contents(Account("1 s, labelled whole.", {"sad": 0.4, "angry": 0.6}))
+    assert 'class="right"' in said and bars["show_heading"]

@@ -17,7 +17,7 @@ from whisper_emotion.windows import (
     WINDOW_SECONDS,
     average_windows,
     join_moments,
-    mean_probabilities,
+    summarise_moments,
 )
 
 HOP_SECONDS = WINDOW_SECONDS / 2
@@ -39,12 +39,14 @@ class Account(NamedTuple):
     Args:
         summary: Length of the recording, windows and silence, in words.
         probabilities: By label, over the whole recording; None if it is silent.
+        unsure: Why the label of the whole recording is unsure; None if it is sure.
         attention: Explanation of the most certain window; None if the recording is silent.
         timeline: Emotion over time; None for a recording that is labelled whole.
     """
 
     summary: str
     probabilities: dict[str, float] | None = None
+    unsure: str | None = None
     attention: Picture | None = None
     timeline: Picture | None = None
 
@@ -85,7 +87,8 @@ def _listen(
         windows.append(window)
         progress(min(1.0, window.end / seconds))
     moments = list(average_windows(windows))
-    probabilities = mean_probabilities(moments)
+    overall = summarise_moments(moments)
+    probabilities = overall.probabilities
     if probabilities is None:
         loudest = max(window.dbfs for window in windows)
         return Account(
@@ -98,7 +101,8 @@ def _listen(
     explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
     attention = _draw(plot_explanation, title, explanation, certain.start)
     if whole:
-        return Account(f"{describe_seconds(seconds)}, labelled whole.", probabilities, attention)
+        summary = f"{describe_seconds(seconds)}, labelled whole."
+        return Account(_add_doubt(summary, overall.unsure), probabilities, overall.unsure, attention)
     spoken = sum(moment.end - moment.start for moment in moments if moment.probabilities is not None)
     silent = moments[-1].end - spoken
     summary = f"The mean over {describe_seconds(seconds)} in windows of {WINDOW_SECONDS:g} s"
@@ -106,7 +110,11 @@ def _listen(
         summary += f", without {describe_seconds(silent)} of silence"
     title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
     timeline = _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
-    return Account(f"{summary}.", probabilities, attention, timeline)
+    return Account(_add_doubt(f"{summary}.", overall.unsure), probabilities, overall.unsure, attention, timeline)
+
+
+def _add_doubt(summary: str, unsure: str | None) -> str:
+    return summary if unsure is None else f"Unsure: {unsure}. The label may well be wrong. {summary}"
 
 
 def describe_seconds(seconds: float) -> str:

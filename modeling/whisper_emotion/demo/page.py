@@ -3,6 +3,7 @@
 import html
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import gradio as gr
 from gradio.themes import Default
 from PIL import Image
 
-from whisper_emotion.demo import PURPOSE, model_name
+from whisper_emotion.demo import PURPOSE, TESTED, model_name
 from whisper_emotion.demo.listening import Account, describe_seconds, listen
 from whisper_emotion.errors import UserError, one_line
 from whisper_emotion.inference import EmotionClassifier
@@ -20,6 +21,11 @@ logger = logging.getLogger(__name__)
 WAITING = 100  # recordings; who comes then is told to come again
 KEPT_SECONDS = 1800  # what people upload, and the pictures of it
 SESSIONS = 64  # whose last result is kept in memory
+EXAMPLES_DIR = Path(__file__).with_name("examples")
+EXAMPLES = {  # by the button's text; both are read by espeak-ng, a speech synthesiser
+    "Example: slow and low": "slow_low_voice.ogg",
+    "Example: fast and high": "fast_high_voice.ogg",
+}
 HEADINGS = ("Which moment decided", "Emotion over time")
 PICTURE = {
     "visible": False, "format": "png", "interactive": False, "buttons": ["fullscreen"], "show_label": False,
@@ -42,6 +48,8 @@ CSS = """
 #said p { margin: 0; }
 #said p.wrong { padding: 0.75rem 1rem; border-left: 4px solid var(--error-border-color);
     background: var(--error-background-fill); color: var(--error-text-color); }
+#said p.unsure { padding: 0.75rem 1rem; border-left: 4px solid var(--body-text-color-subdued);
+    background: var(--background-fill-secondary); }
 .about h2 { margin: 0 0 0.25rem; font-size: var(--text-lg); }
 .about p { margin: 0; }
 #for { opacity: 0.8; }
@@ -135,6 +143,8 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
                 )
                 _refuse_addresses(recording)
                 model = gr.Dropdown(list(classifiers), value=first, label="Model", visible=len(classifiers) > 1)
+                with gr.Row():
+                    examples = [(gr.Button(name, size="sm"), EXAMPLES_DIR / file) for name, file in EXAMPLES.items()]
                 again = gr.Button("Name the emotion", variant="primary")
                 said = gr.HTML(elem_id="said")
                 probabilities = gr.Label(label="Probabilities", visible=False)
@@ -145,6 +155,8 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
                         gr.HTML(label=name, visible=False, elem_classes="about"),
                         gr.Image(label=name, **PICTURE),
                     ]
+        if "general" in classifiers:
+            gr.Markdown(TESTED)
         gr.Markdown(f"{PURPOSE} Recordings are deleted after {describe_seconds(KEPT_SECONDS)}.", elem_id="for")
         gr.on(
             [recording.change, model.change, again.click],
@@ -156,16 +168,20 @@ def build_page(classifiers: Mapping[str, EmotionClassifier], most_minutes: float
             trigger_mode="always_last",
             show_progress_on=said,
         )
+        for button, file in examples:
+            button.click(partial(str, file), None, recording, api_visibility="private")
     # Requests wait their turn, and no others are answered
     return page.queue(max_size=WAITING, api_open=False)
 
 
 def _contents(account: Account, wrong: bool = False) -> tuple:
     """The values of all that is shown, in the page's order; a part without a value is hidden."""
-    role, kind = ("alert", "wrong") if wrong else ("status", "right")
+    role, kind = ("alert", "wrong") if wrong else ("status", "right" if account.unsure is None else "unsure")
     shown = [
         f'<p role="{role}" class="{kind}">{html.escape(account.summary)}</p>',
-        gr.update(value=account.probabilities, visible=account.probabilities is not None),
+        gr.update(
+            value=account.probabilities, visible=account.probabilities is not None, show_heading=account.unsure is None
+        ),
     ]
     for heading, picture in zip(HEADINGS, (account.attention, account.timeline), strict=True):
         if picture is None:
@@ -200,7 +216,8 @@ def launch_page(page: gr.Blocks, most_megabytes: float, host: str | None = None,
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, max_file_size=int(most_megabytes * 2**20), theme=THEME, css=CSS,
-            prevent_thread_lock=True, quiet=True, share=False, show_error=False, footer_links=[], run_history=False,
+            prevent_thread_lock=True, allowed_paths=[str(EXAMPLES_DIR)],
+            quiet=True, share=False, show_error=False, footer_links=[], run_history=False,
             enable_monitoring=False, pwa=False, ssr_mode=False, mcp_server=False, state_session_capacity=SESSIONS,
         )  # fmt: skip
     except OSError as error:
