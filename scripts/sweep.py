@@ -110,6 +110,8 @@ def _check_options(protocol: Any, sweep: SweepOptions, model: Any, training: Any
         raise UserError(
             "--augmented_copies, --train_adaptation, --held_out: are of linear heads; a sweep compares learned ones"
         )
+    if protocol.init is not None or protocol.clips_per_class is not None:
+        raise UserError("--init, --clips_per_class: a sweep has neither, cross_validate.py has both")
     if not protocol.freeze_encoder or protocol.from_scratch:
         raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
     if model.classifier_proj_size == 0:

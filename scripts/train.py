@@ -94,7 +94,7 @@ def main() -> None:
     with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
         if (output_dir / "config.json").exists() and PartialState().is_main_process:
             print(f"{output_dir}: the model that is there will be replaced when this one is finished")
-        warn_of_unknown_speakers(experiment)
+        warn_of_unknown_speakers(experiment, [fold or everything])
         frames = load_frames(experiment)
         if frames is not None and not leave_group():
             return
@@ -195,7 +195,13 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
         facts["train_adaptation"] = experiment.train_adaptation
     if experiment.augmented_copies:
         facts["augmented_copies"] = experiment.augmented_copies
-    if not speakers_known(experiment.corpus):
+    if experiment.initial is not None:
+        facts |= {"init": experiment.initial.record, "metric_for_best_model": experiment.args.metric_for_best_model}
+    if experiment.clips_per_class is not None:
+        facts["clips_per_class"] = experiment.clips_per_class
+    if fitted.choice.get("one_voice"):
+        facts["speakers"] = "one, or not known: clips were held out in place of speakers"
+    elif not speakers_known(experiment.corpus):
         facts["speakers"] = "not known: training and held-out clips may share them"
     if experiment.adaptation != "none":
         facts["adaptation"] = f"{experiment.adaptation}: {'yes' if fitted.decision.adapted else 'no'}"

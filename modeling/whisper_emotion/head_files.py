@@ -123,6 +123,11 @@ def checksum(model: WhisperForEmotionClassification) -> str:
     return running.hexdigest()
 
 
+def init_folder(init: str) -> Path:
+    """Return the folder that `--init` names: `general` is the head that is shipped."""
+    return GENERAL if init == "general" else Path(init)
+
+
 def is_head(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a head without its encoder."""
     return (Path(folder) / ENCODER).is_file()

@@ -97,7 +97,8 @@ class ProtocolOptions:
 
     GROUP = "encoder and protocol"
 
-    encoder: str = option(help="Whisper checkpoint: folder or Hub name", card=True)
+    encoder: str = option("", help="Whisper checkpoint: folder or Hub name", card=True)
+    init: str | None = option(None, help="start from a linear head: general, or a folder")
     from_scratch: bool = option(
         False, help="start from random weights of the encoder's shape", advanced=True, card=True
     )
@@ -137,8 +138,22 @@ class ProtocolOptions:
     augmented_copies: int = option(
         0, help="distorted copies of each training clip that a linear head trains on, too", advanced=True
     )
+    clips_per_class: int | None = option(
+        None, help="train on this many clips a class, drawn from the training clips", advanced=True
+    )
     temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
+
+    def __post_init__(self):
+        """Take the encoder of `init` where none is given."""
+        if self.encoder:
+            return
+        if self.init is None:
+            raise UserError("--encoder: must be given, see --help")
+        from whisper_emotion.head_files import init_folder, is_head, read_source
+
+        folder = init_folder(self.init)
+        self.encoder = read_source(folder).name if is_head(folder) else str(folder)
 
     def weights(self) -> str | list[float] | None:
         """`class_weights` as `"balanced"` or `"none"`, or as numbers.

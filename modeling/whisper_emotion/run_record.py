@@ -56,6 +56,8 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
         "train_adaptation": experiment.train_adaptation,
         "augmented_copies": experiment.augmented_copies,
         "temperature_scaling": experiment.temperature_scaling,
+        "init": None if experiment.initial is None else experiment.initial.record,
+        "clips_per_class": experiment.clips_per_class,
         **config.context,
         "mask_padding": config.mask_padding,
         "classifier_proj_size": config.classifier_proj_size,

@@ -15,6 +15,7 @@ from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold, speakers_known
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.fitting.regression import DEFAULT_START_STRENGTH
 from whisper_emotion.processes import leave_group
 from whisper_emotion.run_folder import write_whole
 
@@ -85,9 +86,16 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, dtype=text)
 
 
-def warn_of_unknown_speakers(experiment: Experiment) -> None:
-    """Say that clips and not speakers are held out, where nothing tells who speaks."""
-    if experiment.select_on == "dev" and not speakers_known(experiment.corpus) and PartialState().is_main_process:
+def warn_of_unknown_speakers(experiment: Experiment, folds: Sequence[Fold]) -> None:
+    """Say that clips and not speakers are held out, where nothing tells who speaks, or one speaker trains."""
+    if experiment.select_on != "dev" or not PartialState().is_main_process:
+        return
+    if experiment.initial is not None and any(experiment.one_voice(fold.train) for fold in folds):
+        tqdm.write(
+            "one speaker trains, or nobody knows who speaks: clips are held out in place of speakers, so the start is "
+            f"left no further than a strength of {DEFAULT_START_STRENGTH:g} allows"
+        )
+    elif not speakers_known(experiment.corpus):
         tqdm.write(
             "speakers are unknown: clips are held out in their place, so the confidence may be too high; "
             "--speaker_pattern finds the speaker in the file names"
@@ -106,7 +114,7 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
     cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
     missing = [(path, *cell) for path, cell in cells.items() if not path.exists()]
     if missing:
-        warn_of_unknown_speakers(experiment)
+        warn_of_unknown_speakers(experiment, folds)
         for _, _, fold in missing:
             experiment.check_speakers(fold)
         frames = load_frames(experiment)

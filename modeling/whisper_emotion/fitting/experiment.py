@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 
@@ -18,12 +19,12 @@ from whisper_emotion.corpora.held_out import check_held_out
 from whisper_emotion.corpora.splits import Fold, speaker_groups, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
+from whisper_emotion.fitting.initial_head import LINEAR_POOLINGS, InitialHead, load_initial_head
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
+from whisper_emotion.fitting.regression import INNER_FOLDS
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.options import CORPUS_WEIGHTS, CorpusOptions, ModelOptions, ProtocolOptions
-
-LINEAR_POOLINGS = ("mean", "statistics")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Experiment:
         augmented_copies: Distorted copies of each training clip that a linear head trains on, too.
         temperature_scaling: Calibrate the probabilities on held-out speakers.
         store_dir: Folder of the feature store; None is its default.
+        initial: The head that a linear head starts from.
+        clips_per_class: Clips of each class to train on, see `draw_clips`; None: all.
 
     Raises:
         UserError: Options exclude one another.
@@ -75,6 +78,8 @@ class Experiment:
     augmented_copies: int = 0
     temperature_scaling: bool = False
     store_dir: str | None = None
+    initial: InitialHead | None = None
+    clips_per_class: int | None = None
 
     def __post_init__(self):
         """Refuse options that exclude one another."""
@@ -104,6 +109,12 @@ class Experiment:
                 f"--augmented_copies {self.augmented_copies}: must be 0, or with a linear head (--pooling mean "
                 "--classifier_proj_size 0) 1 or more"
             )
+        if self.initial is not None and (not self.is_linear or self.select_on == "test"):
+            raise UserError(
+                "--init: starts a linear head on a frozen encoder; use --freeze_encoder true, --select_on dev"
+            )
+        if self.clips_per_class is not None and self.clips_per_class < 1:
+            raise UserError(f"--clips_per_class {self.clips_per_class}: must be 1 or more")
         if self.adaptation == "none":
             return
         option = f"--adaptation {self.adaptation}"
@@ -223,14 +234,34 @@ class Experiment:
             weights[own] /= (counts > 0).sum() if self.class_weights != "none" else 1
         return weights / weights.mean()
 
+    def draw_clips(self, rows: Sequence[int], seed: int) -> list[int]:
+        """Draw `clips_per_class` of some clips of each class, over as many speakers as there are, ascending."""
+        if self.clips_per_class is None:
+            return list(rows)
+        order = pd.Series(np.random.default_rng(seed).permutation(np.asarray(rows)))
+        labels, speakers = self.label_ids[order], self.speakers[order]
+        turn = (
+            order.groupby([labels, speakers]).cumcount().sort_values(kind="stable")
+        )  # a speaker's first clip, second
+        drawn = order[turn.index].groupby(labels[turn.index], sort=False).head(self.clips_per_class)
+        return sorted(drawn.tolist())
+
+    def one_voice(self, rows: Sequence[int]) -> bool:
+        """Whether the speakers of clips cannot be held out: there is one, or nobody knows."""
+        return not speakers_known(self.corpus) or len(set(self.speakers[list(rows)])) < 2
+
     def inner_folds(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Return places among training clips to train and to select on, a corpus left out each time.
 
-        None where speakers are left out. A class that no other corpus has is left out with its corpus.
+        None where speakers are left out. A class that no other corpus has is left out with its corpus. A start needs
+        no second speaker: of one voice, clips of every class are left out.
         """
-        if self.held_out == "speakers":
-            return None
         own = self.corpus_of[rows]
+        if self.held_out == "speakers":
+            if self.initial is None or not self.one_voice(rows):
+                return None
+            own = np.empty(len(rows), int)
+            own[np.argsort(self.label_ids[rows], kind="stable")] = np.arange(len(rows)) % INNER_FOLDS
         return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in dict.fromkeys(own.tolist())]
 
     def check_speakers(self, fold: Fold) -> None:
@@ -242,7 +273,8 @@ class Experiment:
         if self.select_on != "dev" or fold.dev is not None:
             return
         if self.held_out == "speakers":
-            check_held_out(self.corpus, fold.train)
+            if self.initial is None:
+                check_held_out(self.corpus, fold.train)
         elif len(set(self.corpus_of[fold.train])) < 2:
             raise UserError("--held_out corpora: needs two or more training corpora, found one; use speakers")
 
@@ -257,9 +289,8 @@ class Experiment:
         fields = self.overrides | {
             "encoder_layer": max(layers), "concatenated_layers": None, "use_weighted_layer_sum": False,
         }  # fmt: skip
-        wide = dataclasses.replace(
-            self, overrides=fields, adaptation="none", train_adaptation="none", augmented_copies=0, held_out="speakers"
-        )
+        plain = {"adaptation": "none", "train_adaptation": "none", "augmented_copies": 0, "initial": None}
+        wide = dataclasses.replace(self, overrides=fields, held_out="speakers", **plain)
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
         return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind, copy)
@@ -276,10 +307,15 @@ def load_experiment(
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     if os.environ.get("RANK", "0") == "0":
         print(_describe_corpus(loaded))
+    overrides, initial = model.overrides(), None
+    if protocol.init is not None:
+        initial = load_initial_head(protocol.init, protocol.encoder, loaded.features["label"].names)
+        overrides = initial.overrides(overrides)
+        training = dataclasses.replace(training, metric_for_best_model="loss")  # few clips tell accuracies apart badly
     return Experiment(
         corpus=loaded,
         encoder=protocol.encoder,
-        overrides=model.overrides(),
+        overrides=overrides,
         args=training,
         select_on=protocol.select_on,
         refit=protocol.refit,
@@ -294,6 +330,8 @@ def load_experiment(
         augmented_copies=protocol.augmented_copies,
         temperature_scaling=protocol.temperature_scaling,
         store_dir=protocol.store_dir,
+        initial=initial,
+        clips_per_class=protocol.clips_per_class,
     )
 
 

@@ -29,7 +29,14 @@ from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, 
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.large_regression import regularisation_path
 from whisper_emotion.fitting.new_models import build_extractor, new_head
-from whisper_emotion.fitting.regression import DEFAULT_STRENGTH, STRENGTHS, select_strength
+from whisper_emotion.fitting.regression import (
+    DEFAULT_START_STRENGTH,
+    DEFAULT_STRENGTH,
+    START_STRENGTHS,
+    STRENGTHS,
+    Linear,
+    select_strength,
+)
 from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
@@ -129,6 +136,7 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
     Raises:
         UserError: There are not enough speakers to hold out, or no test clips to select on.
     """
+    jobs = [dataclasses.replace(job, train=experiment.draw_clips(job.train, job.seed)) for job in jobs]
     if experiment.select_on == "test" and not all(job.test for job in jobs):
         raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
     if frames is None:
@@ -170,18 +178,35 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
         )
         return found
 
+    def start(known: np.ndarray) -> Linear | None:
+        initial = experiment.initial
+        return initial and initial.start(experiment.labels, population_mean(mean, speakers, corpora, known))
+
     home = population_mean(mean, speakers, corpora, rows)
-    held_out, choice = None, {"epoch": None, "strength": DEFAULT_STRENGTH, "selection_value": None}
+    held_out, choice = (
+        None,
+        {
+            "epoch": None,
+            "strength": DEFAULT_START_STRENGTH if experiment.initial else DEFAULT_STRENGTH,
+            "selection_value": None,
+        },
+    )
     if experiment.select_on == "dev":
         folds = experiment.inner_folds(rows)
         if job.dev is not None:
             folds = [(np.flatnonzero(np.isin(rows, job.train)), np.flatnonzero(np.isin(rows, job.dev)))]
+        begin: dict[str, Any] = {}
+        if experiment.initial is not None:
+            weakest = DEFAULT_START_STRENGTH if experiment.one_voice(rows) else 0  # clips say little of other voices
+            strengths = [one for one in START_STRENGTHS if one >= weakest]
+            choice["one_voice"] = weakest > 0
+            begin = {"start": lambda known: start(rows[known]), "strengths": strengths}
         selected = select_strength(
             inputs(rows), labels[rows], speakers[rows], num_labels, metric, *loss,
             adapt=partial(moved, adapted=True) if experiment.adapts else None,
             as_is=partial(moved, adapted=False) if centred else None,
             clip_weights=own(rows), folds=folds, judge_adapted=experiment.adaptation in ("speaker", "domain"),
-            copies=copies, allowed=experiment.allowed_classes(rows),
+            copies=copies, allowed=experiment.allowed_classes(rows), **begin,
         )  # fmt: skip
         targets = torch.from_numpy(labels[rows][selected.rows])
         shares = experiment.held_out_weights(rows[selected.rows])
@@ -191,7 +216,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     home = population_mean(mean, speakers, corpora, rows)
     clips = np.tile(rows, 1 + copies)  # a copy has the label, the weight and the classes of its clip
     path = regularisation_path(
-        inputs(rows), labels[clips], num_labels, *loss, own(clips), experiment.allowed_classes(clips)
+        inputs(rows), labels[clips], num_labels, *loss, own(clips), experiment.allowed_classes(clips), start(rows)
     )
     if experiment.select_on == "test":
         targets = torch.from_numpy(labels[job.test])

@@ -49,19 +49,24 @@ class StreamedPath:
         label_smoothing: float = 0.0,
         clip_weights: np.ndarray | None = None,
         allowed: np.ndarray | None = None,
+        start: Linear | None = None,
     ):
         self._inputs = inputs
         self._targets = regression.weigh_targets(
             labels, num_labels, class_weights, label_smoothing, clip_weights, allowed
         )
-        self._barred = np.zeros((len(labels), 1)) if allowed is None else regression.bar(allowed)
+        self._fixed = np.zeros((len(labels), 1)) if allowed is None else regression.bar(allowed)
+        self._start = start
+        if start is not None:
+            parts = self._over_chunks(lambda part: start.logits(inputs[part]).numpy())
+            self._fixed = self._fixed + np.concatenate(list(parts))
         mean, deviation = self._moments()
         self._mean, self._deviation = mean, np.where(deviation > 1e-7 * np.abs(mean), deviation, np.inf)
         rows = regression.sample_clips(labels, regression.SAMPLE)
         own, own_allowed = (None if one is None else one[rows] for one in (clip_weights, allowed))
-        sample, self._sample_barred = inputs[rows], self._barred[rows]
+        sample, self._sample_fixed = inputs[rows], self._fixed[rows]
         self._sample = RegularisationPath(
-            sample, labels[rows], num_labels, class_weights, label_smoothing, own, own_allowed
+            sample, labels[rows], num_labels, class_weights, label_smoothing, own, own_allowed, start
         )
         self._shares = self._targets[rows].sum(axis=1) / self._targets[rows].sum()
         self._standard = np.pad((sample - mean) / self._deviation, ((0, 0), (0, 1)), constant_values=1.0)
@@ -74,9 +79,12 @@ class StreamedPath:
             tolerance: Largest slope along any axis at the end.
         """
         weight, bias = self._sample.fit(strength, regression.ROUGH)
+        if self._start is not None:
+            weight, bias = weight - self._start.weight, bias - self._start.bias
         spread = np.where(np.isfinite(self._deviation), self._deviation, 0)
         start = np.column_stack([weight * spread, bias + weight @ self._mean])  # the bias is the last column
         whitening = self._whitening(start, strength)
+        penalised = slice(None, -1 if self._start is None else None)
 
         def at(parameters: np.ndarray) -> np.ndarray:
             return start + (parameters.reshape(len(start), 1, -1) @ whitening)[:, 0]
@@ -84,16 +92,16 @@ class StreamedPath:
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             weight = at(parameters)
             loss, slope = self._evaluate(weight[:, :-1] / self._deviation, weight[:, -1])
-            slope[:, :-1] = slope[:, :-1] / self._deviation + strength * weight[:, :-1]
+            slope[:, :-1] /= self._deviation
+            slope[:, penalised] += strength * weight[:, penalised]
             steps.update()
-            return loss + strength / 2 * (weight[:, :-1] ** 2).sum(), (whitening @ slope[..., None]).ravel()
+            return loss + strength / 2 * (weight[:, penalised] ** 2).sum(), (whitening @ slope[..., None]).ravel()
 
         options = {"maxiter": 500, "gtol": tolerance, "ftol": ROUNDING, "maxls": 5}
         with tqdm(desc="fitting", unit="pass", leave=False, delay=5) as steps:
             found = minimize(objective, np.zeros(start.size), method="L-BFGS-B", jac=True, options=options).x
         weight, bias = at(found)[:, :-1] / self._deviation, at(found)[:, -1]
-        absent = ~self._targets.any(axis=0)
-        return Linear(weight, np.where(absent, regression.ABSENT, bias - weight @ self._mean))
+        return regression.finish(weight, bias - weight @ self._mean, self._start, self._targets)
 
     def _whitening(self, weight: np.ndarray, strength: float) -> np.ndarray:
         """Invert the Cholesky factor of the sample's curvature along each class's weights and bias.
@@ -101,7 +109,7 @@ class StreamedPath:
         Returns:
             `(labels, width + 1, width + 1)`. Rows times these matrices have a curvature of about one.
         """
-        probabilities = softmax(self._standard @ weight.T + self._sample_barred, axis=1)
+        probabilities = softmax(self._standard @ weight.T + self._sample_fixed, axis=1)
 
         def whiten(own: np.ndarray) -> np.ndarray:
             weighted, identity = (
@@ -119,9 +127,7 @@ class StreamedPath:
 
         def evaluate(part: slice) -> tuple[float, np.ndarray]:
             centred, targets = np.asarray(self._inputs[part], np.float32) - mean, self._targets[part]
-            log_probabilities = log_softmax(
-                (centred @ weight.T).astype(np.float64) + bias + self._barred[part], axis=1
-            )
+            log_probabilities = log_softmax((centred @ weight.T).astype(np.float64) + bias + self._fixed[part], axis=1)
             slope = targets.sum(axis=1, keepdims=True) * np.exp(log_probabilities) - targets
             weight_slope = (slope.T.astype(np.float32) @ centred).astype(np.float64)
             return -(targets * log_probabilities).sum(), np.column_stack([weight_slope, slope.sum(axis=0)])

@@ -18,7 +18,8 @@ from whisper_emotion.fitting.selection import choose_best, selection_value
 
 # L2 penalties beside the mean loss, on standardised inputs, the strongest first; scikit-learn's C is 1 / (clips * it)
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(0, -9, -1))
-DEFAULT_STRENGTH = 0.1  # where nothing chooses
+START_STRENGTHS = (*(10.0 ** (exponent / 2) for exponent in range(6, 0, -1)), *STRENGTHS)  # towards a trained start
+DEFAULT_STRENGTH, DEFAULT_START_STRENGTH = 0.1, 1.0  # where nothing chooses
 INNER_FOLDS = 5
 CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of the fits that only compare strengths
 PATIENCE = 2  # strengths without improvement after which no weaker one is tried
@@ -54,6 +55,7 @@ class RegularisationPath:
             loss is the weighted mean.
         allowed: Classes that the probabilities of each clip are shared among, `(clips, labels)`; None: all. If a
             corpus lacks a class, its clips say nothing about that class.
+        start: The classifier that the penalty pulls towards, biases too; None: towards weights of zero, biases free.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class RegularisationPath:
         label_smoothing: float = 0.0,
         clip_weights: np.ndarray | None = None,
         allowed: np.ndarray | None = None,
+        start: Linear | None = None,
     ):
         self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
         # A constant dimension has no influence, whatever its rounding errors.
@@ -77,11 +80,14 @@ class RegularisationPath:
         self._axes = standard.T @ (vectors[:, kept] / self._spread) if wide else vectors[:, kept]
         self._rotated = vectors[:, kept] * self._spread if wide else standard @ self._axes
         self._targets = weigh_targets(labels, num_labels, class_weights, label_smoothing, clip_weights, allowed)
-        self._barred = 0.0 if allowed is None else bar(allowed)
+        self._fixed = 0.0 if allowed is None else bar(allowed)
+        self._start, self._bias_penalty = start, 0.0 if start is None else 1.0
+        if start is not None:
+            self._fixed = self._fixed + start.logits(inputs).numpy()
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
-        """Minimise `classification_loss` plus `strength / 2` times the squared weights.
+        """Minimise `classification_loss` plus `strength / 2` times the squared weights, or differences from the start.
 
         Args:
             strength: Of the penalty.
@@ -94,24 +100,31 @@ class RegularisationPath:
         # The products with the inputs take most of the time. Single precision is twice as fast, and enough to compare.
         precision = np.float64 if tolerance <= CONVERGED else np.float32
         scaled, targets = (self._rotated * scale).astype(precision), self._targets
-        clip_weights = targets.sum(axis=1, keepdims=True)
+        clip_weights, bias_strength = targets.sum(axis=1, keepdims=True), strength * self._bias_penalty
 
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             weight, bias = parameters[:size].reshape(self._weight.shape), parameters[size:]
-            log_probabilities = log_softmax(scaled @ weight.T.astype(precision) + bias + self._barred, axis=1)
+            log_probabilities = log_softmax(scaled @ weight.T.astype(precision) + bias + self._fixed, axis=1)
             penalised = weight * scale**2
             loss = -(targets * log_probabilities).sum() + strength / 2 * (weight * penalised).sum()
+            loss += bias_strength / 2 * (bias**2).sum()
             slope = clip_weights * np.exp(log_probabilities) - targets
             weight_slope = slope.T.astype(precision) @ scaled + strength * penalised
-            return loss, np.concatenate([weight_slope.ravel(), slope.sum(axis=0)])
+            return loss, np.concatenate([weight_slope.ravel(), slope.sum(axis=0) + bias_strength * bias])
 
         start = np.concatenate([(self._weight / scale).ravel(), self._bias])
         options = {"maxiter": 5000, "gtol": tolerance, "ftol": 0}
         found = minimize(objective, start, method="L-BFGS-B", jac=True, options=options).x
         self._weight, self._bias = found[:size].reshape(self._weight.shape) * scale, found[size:]
         weight = self._weight @ self._axes.T / self._deviation
-        absent = ~self._targets.any(axis=0)
-        return Linear(weight, np.where(absent, ABSENT, self._bias - weight @ self._mean))
+        return finish(weight, self._bias - weight @ self._mean, self._start, self._targets)
+
+
+def finish(weight: np.ndarray, bias: np.ndarray, start: Linear | None, targets: np.ndarray) -> Linear:
+    """Add what was fitted to the start; without one, bar the classes that no `targets` `(clips, labels)` have."""
+    if start is not None:
+        return Linear(start.weight + weight, start.bias + bias)
+    return Linear(weight, np.where(targets.any(axis=0), bias, ABSENT))
 
 
 def weigh_targets(
@@ -142,7 +155,7 @@ class Selection(NamedTuple):
     """What held-out speakers chose.
 
     Args:
-        strength: One of `STRENGTHS`.
+        strength: One of `strengths`.
         value: Its selection value.
         rows: The clips left out whose class other speakers have, too, `(clips,)`: no classifier can know the others.
         logits: `(clips, labels)` of these clips, by the classifier that did not train on their speaker.
@@ -171,6 +184,8 @@ def select_strength(
     judge_adapted: bool = False,
     copies: int = 0,
     allowed: np.ndarray | None = None,
+    start: Callable[[np.ndarray], Linear] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -194,6 +209,9 @@ def select_strength(
         judge_adapted: Choose by the adapted clips.
         copies: Copies of the clips in `inputs`, behind all of them. They train with their clips, and are not left out.
         allowed: As of `RegularisationPath`, and for the clips left out, too.
+        start: Function of inner training rows that returns the `start` of `RegularisationPath`. Few clips choose
+            badly, so the strongest penalty is chosen whose loss is at most one standard error above the least.
+        strengths: To choose from, the strongest first.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
@@ -208,7 +226,7 @@ def select_strength(
         folds = [(train[np.isin(train, drawn)], rows[np.isin(rows, drawn)]) for train, rows in folds]
     known = np.zeros(len(labels), bool)
     for train, rows in folds:
-        known[rows] = np.isin(labels[rows], labels[train])
+        known[rows] = start is not None or np.isin(labels[rows], labels[train])
     if not known.any():
         raise UserError("--select_on dev: every class has one speaker, so none can be held out; use --select_on last")
     found: list[Selection] = []
@@ -224,12 +242,13 @@ def select_strength(
             return RegularisationPath(
                 inputs[with_copies(fold[0], len(labels), copies)], labels[clips],
                 num_labels, class_weights, label_smoothing, own, own_allowed,
+                None if start is None else start(fold[0]),
             )  # fmt: skip
 
         paths = list(pool.map(build, folds))
         plain = [None if as_is is None else as_is(*fold) for fold in folds]
         adapted = [None if adapt is None else adapt(*fold) for fold in folds]
-        for strength in STRENGTHS:
+        for strength in strengths:
             logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
             moved = None if adapt is None else torch.empty_like(logits)
             fitted = pool.map(partial(RegularisationPath.fit, strength=strength, tolerance=ROUGH), paths)
@@ -243,7 +262,26 @@ def select_strength(
             found.append(Selection(strength, value, np.flatnonzero(known), logits, moved))
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
                 break
-    return found[choose_best([one.value for one in found])]
+    best = choose_best([one.value for one in found])
+    return (
+        found[best]
+        if start is None
+        else found[
+            _strongest(
+                [(one.adapted_logits if judge_adapted and adapt else one.logits) for one in found],
+                best,
+                all_targets[known],
+            )
+        ]
+    )
+
+
+def _strongest(logits: Sequence[torch.Tensor], best: int, targets: torch.Tensor) -> int:
+    """The first logits whose loss is at most a standard error above the best's (Breiman et al. 1984, 3.4.3)."""
+    losses = torch.stack([torch.nn.functional.cross_entropy(one, targets, reduction="none") for one in logits])
+    excess = losses[: best + 1] - losses[best]
+    near = excess.mean(dim=1) <= excess.std(dim=1, correction=0) / len(targets) ** 0.5
+    return int(near.nonzero()[0])
 
 
 def sample_clips(strata: np.ndarray, count: int) -> np.ndarray:

@@ -44,7 +44,8 @@ def write_model_card(
         config: The model's `WhisperEmotionConfig`.
         training: Facts and hyper-parameters by name, shown in their order (None is left out). `test_fold` names the
             fold that was held out; `from_scratch` and `freeze_encoder` describe the encoder. Without `scores`,
-            `corpus` and `encoder` name the training data and the checkpoint. Local paths among the values are cut to
+            `corpus` and `encoder` name the training data and the checkpoint. `init` has the `head` that the model
+            started from and its `corpora`, whose terms bind it, too. Local paths among the values are cut to
             their last component.
         options: Metadata that the user gives.
 
@@ -53,24 +54,29 @@ def write_model_card(
     """
     folder = Path(folder).resolve()
     run = scores or training
-    corpus = run["corpus"]
+    corpus, init = run["corpus"], training.get("init")
+    trained_on = (
+        ",".join(dict.fromkeys(f"{corpus},{init['corpora']}".split(","))) if init and init["corpora"] else corpus
+    )
     metadata = run_metadata(
-        corpus,
+        trained_on,
         encoder=None if training.get("from_scratch") else run["encoder"],
         **({} if scores is None else _eval_metadata(scores, folder.name)),
     )
     if options is not None:
         options.update(metadata)
     rows = {name: value for name, value in training.items() if name not in ("corpus", "encoder", "test_fold")}
+    rows |= {"init": init["head"]} if init else {}
     card = ModelCard.from_template(
         metadata,
         template_path=str(_template()),
         model_name=folder.name,
         encoder_source=read_source(folder) if is_head(folder) else None,
-        noncommercial=[record.title for _, record in corpora_of(corpus) if "-nc" in record.license],
-        corpora=[_describe_corpus(name, record) for name, record in corpora_of(corpus)],
+        noncommercial=[record.title for _, record in corpora_of(trained_on) if "-nc" in record.license],
+        corpora=[_describe_corpus(name, record) for name, record in corpora_of(trained_on)],
+        init=init and {**init, "title": corpus_title(init["corpora"]) if init["corpora"] else None},
         languages=metadata.language,
-        languages_lack=(options is None or options.language is None) and _lacks_languages(corpus),
+        languages_lack=(options is None or options.language is None) and _lacks_languages(trained_on),
         corpus_name=corpus_title(corpus),
         encoder=_public(run["encoder"]),
         config=config,

@@ -1,0 +1,122 @@
+"""A trained linear head that training starts from: its classifier for classes and recordings of one's own."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
+from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.new_models import build_model, load_config
+from whisper_emotion.fitting.regression import Linear
+from whisper_emotion.head_files import checksum, init_folder, is_head
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.options import ModelOptions
+
+LINEAR_POOLINGS = ("mean", "statistics")
+
+
+@dataclass(frozen=True)
+class InitialHead:
+    """The classifier of a linear head.
+
+    Args:
+        name: `general`, or the name of its folder.
+        corpora: Those of its training, as `load_corpus` takes them; None where nothing says.
+        config: The model's.
+        linear: Its weights and biases.
+        population: Mean frame of the recordings that it was trained on, `(frame_size,)`.
+    """
+
+    name: str
+    corpora: str | None
+    config: WhisperEmotionConfig
+    linear: Linear
+    population: np.ndarray
+
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What `scores.json` says of it."""
+        return {"head": self.name, "corpora": self.corpora}
+
+    def overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the model to train, all of which are the head's.
+
+        Raises:
+            UserError: One of those `given` is another.
+        """
+        own = _model_fields(self.config)
+        for name, value in given.items():
+            layer = value + self.config.encoder_layers + 1 if name == "encoder_layer" and value < 0 else value
+            if layer != own[name]:
+                raise UserError(f"--init {self.name}: has {name}={own[name]}, not {value}; leave --{name} out")
+        return own
+
+    def start(self, labels: Sequence[str], mean: np.ndarray) -> Linear:
+        """Return the classifier of clips whose mean is moved to the head's population, calibrated.
+
+        A move changes each class's logit by a constant, which becomes part of the bias.
+
+        Args:
+            labels: Classes; one that the head lacks starts from the mean of the others.
+            mean: Mean frame of one's own clips, `(frame_size,)`.
+        """
+        weight, bias = self.linear
+        known = self.config.label2id or {}
+        shared = [known[label] for label in labels if label in known]
+        rows = [[known[label]] if label in known else shared for label in labels]
+        move = self.population - mean
+        moved = bias + weight[:, : len(move)] @ move
+        temperature = self.config.temperature_of(adapted=True)
+        return Linear(*(np.stack([one[own].mean(axis=0) for own in rows]) / temperature for one in (weight, moved)))
+
+
+def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> InitialHead:
+    """Load the head that `--init` names.
+
+    Args:
+        init: `general`, or the folder of a head or a whole model.
+        encoder: The encoder of the training: a folder or a Hub name.
+        labels: Classes of the training.
+
+    Raises:
+        UserError: There is none; it is not linear, has another encoder, or has none of the classes.
+    """
+    folder, option = init_folder(init), f"--init {init}"
+    if not folder.is_dir():
+        raise UserError(f"{option}: must be general, or the folder of a head or a model of ours")
+    model = EmotionClassifier(folder, encoder if is_head(folder) else None, device="cpu").model
+    config: WhisperEmotionConfig = model.config
+    if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:
+        raise UserError(f"{option}: must be linear: mean or statistics pooling, no projector, no learned layer sum")
+    if not set(labels) & set(config.label2id or {}):
+        raise UserError(f"{option}: knows none of the classes {', '.join(labels)}")
+    if not is_head(folder) and Path(encoder).resolve() != folder.resolve():
+        own = build_model(encoder, load_config(encoder, labels, _model_fields(config)), seed=0)
+        if checksum(own) != checksum(model):
+            raise UserError(f"{option}: has another encoder than --encoder {encoder}; leave --encoder out")
+    classifier = model.head.classifier
+    linear = Linear(*(one.detach().double().numpy() for one in (classifier.weight, classifier.bias)))
+    population = model.head.adaptation.population_mean.double().numpy()
+    return InitialHead(
+        init if init == "general" else folder.resolve().name, _corpora(folder), config, linear, population
+    )
+
+
+def _model_fields(config: WhisperEmotionConfig) -> dict[str, Any]:
+    """The values of `ModelOptions` that a model has."""
+    return {field.name: getattr(config, field.name) for field in fields(ModelOptions)}
+
+
+def _corpora(folder: Path) -> str | None:
+    """The corpora of a head's training, and of the head that it started from."""
+    path = folder / "scores.json"
+    if not path.exists():
+        return None
+    with reading(path, "what train.py wrote"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        earlier = (record.get("init") or {}).get("corpora")
+        return ",".join(dict.fromkeys([*record["corpus"].split(","), *(earlier.split(",") if earlier else [])]))
