@@ -13,7 +13,7 @@ from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, CorpusOptions, option, settings
+from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, MODEL_HELP, CorpusOptions, option, settings
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
@@ -28,7 +28,7 @@ class EvaluationOptions:
     GROUP = "model"
 
     output_dir: str = option(help="folder of the results", influences_results=False)
-    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    model: str | None = option(None, help=MODEL_HELP)
     encoder: str | None = option(None, help=ENCODER_HELP, influences_results=False)
     predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
     adaptation: str = option(

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from whisper_emotion.cli import parse_arguments, run_script
-from whisper_emotion.options import ENCODER_HELP, option
+from whisper_emotion.options import ENCODER_HELP, MODEL_HELP, option
 from whisper_emotion.recordings import find_domain
 
 FAR = 0.1  # of a probability: more than rounding, and enough to change a decision
@@ -15,7 +15,7 @@ class ExportOptions:
     """What is written where."""
 
     output: str = option(help="ONNX file to write")
-    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    model: str | None = option(None, help=MODEL_HELP)
     encoder: str | None = option(None, help=ENCODER_HELP)
     adapt: str | None = option(
         None, help="folder or pattern of recordings that the graph is adapted to, see predict.py"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_stretch
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.errors import UserError, printable
-from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, ENCODER_HELP, option
+from whisper_emotion.options import DEVICE_HELP, ENCODER_DTYPES, ENCODER_HELP, MODEL_HELP, option
 from whisper_emotion.recordings import find_domain, find_recordings
 from whisper_emotion.windows import (
     SILENCE_DBFS,
@@ -42,7 +42,7 @@ LONGEST_STEM = 80  # of a picture's name
 class PredictOptions:
     """What is labelled, in which windows, and where the results go."""
 
-    model: str | None = option(None, help="trained folder or Hub name; default: the general model")
+    model: str | None = option(None, help=MODEL_HELP)
     encoder: str | None = option(None, help=ENCODER_HELP)
     files: list[str] = option([], help="sound files, folders of them, or patterns", positional=True)
     adapt: str | None = option(

@@ -34,13 +34,13 @@ class PushOptions:
 def main() -> None:
     """Check the folder, list what goes, and upload it."""
     arguments, card = parse_arguments(PushOptions, CardOptions)
-    from whisper_emotion.head_files import GENERAL  # torch takes seconds to load
+    from whisper_emotion.head_files import find_model  # torch takes seconds to load
     from whisper_emotion.publishing import prepare_space, prepare_upload, whole_model
 
     if arguments.space is not None:
         _upload(prepare_space(arguments.space, arguments.repo_id), arguments)
         return
-    with whole_model(arguments.model or GENERAL, arguments.encoder) as folder:
+    with whole_model(find_model(arguments.model), arguments.encoder) as folder:
         _upload(prepare_upload(folder, arguments.repo_id, card), arguments)
 
 

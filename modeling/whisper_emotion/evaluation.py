@@ -18,7 +18,7 @@ from whisper_emotion.corpora.splits import speakers_known
 from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.cross_validation import probability_columns
-from whisper_emotion.head_files import GENERAL
+from whisper_emotion.head_files import find_model
 from whisper_emotion.inference import EmotionClassifier
 
 READ_AT_ONCE = 256  # recordings in memory
@@ -75,7 +75,7 @@ def trained_on(model: str | None, corpora: str) -> list[str]:
     Raises:
         UserError: The file is damaged.
     """
-    path = Path(GENERAL if model is None else model) / "scores.json"
+    path = Path(find_model(model)) / "scores.json"
     if not path.is_file():
         return []
     with reading(path, "what train.py wrote"):

@@ -19,8 +19,10 @@ from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFea
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 ENCODER, WEIGHTS = "encoder.json", "head.safetensors"
-GENERAL = Path(__file__).with_name("heads") / "general"
-"""The head that is shipped with the package."""
+HEADS = Path(__file__).with_name("heads")
+SHIPPED = ("general", "permissive")
+"""The heads that come with the package: of all corpora, and of those whose owners allow commercial use."""
+GENERAL = HEADS / "general"
 
 
 class EncoderSource(NamedTuple):
@@ -123,9 +125,11 @@ def checksum(model: WhisperForEmotionClassification) -> str:
     return running.hexdigest()
 
 
-def init_folder(init: str) -> Path:
-    """Return the folder that `--init` names: `general` is the head that is shipped."""
-    return GENERAL if init == "general" else Path(init)
+def find_model(model: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Return a model's folder or Hub name: None is the general model, and a name in `SHIPPED` a head's folder here."""
+    if model is None:
+        return GENERAL
+    return HEADS / model if model in SHIPPED and not Path(model).exists() else model
 
 
 def is_head(folder: str | os.PathLike[str]) -> bool:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_audio
 from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
-from whisper_emotion.head_files import GENERAL, is_head, load_head
+from whisper_emotion.head_files import find_model, is_head, load_head
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 from whisper_emotion.pieces import Piece, pool_pieces, read_pieces
 from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Emotion, Prediction, window_samples
@@ -40,8 +40,8 @@ class EmotionClassifier:
     """Label recordings with a trained model.
 
     Args:
-        model: A trained folder or a Hub name. None is the general model that comes with the package, whose encoder is
-            loaded from the Hub at the first use, and from the cache afterwards.
+        model: A trained folder or a Hub name, or `general` (the default) or `permissive`, the models that come with
+            the package: their encoder is loaded from the Hub at the first use, and from the cache afterwards.
         encoder: Of the general model, or of another head without its encoder: the encoder's folder or Hub name.
         device: `auto` (the accelerator that torch finds, otherwise the processor), or torch's name of a device.
         priors: How often labels are expected, such as `{"neutral": 0.6}`: shares of 1. The labels that are not named
@@ -62,7 +62,7 @@ class EmotionClassifier:
         priors: Mapping[str, float] | None = None,
         encoder_dtype: torch.dtype = torch.float32,
     ):
-        place, model = choose_device(device), GENERAL if model is None else model
+        place, model = choose_device(device), find_model(model)
         if is_head(model):
             loaded, self.extractor = load_head(model, encoder)
         elif encoder is not None:

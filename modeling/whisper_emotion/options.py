@@ -13,6 +13,7 @@ from whisper_emotion.errors import UserError
 
 ENCODER_DTYPES = ("float32", "bfloat16")
 ENCODER_HELP = "the general model's encoder: folder or Hub name; default: openai/whisper-base of the Hub or the cache"
+MODEL_HELP = "general (default), permissive, a trained folder or a Hub name"
 DEVICE_HELP = "auto (an accelerator where torch finds one), cpu, cuda, cuda:1, mps, …"
 SELECTIONS = ("dev", "last", "test")
 ADAPTATIONS = ("none", "speaker", "domain", "dev")
@@ -150,9 +151,9 @@ class ProtocolOptions:
             return
         if self.init is None:
             raise UserError("--encoder: must be given, see --help")
-        from whisper_emotion.head_files import init_folder, is_head, read_source
+        from whisper_emotion.head_files import find_model, is_head, read_source
 
-        folder = init_folder(self.init)
+        folder = find_model(self.init)
         self.encoder = read_source(folder).name if is_head(folder) else str(folder)
 
     def weights(self) -> str | list[float] | None:

@@ -39,11 +39,11 @@ CORPORA = {
         title="EMO-DB",
         layout="wav/03a01Wa.wav",
         language="de",
+        license="cc0-1.0",
         address="http://emodb.bilderbar.info/docu/",
         about="Burkhardt et al., Interspeech 2005: 535 German utterances of ten sentences, seven emotions acted by "
-        "ten actors in an anechoic chamber, kept where listeners recognised them. Its owners offer it for "
-        "download and ask to be cited; they state no formal licence, so ask them before any use beyond "
-        "research.",
+        "ten actors in an anechoic chamber, kept where listeners recognised them. Its current host distributes "
+        "it as **CC0 1.0**: any use is allowed. Its owners ask to be cited.",
         published=535,
         pattern=r"(?P<speaker>03|08|09|1[0-6])[a-z]\d\d(?P<emotion>[WLEAFNT])[a-z]",
         # Wut, Langeweile, Ekel, Angst, Freude, neutral, Trauer

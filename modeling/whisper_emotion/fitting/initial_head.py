@@ -12,7 +12,7 @@ from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.new_models import build_model, load_config
 from whisper_emotion.fitting.regression import Linear
-from whisper_emotion.head_files import checksum, init_folder, is_head
+from whisper_emotion.head_files import SHIPPED, checksum, find_model, is_head
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.options import ModelOptions
 
@@ -85,7 +85,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     Raises:
         UserError: There is none; it is not linear, has another encoder, or has none of the classes.
     """
-    folder, option = init_folder(init), f"--init {init}"
+    folder, option = Path(find_model(init)), f"--init {init}"
     if not folder.is_dir():
         raise UserError(f"{option}: must be general, or the folder of a head or a model of ours")
     model = EmotionClassifier(folder, encoder if is_head(folder) else None, device="cpu").model
@@ -102,7 +102,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     linear = Linear(*(one.detach().double().numpy() for one in (classifier.weight, classifier.bias)))
     population = model.head.adaptation.population_mean.double().numpy()
     return InitialHead(
-        init if init == "general" else folder.resolve().name, _corpora(folder), config, linear, population
+        init if init in SHIPPED else folder.resolve().name, _corpora(folder), config, linear, population
     )
 
 
