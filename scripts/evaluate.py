@@ -11,14 +11,26 @@ import pandas as pd
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
-from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
+from whisper_emotion.evaluation import Classified, classify_corpus, read_other, tabulate, trained_on
+from whisper_emotion.fairness import measure_fairness
+from whisper_emotion.fitting.cross_validation import UNADAPTED, probability_columns
 from whisper_emotion.inference import EmotionClassifier
-from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, MODEL_HELP, CorpusOptions, option, settings
+from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, MODEL_HELP, RecordingOptions, option, settings
+from whisper_emotion.reporting.card import describe_unadapted
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora
+from whisper_emotion.reporting.coverage import describe_sure, plot_coverage
+from whisper_emotion.reporting.evaluations import (
+    describe_fairness,
+    describe_robustness,
+    plot_robustness,
+    robustness_table,
+)
 from whisper_emotion.reporting.plots import plot_confusion_matrix
+from whisper_emotion.robustness import measure_robustness
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import public_name
-from whisper_emotion.scoring import score_table
+from whisper_emotion.scoring import compare, score_table
+from whisper_emotion.windows import LONGEST_SECONDS
 
 
 @dataclass
@@ -36,31 +48,40 @@ class EvaluationOptions:
         help="without labels, adapt the clips to their speaker or to their corpus (domain), or none",
         choices=("none", "speaker", "domain"),
     )
+    robustness: bool = option(False, help="also test distorted clips: noise, telephone, codecs, room, level, length")
+    robustness_clips: int = option(500, help="robustness: at most so many clips of each corpus", advanced=True)
+    fairness: bool = option(False, help="also score each gender, speaker, language and corpus by itself")
     device: str = option("auto", help=DEVICE_HELP, influences_results=False)
 
 
 def main() -> None:
-    """Classify the recordings and write `scores.json`, `predictions.csv`, `confusion_matrix.png` and the corpora's."""
-    corpus, options = parse_arguments(CorpusOptions, EvaluationOptions)
+    """Classify the recordings and write `scores.json`, `predictions.csv` and the pictures."""
+    corpus, options = parse_arguments(RecordingOptions, EvaluationOptions)
     started = time.monotonic()
     if options.model is not None and options.predictions is not None:
         raise UserError("--model, --predictions: give one of the two")
     if options.predictions is not None and options.adaptation != "none":
         raise UserError(f"--adaptation {options.adaptation}: adapts a model, leave out --predictions")
+    if options.predictions is not None and options.robustness:
+        raise UserError("--robustness: distorts clips for a model, leave out --predictions")
+    if options.robustness_clips < 1:
+        raise UserError(f"--robustness_clips {options.robustness_clips}: must be 1 or more")
     in_training = [] if options.predictions is not None else trained_on(options.model, corpus.corpus)
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     output_dir, models = Path(options.output_dir), [options.model] if options.model is not None else []
     with claim(output_dir, loaded, models, settings(corpus, options)) as work_dir:
         if options.predictions is None:
-            found = classify_corpus(
-                EmotionClassifier(options.model, options.encoder, device=options.device), loaded, options.adaptation
-            )
+            classifier = EmotionClassifier(options.model, options.encoder, device=options.device)
+            classified = classify_corpus(classifier, loaded, options.adaptation)
         else:
-            found = read_other(Path(options.predictions), loaded)
-        table, labels = tabulate(loaded, found)
-        if len(table) < len(loaded):
-            print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
+            classifier, classified = None, Classified(read_other(Path(options.predictions), loaded))
+        least, alone_least = (
+            None if classifier is None else classifier.model.config.sure_probability_of(adapted)
+            for adapted in (options.adaptation != "none", False)
+        )
+        table, labels = tabulate(loaded, classified.found, least, classified.familiar)
         corpora = pd.Series(loaded["corpus"][:], index=utterance_names(loaded))
+        several = corpora if corpora.nunique() > 1 else None
         scores = {
             "corpus": corpus.corpus,
             "model": public_name(options.model or options.predictions or "general"),
@@ -68,9 +89,20 @@ def main() -> None:
             "adaptation": options.adaptation,
             "labels": labels,
             "seeds": [0],
-            **score_table(table, labels, [1], corpora if corpora.nunique() > 1 else None),
-            "seconds": round(time.monotonic() - started, 1),
+            **score_table(table, labels, [1], several),
         }
+        gain = None
+        if classified.unadapted is not None:
+            alone, _ = tabulate(loaded, classified.unadapted, alone_least, classified.familiar)
+            scores["unadapted"] = score_table(alone, labels, [1], several)
+            gain = compare(table, alone, labels)["unweighted_accuracy"]
+            kept = alone.columns.intersection(["predicted", *probability_columns(labels), "sure"])
+            table = table.join(alone[kept].add_prefix(UNADAPTED))
+        if options.fairness:
+            scores["fairness"] = measure_fairness(table, labels, loaded)
+        if options.robustness and classifier is not None:
+            scores |= measure_robustness(classifier, loaded, options.adaptation, options.robustness_clips)
+        scores["seconds"] = round(time.monotonic() - started, 1)
         caption = _caption(scores, len(table))
         with results_of(work_dir) as made:
             write_whole(made / "predictions.csv", table.to_csv(index=False))
@@ -78,15 +110,43 @@ def main() -> None:
             plot_confusion_matrix(scores["confusion_matrix"], labels, made / "confusion_matrix.png", caption)
             if "corpora" in scores:
                 plot_corpora(scores, made / "corpora.png", caption)
+            if "sure" in scores:
+                plot_coverage(table, table["name"].map(corpora), scores, made / "coverage.png")
+            if "robustness" in scores:
+                plot_robustness(scores, made / "robustness.png")
+    if len(table) < len(loaded):
+        print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
+    long = sum(seconds > LONGEST_SECONDS for seconds in loaded["seconds"][:])
+    if long and classifier is not None:
+        print(f"{long} clips last more than {LONGEST_SECONDS} s: only the first {LONGEST_SECONDS} s are used")
+    _report(scores, caption, gain)
+    print(f"saved to {output_dir}")
+
+
+def _report(scores: dict[str, Any], caption: str, gain: list[float] | None) -> None:
+    """Print the tables, and what they say."""
     if "corpora" in scores:
         print(corpus_table(scores))
     print(caption)
-    for name in in_training:
+    if "sure" in scores:
+        print(describe_sure(scores))
+    if gain is not None:
+        value, low, high = (100 * figure for figure in gain)
+        holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"
+        print(describe_unadapted(scores))
+        print(
+            f"adaptation changes UA by {value:+.1f} points, 95 % interval {low:.1f} to {high:.1f} over clips: {holds}"
+        )
+    if "fairness" in scores:
+        print(describe_fairness(scores))
+    if "robustness" in scores:
+        print(robustness_table([scores]))
+        print(describe_robustness(scores))
+    for name in scores["in_training"]:
         if name in ("table", "folder"):
             print(f"the model was trained on a {name}, too: if it held these clips, this is no test")
         else:
             print(f"{name} was in the model's training: this is no test of new speech")
-    print(f"saved to {output_dir}")
 
 
 def _caption(scores: dict[str, Any], clips: int) -> str:

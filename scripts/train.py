@@ -30,6 +30,7 @@ from whisper_emotion.options import (
 )
 from whisper_emotion.processes import leave_group
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted, write_model_card
+from whisper_emotion.reporting.evaluations import read_evaluations
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import describe_recipe, read_cross_validation, write_scores
@@ -46,6 +47,12 @@ class TrainOptions:
     cross_validation: str | None = option(
         None,
         help="cross_validate.py's output, for the card of a model trained on everything",
+        influences_results=False,
+    )
+    evaluations: str | None = option(
+        None,
+        help="evaluate.py's outputs, with commas between them, for the card's robustness and fairness",
+        advanced=True,
         influences_results=False,
     )
     head_only: bool = option(
@@ -83,6 +90,7 @@ def main() -> None:
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
     tested = None
+    evaluations = [] if holdout.evaluations is None else read_evaluations(holdout.evaluations)
     config = experiment.config()
     build_extractor(protocol.encoder)
     if holdout.cross_validation is not None:
@@ -104,7 +112,9 @@ def main() -> None:
         predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
         if PartialState().is_main_process:
             seconds = time.monotonic() - started
-            _write_results(work_dir, experiment, fitted, fold, predictions, tested, arguments, card, seconds)
+            _write_results(
+                work_dir, experiment, fitted, fold, predictions, tested, evaluations, arguments, card, seconds
+            )
 
 
 def _write_results(
@@ -114,6 +124,7 @@ def _write_results(
     fold: Fold | None,
     predictions: pd.DataFrame | None,
     tested: dict[str, Any] | None,
+    evaluations: list[dict[str, Any]],
     arguments: list[Any],
     card: CardOptions,
     seconds: float,
@@ -127,6 +138,7 @@ def _write_results(
         fold: The fold that was held out, if any.
         predictions: Those of its test rows.
         tested: What cross-validation found of the recipe, if it is known.
+        evaluations: What `evaluate.py` found, for the card.
         arguments: The options, as `main` parses them.
         card: Options of the model card.
         seconds: Duration of the run.
@@ -172,6 +184,7 @@ def _write_results(
             model.config,
             _card_facts(record, experiment, fitted, corpus, holdout, protocol, training),
             card,
+            evaluations,
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's

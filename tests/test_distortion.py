@@ -51,6 +51,29 @@ def test_recording_itself_is_not_changed():
     assert np.array_equal(samples, before)
 
 
+def test_changes_are_those_of_the_stored_copies():
+    """Other samples or other draws need a new `VERSION`, or the feature store would mix old and new copies."""
+    samples, found = draws(0).standard_normal(8000) * 0.1, {}
+    for _, change in CHANGES:
+        draw = draws(7)
+        changed = change(samples, draw)
+        found[change.__name__] = len(changed), changed[500], np.sqrt((changed**2).mean()), draw.random()
+    compressed = found.pop("compress")  # its samples depend on the encoder's version
+    assert compressed[3] == 0.8972138009695755
+    expected = {
+        "change_voice": (7786, 0.12693649530410767, 0.09618573908624986, 0.8972138009695755),
+        "add_room": (8000, 0.07984987468770746, 0.11069510539883456, 0.1321585510861979),
+        "change_microphone": (8000, 0.08101483045380235, 0.08392997409673018, 0.7970694287520462),
+        "limit_band": (8000, 0.17432152106097779, 0.09206586333807686, 0.7756856902451935),
+        "add_noise": (8000, 0.06394995294509861, 0.11086145603251932, 0.21601856157789012),
+        "pass_telephone": (8000, 0.22351035475730896, 0.2998851782914431, 0.625095466604667),
+        "add_silence": (22613, -0.0002498758160795132, 0.059641892540014, 0.7438594981443529),
+    }
+    assert found.keys() == expected.keys()
+    for name, figures in expected.items():
+        assert found[name] == pytest.approx(figures, rel=1e-9), name
+
+
 def test_every_change_happens_as_often_as_stated(monkeypatch):
     counts = dict.fromkeys(range(len(CHANGES)), 0)
 

@@ -1,18 +1,20 @@
 """Scores of a trained model, or of other predictions, on labelled recordings."""
 
 import json
+import runpy
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_script
+from conftest import REPOSITORY, run_script
 from datasets import ClassLabel, Dataset, Features, Value
 
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
 from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
 
 def test_evaluate_scores_a_model_over_the_shared_classes(trained_dir, synthetic_dir, tmp_path):
@@ -46,30 +48,97 @@ def test_corpora_of_the_training_are_found(trained_dir, model_dir, tmp_path):
         trained_on(str(tmp_path), "emodb")
 
 
-def test_adaptation_takes_the_mean_of_each_group_of_clips(trained_dir, synthetic_dir):
-    corpus, classifier = load_corpus("synthetic", synthetic_dir), EmotionClassifier(trained_dir)
+def test_left_out_corpus_is_not_of_the_training(tmp_path):
+    record = {"corpus": "emodb,tess,nemo", "folds": "loco", "corpora": {"tess": {}}}
+    (tmp_path / "scores.json").write_text(json.dumps(record))
+    assert trained_on(str(tmp_path), "tess,nemo") == ["nemo"]
+
+
+def linear_classifier(trained_dir, tiny_encoder):
+    """A classifier whose head is linear on the mean of two layers' frames."""
+    classifier = EmotionClassifier(trained_dir)
+    torch.manual_seed(0)
+    model = WhisperForEmotionClassification.from_pretrained(
+        tiny_encoder, concatenated_layers=[1, 2], pooling="mean", classifier_proj_size=0, num_labels=4,
+        encoder_context="utterance", id2label=classifier.model.config.id2label,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.head.classifier.weight)
+    model.head.adaptation.population_mean.normal_()
+    classifier.model = model.eval().to(classifier.model.device)
+    return classifier
+
+
+@pytest.mark.parametrize("linear, encodings", [(True, 1), (False, 2)])
+def test_adaptation_takes_the_mean_of_each_group_of_clips(
+    trained_dir, tiny_encoder, synthetic_dir, monkeypatch, linear, encodings
+):
+    classifier = linear_classifier(trained_dir, tiny_encoder) if linear else EmotionClassifier(trained_dir)
+    corpus, encoded = load_corpus("synthetic", synthetic_dir), []
     paths = np.array([audio["path"] for audio in corpus["audio"]])
-    by_speaker = classify_corpus(classifier, corpus, "speaker")
+    alone = classifier(paths.tolist())
+    forward = classifier.model.encoder.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            classifier.model.encoder,
+            "forward",
+            lambda **inputs: encoded.append(len(inputs["input_features"])) or forward(**inputs),
+        )
+        by_speaker = classify_corpus(classifier, corpus, "speaker")
+    assert sum(encoded) == encodings * len(corpus)
+    for named, expected in zip(by_speaker.unadapted, alone, strict=True):
+        assert named == pytest.approx(expected, abs=1e-5)
     own = np.array(corpus["speaker"][:]) == "S02M"
     classifier.adapt(paths[own].tolist(), prior_recordings=0)
-    for named, expected in zip(np.array(by_speaker)[own], classifier(paths[own].tolist()), strict=True):
-        assert named == pytest.approx(expected, abs=1e-6)
+    for named, expected in zip(np.array(by_speaker.found)[own], classifier(paths[own].tolist()), strict=True):
+        assert named == pytest.approx(expected, abs=1e-5)
     classifier.adapt(paths.tolist(), prior_recordings=0)
     (first,) = classifier(paths[0])
-    assert classify_corpus(classifier, corpus, "domain")[0] == pytest.approx(first, abs=1e-6)
-    assert classifier.model.config.adapted  # as before
     classifier.adapt([])
-    classify_corpus(classifier, corpus, "domain")
-    assert not classifier.model.config.adapted
+    assert classify_corpus(classifier, corpus, "domain").found[0] == pytest.approx(first, abs=1e-5)
+
+
+def test_own_adaptation_of_a_model_stays(trained_dir, synthetic_dir):
+    corpus, classifier = load_corpus("synthetic", synthetic_dir), EmotionClassifier(trained_dir)
     domain = classifier.model.head.adaptation.population_mean + 1.0
     classifier.model.adapt(domain)
-    adapted = classifier(paths[0])[0]
-    assert classify_corpus(classifier, corpus)[0] == pytest.approx(adapted, abs=1e-6)  # evaluated as it is
+    adapted = classifier(corpus["audio"][0])[0]
+    assert classify_corpus(classifier, corpus).found[0] == pytest.approx(adapted, abs=1e-6)  # evaluated as it is
     classify_corpus(classifier, corpus, "speaker")
+    assert classifier.model.config.adapted and torch.equal(classifier.model.head.adaptation.domain_mean, domain)
     broken = corpus.select(range(2)).map(lambda _: {"audio": {"path": "absent.wav", "bytes": None}})
     with pytest.raises(UserError):
         classify_corpus(classifier, broken, "speaker")
-    assert classifier.model.config.adapted and torch.equal(classifier.model.head.adaptation.domain_mean, domain)
+    classifier.model.head.adaptation.population_mean.zero_()
+    with pytest.raises(UserError, match="--adaptation domain: the model does not know its training speakers' mean"):
+        classify_corpus(classifier, corpus, "domain")
+
+
+def test_evaluate_measures_robustness_and_fairness(trained_dir, synthetic_dir, tmp_path, monkeypatch, capsys):
+    options = [
+        "--model", trained_dir, "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--adaptation", "speaker",
+        "--robustness", "--robustness_clips", 8, "--fairness", "--output_dir", tmp_path / "o",
+    ]  # fmt: skip
+    script = REPOSITORY / "scripts" / "evaluate.py"
+    monkeypatch.setattr("sys.argv", [str(script), *map(str, options)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    scores, printed = json.loads((tmp_path / "o" / "scores.json").read_text()), capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "o" / "predictions.csv")
+    right = table["label"] == table["unadapted_predicted"]
+    expected = right.groupby(table["label"]).mean().mean()
+    assert scores["unadapted"]["pooled"]["unweighted_accuracy"] == pytest.approx(expected)
+    assert {*scores["unadapted"]} >= {"pooled", "interval", "confusion_matrix", "ece", "mean_confidence"}
+    assert set(scores["fairness"]["gender"]) == {"female", "male"} and scores["fairness"]["speakers"]["speakers"] == 4
+    assert scores["robustness_clips"] == 8 and scores["robustness"]["gain of -20 dB"]["loss"] <= 1
+    assert (tmp_path / "o" / "robustness.png").exists()
+    for line in (
+        "adaptation changes UA by ",
+        "| first 3 s only | ",
+        "conditions lose at most 5 points of UA",
+        "| female",
+    ):
+        assert line in printed
 
 
 def clips(labels, corpora=None):
@@ -147,6 +216,12 @@ def test_evaluate_leaves_a_folder_with_other_files_alone(synthetic_dir, tmp_path
         (["--model", "m", "--predictions", "x.json"], "--model, --predictions: give one of the two"),
         (["--predictions", "x.json", "--adaptation", "speaker"], "speaker: adapts a model, leave out --predictions"),
         (["--predictions", "gone.json"], "gone.json: "),
+        (
+            ["--predictions", "x.json", "--robustness"],
+            "--robustness: distorts clips for a model, leave out --predictions",
+        ),
+        (["--robustness_clips", "0"], "--robustness_clips 0: must be 1 or more"),
+        (["--folds", "loso"], "--folds: no such option"),
     ],
 )
 def test_evaluate_refuses_in_one_line(synthetic_dir, tmp_path, options, message):

@@ -74,7 +74,17 @@ def test_what_reaches_out_is_found(source):
 # Which module may import which: scripts see all, and no module sees one to its left.
 LAYERS = [
     ("cli", "console", "benchmarks", "demo", "export", "publishing"),
-    ("run_record", "scoring", "reporting", "explanation", "inference", "evaluation", "card_metadata"),
+    (
+        "run_record",
+        "scoring",
+        "reporting",
+        "explanation",
+        "inference",
+        "evaluation",
+        "robustness",
+        "fairness",
+        "card_metadata",
+    ),
     ("fitting",),
     ("feature_store", "stored_frames", "head_files"),
     (

@@ -1,7 +1,7 @@
 """Data augmentation: recordings as other voices, rooms, microphones and channels would give them."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 
 VERSION = 1  # of `distort`: a part of the feature store's key
 QUIETEST = 1e-9  # root mean square below which a recording counts as silent
+MP3 = {"format": "MP3"}  # soundfile's names
 RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz, between which a microphone's response is drawn
 
 
@@ -43,11 +44,16 @@ def change_voice(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return soxr.resample(samples, SAMPLING_RATE, SAMPLING_RATE / draw.uniform(0.89, 1.11))
 
 
-def add_room(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Add reverberation: noise that falls by 60 dB in 0.1 to 0.7 s, 0 to 12 dB below the direct sound."""
-    length = int(draw.uniform(0.1, 0.7) * SAMPLING_RATE)
+def add_room(
+    samples: np.ndarray,
+    draw: np.random.Generator,
+    seconds: tuple[float, float] = (0.1, 0.7),
+    decibels: tuple[float, float] = (0, 12),
+) -> np.ndarray:
+    """Add reverberation: noise that falls by 60 dB in some `seconds`, some `decibels` below the direct sound."""
+    length = int(draw.uniform(*seconds) * SAMPLING_RATE)
     tail = draw.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
-    tail *= 10 ** (-draw.uniform(0, 12) / 20) / np.linalg.norm(tail)
+    tail *= 10 ** (-draw.uniform(*decibels) / 20) / np.linalg.norm(tail)
     tail[0] += 1
     return scipy.signal.fftconvolve(samples, tail)[: len(samples)]
 
@@ -67,12 +73,17 @@ def limit_band(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return scipy.signal.sosfilt(filters, samples)
 
 
-def add_noise(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Add noise 5 to 35 dB below the speech, from white to somewhat steeper than pink."""
+def add_noise(
+    samples: np.ndarray,
+    draw: np.random.Generator,
+    decibels: tuple[float, float] = (5, 35),
+    slope: tuple[float, float] = (0, 0.6),
+) -> np.ndarray:
+    """Add noise some `decibels` below the speech; a `slope` of 0 is white, of 0.5 pink."""
     spectrum = np.fft.rfft(draw.standard_normal(len(samples)))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** draw.uniform(0, 0.6)
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** draw.uniform(*slope)
     noise = np.fft.irfft(spectrum, len(samples))
-    return samples + noise * (_level(samples) / _level(noise) * 10 ** (-draw.uniform(5, 35) / 20))
+    return samples + noise * (_level(samples) / _level(noise) * 10 ** (-draw.uniform(*decibels) / 20))
 
 
 def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -83,11 +94,16 @@ def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray
     return soxr.resample(np.sign(bits) * (256 ** np.abs(bits) - 1) / 255, 8000, SAMPLING_RATE)
 
 
-def compress(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Compress a recording to MP3 at a low bit rate."""
+def compress(
+    samples: np.ndarray,
+    draw: np.random.Generator,
+    level: tuple[float, float] = (0.7, 0.99),
+    codec: Mapping[str, Any] = MP3,
+) -> np.ndarray:
+    """Compress a recording, by default to MP3 at a low bit rate; a `level` of 1 is soundfile's lowest rate."""
     file = io.BytesIO()
     scaled = samples * (0.9 / np.abs(samples).max())
-    soundfile.write(file, scaled, SAMPLING_RATE, format="MP3", compression_level=draw.uniform(0.7, 0.99))
+    soundfile.write(file, scaled, SAMPLING_RATE, compression_level=draw.uniform(*level), **codec)
     file.seek(0)
     return soundfile.read(file)[0]
 

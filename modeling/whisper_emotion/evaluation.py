@@ -1,12 +1,14 @@
 """Score a trained model, or the predictions of any other, on labelled recordings: over the classes that both have."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
@@ -17,52 +19,105 @@ from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import speakers_known
 from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError, reading
+from whisper_emotion.fitting.adaptation import group_means
 from whisper_emotion.fitting.cross_validation import probability_columns
 from whisper_emotion.head_files import find_model
-from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.inference import BATCH_SIZE, EmotionClassifier
+from whisper_emotion.windows import LONGEST_SECONDS
 
-READ_AT_ONCE = 256  # recordings in memory
 WRITTEN = (
     'a list of rows with "file" and one number per label, as predict.py writes, or an object that maps each file '
     'name to the list of {"label", "score"} that a pipeline returns'
 )
 
 
-def classify_corpus(
-    classifier: EmotionClassifier, corpus: Dataset, adaptation: str = "none"
-) -> list[dict[str, float]]:
-    """Classify every utterance of a corpus.
+@dataclass
+class Classified:
+    """Probabilities of every utterance of a corpus, a dict a row: label to probability.
 
     Args:
-        classifier: The model.
+        found: Of the clips, adapted where that was asked for.
+        unadapted: Of each clip as it is; None where nothing was adapted.
+        familiar: Which clips resemble the model's training, `(clips,)`; None where it knows no limit.
+    """
+
+    found: list[dict[str, float]]
+    unadapted: list[dict[str, float]] | None = None
+    familiar: np.ndarray | None = None
+
+
+@torch.inference_mode()
+def classify_corpus(
+    classifier: EmotionClassifier,
+    corpus: Dataset,
+    adaptation: str = "none",
+    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    description: str = "classifying",
+) -> Classified:
+    """Classify every utterance of a corpus.
+
+    A linear head on mean frames encodes each clip once. Other heads encode it again where it is adapted.
+
+    Args:
+        classifier: The model. A domain that it is adapted to stays; the clips as they are include it.
         corpus: What `load_corpus` returned.
         adaptation: `none`, or what the clips are adapted to without labels: each `speaker`, or each corpus
             (`domain`), by all of its clips.
-
-    Returns:
-        A dict a row: label to probability.
+        change: Distorts the samples of a clip, given its row.
+        description: Of the progress bar.
 
     Raises:
         UserError: A recording cannot be read; speakers are not known; or the model cannot adapt.
     """
     if adaptation == "speaker" and not speakers_known(corpus):
         raise UserError("--adaptation speaker: needs known speakers, give --speaker_pattern or a column of them")
-    column = {"speaker": "speaker", "domain": "corpus"}.get(adaptation)
-    groups = pd.Series([""] * len(corpus) if column is None else corpus[column][:], dtype=object)
-    found: list[dict[str, float]] = [{}] * len(corpus)
-    own = classifier.model.head.adaptation.domain_mean.clone() if classifier.model.config.adapted else None
-    try:
-        with tqdm(total=len(corpus), desc="classifying", unit="clip", disable=None) as bar:
-            for _, rows in groups.groupby(groups, sort=False).groups.items():
-                if column is not None:
-                    classifier.adapt(_Recordings(corpus, list(rows)), prior_recordings=0)  # as cross_validate.py
-                for part in _parts(list(rows)):
-                    for row, named in zip(part, classifier(_Recordings(corpus, part)), strict=True):
-                        found[row] = named
-                    bar.update(len(part))
-    finally:
-        classifier.model.adapt(own)
-    return found
+    head, device = classifier.model.head, classifier.model.device
+    if adaptation != "none" and not head.adaptation.population_mean.any():
+        raise UserError(f"--adaptation {adaptation}: the model does not know its training speakers' mean")
+    logits = torch.empty(len(corpus), head.config.num_labels)
+    limit = head.config.novelty_limit
+    means = np.empty((len(corpus), head.config.frame_size), np.float32)
+    with tqdm(total=len(corpus), desc=description, unit="clip", disable=None) as bar:
+        for rows, frames, mask in _encode(classifier, corpus, change):
+            logits[rows] = head(frames, mask).logits.float().cpu()
+            means[rows] = head.mean_frames(frames, mask).cpu().numpy()
+            bar.update(len(rows))
+    alone = _by_label(logits, classifier.labels)
+    familiar = None
+    if limit is not None:
+        familiar = (head.novelty(torch.from_numpy(means).to(device)) <= limit).cpu().numpy()
+    if adaptation == "none":
+        return Classified(alone, None, familiar)
+    groups = np.asarray(corpus[{"speaker": "speaker", "domain": "corpus"}[adaptation]][:])
+    domains = torch.from_numpy(group_means(means, groups, np.arange(len(corpus)))).to(device)
+    config = head.config
+    if config.pooling == "mean" and config.classifier_proj_size == 0 and not config.use_weighted_layer_sum:
+        averages = torch.from_numpy(means).to(device).unflatten(1, (len(config.frame_layers), -1))[:, None]
+        mask = torch.ones(averages.shape[:2], dtype=torch.bool, device=device)
+        logits = head(averages, mask, domains).logits
+    else:
+        for rows, frames, mask in _encode(classifier, corpus, change):
+            logits[rows] = head(frames, mask, domains[rows]).logits.float().cpu()
+    return Classified(_by_label(logits, classifier.labels), alone, familiar)
+
+
+def _encode(
+    classifier: EmotionClassifier, corpus: Dataset, change: Callable[[np.ndarray, int], np.ndarray] | None
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Encode clips of like length together: their rows, their frames for the head, and the mask of the frames."""
+    order = np.argsort(corpus["seconds"][:], kind="stable")
+    longest = LONGEST_SECONDS * SAMPLING_RATE
+    for start in range(0, len(order), BATCH_SIZE):
+        rows = order[start : start + BATCH_SIZE].tolist()
+        clips = [read_utterance(corpus[row])[:longest] for row in rows]
+        if change is not None:
+            clips = [change(clip, row)[:longest] for clip, row in zip(clips, rows, strict=True)]
+        encoded = classifier.model.encoder(**classifier._extract(clips))
+        yield rows, classifier.model._to_head(encoded.frames), encoded.mask
+
+
+def _by_label(logits: torch.Tensor, labels: Sequence[str]) -> list[dict[str, float]]:
+    return [dict(zip(labels, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
 
 
 def trained_on(model: str | None, corpora: str) -> list[str]:
@@ -79,25 +134,11 @@ def trained_on(model: str | None, corpora: str) -> list[str]:
     if not path.is_file():
         return []
     with reading(path, "what train.py wrote"):
-        trained = {name for name, _ in corpora_of(json.loads(path.read_text(encoding="utf-8"))["corpus"])}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        trained = {name for name, _ in corpora_of(record["corpus"])}
+        if record.get("folds") == "loco":
+            trained -= set(record["corpora"])  # the one that was tested, and left out of the training
     return [name for name, _ in corpora_of(corpora) if name in trained]
-
-
-class _Recordings(Sequence[tuple[np.ndarray, int]]):
-    """Utterances as `(array, rate)`, read when they are looked at."""
-
-    def __init__(self, corpus: Dataset, rows: list[int]):
-        self._corpus, self._rows = corpus, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return read_utterance(self._corpus[self._rows[place]]), SAMPLING_RATE
-
-
-def _parts(rows: list[int]) -> Iterator[list[int]]:
-    return (rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE))
 
 
 def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
@@ -108,7 +149,7 @@ def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
         corpus: What `load_corpus` returned.
 
     Returns:
-        As of `classify_corpus`.
+        A dict a row: label to probability.
 
     Raises:
         UserError: The file cannot be read, or lacks a recording.
@@ -137,7 +178,12 @@ def _probabilities(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def tabulate(corpus: Dataset, probabilities: Sequence[Mapping[str, float]]) -> tuple[pd.DataFrame, list[str]]:
+def tabulate(
+    corpus: Dataset,
+    probabilities: Sequence[Mapping[str, float]],
+    sure_probability: float | None = None,
+    familiar: np.ndarray | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
     """Restrict predictions to the classes that model and corpus share, and tabulate them.
 
     Labels of the model count by the vocabulary: `hap` is `happy`. Each clip's probabilities sum to 1 over the shared
@@ -145,7 +191,9 @@ def tabulate(corpus: Dataset, probabilities: Sequence[Mapping[str, float]]) -> t
 
     Args:
         corpus: What `load_corpus` returned.
-        probabilities: As of `classify_corpus`.
+        probabilities: A dict a row: label to probability.
+        sure_probability: From which a label is sure, if the clip is `familiar`; None: the table does not say it.
+        familiar: As of `Classified`; None: all.
 
     Returns:
         The table, columns as of `cross_validation.predict`, and the shared classes in the corpus's order.
@@ -177,4 +225,6 @@ def tabulate(corpus: Dataset, probabilities: Sequence[Mapping[str, float]]) -> t
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     table["predicted"] = [shared[index] for index in matrix.argmax(axis=1)]
     table[probability_columns(shared)] = matrix
+    if sure_probability is not None:
+        table["sure"] = (matrix.max(axis=1) >= sure_probability) & (True if familiar is None else familiar)
     return pd.DataFrame(table[kept]).reset_index(drop=True), shared

@@ -66,8 +66,8 @@ def option(
 
 
 @dataclass
-class CorpusOptions:
-    """Which recordings, with which labels, in which folds."""
+class RecordingOptions:
+    """Which recordings, with which labels."""
 
     GROUP = "recordings"
 
@@ -85,11 +85,17 @@ class CorpusOptions:
     )
     audio_dir: str | None = option(None, help="table: folder of its files", advanced=True)
     columns: str | None = option(None, help="table: its columns, such as label=mood,speaker=who", advanced=True)
-    folds: str = option("loso", help="loso, speakers:K, paper, emobox, split, loco or cross")
 
     def reading(self) -> dict[str, Any]:
         """The options of `load_corpus`."""
         return {name: value for name, value in vars(self).items() if name not in ("corpus", "corpus_dir", "folds")}
+
+
+@dataclass
+class CorpusOptions(RecordingOptions):
+    """Which recordings, with which labels, in which folds."""
+
+    folds: str = option("loso", help="loso, speakers:K, paper, emobox, split, loco or cross")
 
 
 @dataclass

@@ -70,16 +70,26 @@ def one_fold(**changes):
     return scores | changes
 
 
-def write(folder, scores=SCORES, config=CONFIG, training=TRAINING, options=None):
+def write(folder, scores=SCORES, config=CONFIG, training=TRAINING, options=None, evaluations=()):
     folder = folder / "my-model"
     folder.mkdir(exist_ok=True)
-    write_model_card(folder, scores, config, training, options)
+    write_model_card(folder, scores, config, training, options, evaluations)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_card_equals_the_recorded_one(tmp_path):
     text = write(tmp_path)
     assert text == EXPECTED.read_text(encoding="utf-8"), "read the new card, then record it"
+
+
+def test_card_shows_robustness_and_fairness(tmp_path):
+    from test_evaluations import evaluation
+
+    text = write(tmp_path, evaluations=[evaluation(), evaluation("tess", 0.0)])
+    assert "averaged over\n2 corpora: EMO-DB, TESS; models: `mine`; adaptation: domain:" in text
+    assert "| noise | 70.0 | 10.0 (20.0) | 60.0 | 10.0 |\n\n### Fairness\n" in text
+    assert "| TESS | 80.0 | 70.0 | 10.0 (-2.0 to 20.0) | 4 | 75.0 | 60.0 | 60.0 |\n\n## The model\n" in text
+    assert "### Fairness" not in write(tmp_path)
 
 
 def test_card_says_clips_were_held_out_where_speakers_are_unknown(tmp_path):

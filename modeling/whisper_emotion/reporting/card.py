@@ -21,6 +21,7 @@ from whisper_emotion.corpora.record import Corpus
 from whisper_emotion.head_files import is_head, read_source
 from whisper_emotion.reporting.corpora import corpus_table
 from whisper_emotion.reporting.coverage import describe_sure
+from whisper_emotion.reporting.evaluations import describe_evaluations, fairness_table, robustness_table
 
 METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
@@ -35,6 +36,7 @@ def write_model_card(
     config: Any,
     training: Mapping[str, Any],
     options: CardOptions | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Write the `README.md` of a trained folder.
 
@@ -48,6 +50,7 @@ def write_model_card(
             started from and its `corpora`, whose terms bind it, too. Local paths among the values are cut to
             their last component.
         options: Metadata that the user gives.
+        evaluations: Contents of `scores.json` of `evaluate.py`, for the tables of robustness and fairness.
 
     Returns:
         The names of the options that would fill what the metadata lack.
@@ -86,6 +89,9 @@ def write_model_card(
         test_fold=training.get("test_fold"),
         percent=_percent,
         scores=scores,
+        evaluated=describe_evaluations(evaluations),
+        robustness_table=robustness_table(evaluations),
+        fairness_table=fairness_table(evaluations),
         **({} if scores is None else _results(scores)),
     )
     card.save(folder / "README.md")

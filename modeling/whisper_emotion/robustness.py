@@ -1,0 +1,132 @@
+"""How much accuracy a model loses on distorted recordings, in the spirit of audEERING's tests (arXiv 2312.06270)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from whisper_emotion.audio import SAMPLING_RATE
+from whisper_emotion.distortion import QUIETEST, add_noise, add_room, compress, pass_telephone
+from whisper_emotion.evaluation import classify_corpus, tabulate
+from whisper_emotion.fitting.regression import sample_clips
+from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.scoring import CALIBRATION, compare, score_table
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+CLEAN = "clean"
+CLIPPED = 0.1  # share of the samples that clipping cuts
+PINK = (0.5, 0.5)
+MP3_32 = (0.85, 0.85), {"format": "MP3", "bitrate_mode": "CONSTANT"}  # 32 kbit/s of mono at 16 kHz
+OPUS_12 = (0.976, 0.976), {"format": "OGG", "subtype": "OPUS"}  # 12 kbit/s, and the container's pages
+
+
+def measure_robustness(
+    classifier: EmotionClassifier, corpus: Dataset, adaptation: str, clips_at_most: int
+) -> dict[str, Any]:
+    """Classify clean and distorted clips, always the same ones.
+
+    Args:
+        classifier: The model.
+        corpus: What `load_corpus` returned.
+        adaptation: As of `classify_corpus`; under each condition, the distorted clips are the domain.
+        clips_at_most: Clips of each corpus, drawn by their classes' shares.
+
+    Returns:
+        - `robustness`: for `CLEAN` and each of `CONDITIONS`: `unweighted_accuracy`, its `loss` against the clean
+          clips with its paired 95 % `interval` over clips, `ece` and `mean_confidence`; all are fractions.
+        - `robustness_clips`: Number of clips.
+
+    Raises:
+        UserError: As of `classify_corpus`.
+    """
+    rows = draw_clips(corpus, clips_at_most)
+    clips = corpus.select(rows)
+    found, clean = {}, None
+    for name, change in {CLEAN: None, **CONDITIONS}.items():
+        applied = None if change is None else partial(_distort, change, rows)
+        probabilities = classify_corpus(classifier, clips, adaptation, applied, name).found
+        table, labels = tabulate(clips, probabilities)
+        clean = table if clean is None else clean
+        scores = score_table(table, labels, [1])
+        loss, *interval = compare(clean, table, labels)["unweighted_accuracy"]
+        figures: dict[str, Any] = {"unweighted_accuracy": scores["pooled"]["unweighted_accuracy"], "loss": loss}
+        found[name] = figures | {"interval": interval, **{key: scores[key] for key in CALIBRATION}}
+    return {"robustness": found, "robustness_clips": len(clean)}
+
+
+def draw_clips(corpus: Dataset, clips_at_most: int) -> np.ndarray:
+    """Draw clips of each corpus by their classes' shares, the same ones every time; ascending rows."""
+    corpora, labels = np.asarray(corpus["corpus"][:]), np.asarray(corpus["label"][:])
+    parts = [np.flatnonzero(corpora == name) for name in np.unique(corpora)]
+    return np.sort(np.concatenate([own[sample_clips(labels[own], clips_at_most)] for own in parts]))
+
+
+def _distort(change: Change, rows: np.ndarray, clip: np.ndarray, place: int) -> np.ndarray:
+    """Distort a clip; its row in the corpus is the seed, so that all levels of noise have the same noise."""
+    if np.sqrt(np.mean(np.square(clip, dtype=np.float64))) < QUIETEST:
+        return clip
+    return change(clip.astype(np.float64), np.random.default_rng(int(rows[place]))).astype(np.float32)
+
+
+def at_the_same_peak(change: Change) -> Change:
+    """Undo the change of level that a distortion brings along."""
+
+    def changed(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        found = change(samples, draw)
+        return found * (np.abs(samples).max() / max(np.abs(found).max(), QUIETEST))
+
+    return changed
+
+
+def _compress(
+    samples: np.ndarray, draw: np.random.Generator, *, codec: tuple[tuple[float, float], dict]
+) -> np.ndarray:
+    return compress(samples, draw, *codec)
+
+
+def _add_noise(samples: np.ndarray, draw: np.random.Generator, *, decibels: float) -> np.ndarray:
+    return add_noise(samples, draw, (decibels, decibels), PINK)
+
+
+def _add_room(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    return add_room(samples, draw, seconds=(0.5, 0.5), decibels=(3, 3))
+
+
+def _amplify(samples: np.ndarray, draw: np.random.Generator, *, decibels: float) -> np.ndarray:
+    """Change the level; floats beyond 1 are not clipped."""
+    return samples * 10 ** (decibels / 20)
+
+
+def _clip(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Cut the peaks off at the same level above and below zero."""
+    limit = np.quantile(np.abs(samples), 1 - CLIPPED)
+    return samples.clip(-limit, limit) if limit > 0 else samples
+
+
+def _surround(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    return np.pad(samples, SAMPLING_RATE)
+
+
+def _cut(samples: np.ndarray, draw: np.random.Generator, *, seconds: int) -> np.ndarray:
+    return samples[: seconds * SAMPLING_RATE]
+
+
+CONDITIONS: dict[str, Change] = {
+    "telephone (8 kHz, mu-law)": at_the_same_peak(pass_telephone),
+    "MP3 at 32 kbit/s": at_the_same_peak(partial(_compress, codec=MP3_32)),
+    "Opus at 12 kbit/s": at_the_same_peak(partial(_compress, codec=OPUS_12)),
+    "pink noise at 20 dB SNR": partial(_add_noise, decibels=20),
+    "pink noise at 10 dB SNR": partial(_add_noise, decibels=10),
+    "pink noise at 0 dB SNR": partial(_add_noise, decibels=0),
+    "reverberation (0.5 s)": _add_room,
+    "gain of +20 dB": partial(_amplify, decibels=20),
+    "gain of -20 dB": partial(_amplify, decibels=-20),
+    "clipping (10 % of samples)": _clip,
+    "1 s of silence around": _surround,
+    "first 1 s only": partial(_cut, seconds=1),
+    "first 2 s only": partial(_cut, seconds=2),
+    "first 3 s only": partial(_cut, seconds=3),
+}
