@@ -11,7 +11,7 @@ import pandas as pd
 from whisper_emotion.cli import parse_arguments, run_script
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
-from whisper_emotion.evaluation import Classified, classify_corpus, read_other, tabulate, trained_on
+from whisper_emotion.evaluation import Classified, calibrate, classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.fairness import measure_fairness
 from whisper_emotion.fitting.cross_validation import UNADAPTED, probability_columns
 from whisper_emotion.inference import EmotionClassifier
@@ -91,13 +91,15 @@ def main() -> None:
             "seeds": [0],
             **score_table(table, labels, [1], several),
         }
-        gain = None
+        gain = alone = None
         if classified.unadapted is not None:
             alone, _ = tabulate(loaded, classified.unadapted, alone_least, classified.familiar)
             scores["unadapted"] = score_table(alone, labels, [1], several)
             gain = compare(table, alone, labels)["unweighted_accuracy"]
             kept = alone.columns.intersection(["predicted", *probability_columns(labels), "sure"])
             table = table.join(alone[kept].add_prefix(UNADAPTED))
+        if classifier is not None:
+            scores["calibration"] = calibrate(classifier.model.config, table, alone, labels, corpora)
         if options.fairness:
             scores["fairness"] = measure_fairness(table, labels, loaded)
         if options.robustness and classifier is not None:

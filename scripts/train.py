@@ -30,7 +30,7 @@ from whisper_emotion.options import (
 )
 from whisper_emotion.processes import leave_group
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted, write_model_card
-from whisper_emotion.reporting.evaluations import read_evaluations
+from whisper_emotion.reporting.evaluations import read_calibration, read_evaluations
 from whisper_emotion.reporting.plots import plot_confusion_matrix
 from whisper_emotion.run_folder import claim, results_of, write_whole
 from whisper_emotion.run_record import describe_recipe, read_cross_validation, write_scores
@@ -48,6 +48,11 @@ class TrainOptions:
         None,
         help="cross_validate.py's output, for the card of a model trained on everything",
         influences_results=False,
+    )
+    calibration: str | None = option(
+        None,
+        help="evaluate.py's output for this model on other recordings, which then choose temperatures and sure labels",
+        advanced=True,
     )
     evaluations: str | None = option(
         None,
@@ -90,6 +95,7 @@ def main() -> None:
             raise UserError(f"--test_fold {holdout.test_fold}: {corpus.folds} has the folds 1 to {len(folds)}")
         fold = folds[holdout.test_fold - 1]
     tested = None
+    calibration = None if holdout.calibration is None else read_calibration(holdout.calibration)
     evaluations = [] if holdout.evaluations is None else read_evaluations(holdout.evaluations)
     config = experiment.config()
     build_extractor(protocol.encoder)
@@ -109,6 +115,8 @@ def main() -> None:
         known = fold or everything
         job = Job(known.train, known.test, training.seed, known.dev)
         (fitted,) = fit(experiment, frames, [job], work_dir)
+        if calibration is not None:
+            fitted.head.config.update(calibration[0])
         predictions = None if fold is None else predict(fitted, experiment, fold, training.seed)
         if PartialState().is_main_process:
             seconds = time.monotonic() - started
@@ -206,6 +214,8 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
         facts["held_out"] = experiment.held_out
     if experiment.train_adaptation != "none":
         facts["train_adaptation"] = experiment.train_adaptation
+    if options[1].calibration is not None:
+        facts["calibration"] = read_calibration(options[1].calibration)[1]
     if experiment.augmented_copies:
         facts["augmented_copies"] = experiment.augmented_copies
     if experiment.initial is not None:

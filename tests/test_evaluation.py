@@ -10,9 +10,10 @@ import torch
 from conftest import REPOSITORY, run_script
 from datasets import ClassLabel, Dataset, Features, Value
 
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import load_corpus, utterance_names
 from whisper_emotion.errors import UserError
-from whisper_emotion.evaluation import classify_corpus, read_other, tabulate, trained_on
+from whisper_emotion.evaluation import calibrate, classify_corpus, read_other, tabulate, trained_on
 from whisper_emotion.inference import EmotionClassifier
 from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
 
@@ -231,3 +232,16 @@ def test_evaluate_refuses_in_one_line(synthetic_dir, tmp_path, options, message)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_calibration_is_fitted_to_the_evaluated_clips_and_counts_corpora_alike():
+    clips = ["a"] * 100 + ["b"] * 300
+    right = [True] * 94 + [False] * 6 + [True] * 210 + [False] * 90  # 94 % and 70 %, so 82 %
+    table = pd.DataFrame({"name": [f"{place}" for place in range(400)], "label": "sad"})
+    table["p_sad"] = [0.95 if one else 0.05 for one in right]
+    table["p_calm"] = 1 - table["p_sad"]
+    config = WhisperEmotionConfig(logit_temperature=2.0)
+    found = calibrate(config, table, None, ["sad", "calm"], pd.Series(clips, index=table["name"]))
+    # A temperature makes odds of 19 odds of 82 to 18; Laplace's rule hardly shows
+    assert found["logit_temperature"] == pytest.approx(2 * np.log(19) / np.log(82 / 18), rel=0.02)
+    assert found["sure_probability"] == pytest.approx(0.82, abs=0.01)

@@ -15,16 +15,19 @@ from tqdm.auto import tqdm
 from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.card_metadata import corpora_of
 from whisper_emotion.collator import read_utterance
+from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import speakers_known
 from whisper_emotion.corpora.vocabulary import canonical
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.adaptation import group_means
 from whisper_emotion.fitting.cross_validation import probability_columns
+from whisper_emotion.fitting.selection import HeldOut, decide
 from whisper_emotion.head_files import find_model
 from whisper_emotion.inference import BATCH_SIZE, EmotionClassifier
 from whisper_emotion.windows import LONGEST_SECONDS
 
+SMALLEST = 1e-30  # probability whose logarithm is taken in place of zero's
 WRITTEN = (
     'a list of rows with "file" and one number per label, as predict.py writes, or an object that maps each file '
     'name to the list of {"label", "score"} that a pipeline returns'
@@ -176,6 +179,39 @@ def _probabilities(row: Mapping[str, Any]) -> dict[str, float]:
         for name, value in (row if numbers is None else numbers).items()
         if name not in ("start", "end") and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
+
+
+def calibrate(
+    config: WhisperEmotionConfig,
+    table: pd.DataFrame,
+    alone: pd.DataFrame | None,
+    labels: Sequence[str],
+    corpora: pd.Series,
+) -> dict[str, float]:
+    """Find the temperatures and sure probabilities that suit the evaluated clips; corpora count alike.
+
+    Args:
+        config: The model's.
+        table: Output of `tabulate`.
+        alone: The same of each clip as it is, where `table` has adapted clips.
+        labels: The shared classes.
+        corpora: Corpus of each clip, by its name.
+
+    Returns:
+        Values of the configuration's fields by name.
+    """
+    logits = [
+        None if one is None else torch.from_numpy(np.log(one[probability_columns(labels)].to_numpy() + SMALLEST))
+        for one in ((table, None) if alone is None else (alone, table))
+    ]
+    own = table["name"].map(corpora)
+    weights = torch.from_numpy(1 / own.map(own.value_counts()).to_numpy())
+    targets = torch.from_numpy(table["label"].map({label: place for place, label in enumerate(labels)}).to_numpy())
+    found = decide(HeldOut(*logits, targets, weights), "none", True, "loss").calibration
+    for prefix, adapted in (("", False), ("adapted_", True)):
+        if f"{prefix}logit_temperature" in found:
+            found[f"{prefix}logit_temperature"] *= config.temperature_of(adapted)
+    return found
 
 
 def tabulate(

@@ -105,6 +105,36 @@ def load_head(
     return model, extractor
 
 
+def load_whole(
+    model: str | os.PathLike[str],
+) -> tuple[WhisperForEmotionClassification, WhisperEmotionFeatureExtractor]:
+    """Load a whole model and its extractor.
+
+    Args:
+        model: A trained folder or a Hub name.
+
+    Raises:
+        UserError: It cannot be loaded, or its head is random.
+    """
+    try:
+        with without_loading_report():
+            loaded, report = cast(
+                tuple[WhisperForEmotionClassification, dict[str, Any]],
+                WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True),
+            )
+            extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise exceptions of any class
+        raise UserError(
+            f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
+        ) from error
+    if report["missing_keys"]:
+        lacking = min(report["missing_keys"])
+        raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
+    return loaded, extractor
+
+
 def read_source(folder: str | os.PathLike[str]) -> EncoderSource:
     """Read which encoder a head is for.
 

@@ -11,17 +11,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from whisper_emotion.audio import SAMPLING_RATE, AudioSource, read_audio
-from whisper_emotion.errors import UserError, not_loaded, printable, without_loading_report
-from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
-from whisper_emotion.head_files import find_model, is_head, load_head
-from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassification
+from whisper_emotion.errors import UserError, printable
+from whisper_emotion.head_files import find_model, is_head, load_head, load_whole
 from whisper_emotion.pieces import Piece, pool_pieces, read_pieces
 from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Emotion, Prediction, window_samples
 
@@ -68,7 +66,7 @@ class EmotionClassifier:
         elif encoder is not None:
             raise UserError(f"encoder {encoder}: is given, but {model} has an encoder of its own; leave it out")
         else:
-            loaded, self.extractor = _load(model)
+            loaded, self.extractor = load_whole(model)
         kind = loaded.config.problem_type or ("regression" if loaded.config.num_labels == 1 else None)
         if kind not in (None, "single_label_classification"):
             raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
@@ -255,29 +253,6 @@ class EmotionClassifier:
             batch.append(piece)
         if batch:
             yield batch
-
-
-def _load(
-    model: str | os.PathLike[str],
-) -> tuple[WhisperForEmotionClassification, WhisperEmotionFeatureExtractor]:
-    """Load a whole model and its extractor; a head that is random is refused."""
-    try:
-        with without_loading_report():
-            loaded, report = cast(
-                tuple[WhisperForEmotionClassification, dict[str, Any]],
-                WhisperForEmotionClassification.from_pretrained(model, output_loading_info=True),
-            )
-            extractor = WhisperEmotionFeatureExtractor.from_pretrained(model)
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise exceptions of any class
-        raise UserError(
-            f"{model}: {not_loaded(model, error)}; expected a folder that train.py finished, or a Hub name"
-        ) from error
-    if report["missing_keys"]:
-        lacking = min(report["missing_keys"])
-        raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
-    return loaded, extractor
 
 
 def label_weights(priors: Mapping[str, float], labels: Sequence[str]) -> list[float]:

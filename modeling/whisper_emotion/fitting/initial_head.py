@@ -12,8 +12,7 @@ from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.new_models import build_model, load_config
 from whisper_emotion.fitting.regression import Linear
-from whisper_emotion.head_files import SHIPPED, checksum, find_model, is_head
-from whisper_emotion.inference import EmotionClassifier
+from whisper_emotion.head_files import SHIPPED, checksum, find_model, is_head, load_head, load_whole
 from whisper_emotion.options import ModelOptions
 
 LINEAR_POOLINGS = ("mean", "statistics")
@@ -88,7 +87,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     folder, option = Path(find_model(init)), f"--init {init}"
     if not folder.is_dir():
         raise UserError(f"{option}: must be general, or the folder of a head or a model of ours")
-    model = EmotionClassifier(folder, encoder if is_head(folder) else None, device="cpu").model
+    model, _ = load_head(folder, encoder) if is_head(folder) else load_whole(folder)
     config: WhisperEmotionConfig = model.config
     if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:
         raise UserError(f"{option}: must be linear: mean or statistics pooling, no projector, no learned layer sum")

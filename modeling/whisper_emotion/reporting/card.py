@@ -89,6 +89,7 @@ def write_model_card(
         test_fold=training.get("test_fold"),
         percent=_percent,
         scores=scores,
+        elsewhere="\n\n".join(corpus_table(one) for one in evaluations if "corpora" in one),
         evaluated=describe_evaluations(evaluations),
         robustness_table=robustness_table(evaluations),
         fairness_table=fairness_table(evaluations),

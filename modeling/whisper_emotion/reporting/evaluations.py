@@ -25,7 +25,7 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
         folders: `evaluate.py`'s output folders, with commas between them.
 
     Raises:
-        UserError: A folder holds no scores, damaged ones, neither robustness nor fairness, or other conditions.
+        UserError: A folder holds no scores, damaged ones, nothing for a card, or other conditions.
     """
     found = []
     for folder in map(Path, folders.split(",")):
@@ -35,12 +35,34 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
         with reading(path, "what evaluate.py wrote"):
             scores = json.loads(path.read_text(encoding="utf-8"))
             tables = [robustness_table([scores]), fairness_table([scores])]  # a KeyError names what is missing
-        if tables == [None, None]:
-            raise UserError(f"--evaluations {folder}: has neither, run evaluate.py with --robustness or --fairness")
+        if tables == [None, None] and "corpora" not in scores:
+            raise UserError(
+                f"--evaluations {folder}: has nothing for a card, run evaluate.py with --robustness or "
+                "--fairness, or on several corpora"
+            )
         found.append(scores)
     if len({tuple(scores["robustness"]) for scores in found if "robustness" in scores}) > 1:
         raise UserError(f"--evaluations {folders}: have different conditions, run evaluate.py again")
     return found
+
+
+def read_calibration(folder: str) -> tuple[dict[str, float], str]:
+    """Read the calibration that an evaluation found, and the titles of its corpora.
+
+    Args:
+        folder: `evaluate.py`'s output folder.
+
+    Raises:
+        UserError: It holds none.
+    """
+    path = Path(folder) / "scores.json"
+    if not path.is_file():
+        raise UserError(f"--calibration {folder}: holds no scores.json, expected the output of evaluate.py")
+    with reading(path, "what evaluate.py wrote of a model"):
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(scores["calibration"][name]) for name in scores["calibration"]}, corpus_title(
+            scores["corpus"]
+        )
 
 
 def describe_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
