@@ -206,7 +206,7 @@ def calibrate(
     ]
     own = table["name"].map(corpora)
     weights = torch.from_numpy(1 / own.map(own.value_counts()).to_numpy())
-    targets = torch.from_numpy(table["label"].map({label: place for place, label in enumerate(labels)}).to_numpy())
+    targets = torch.tensor([labels.index(label) for label in table["label"]])
     found = decide(HeldOut(*logits, targets, weights), "none", True, "loss").calibration
     for prefix, adapted in (("", False), ("adapted_", True)):
         if f"{prefix}logit_temperature" in found:
