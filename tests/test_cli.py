@@ -1,5 +1,6 @@
 """Options from flags and recipes, one line for each mistake, and the exit codes."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -183,8 +184,13 @@ def test_a_word_that_belongs_to_no_option_is_named():
 
 
 def test_lacking_options_are_named_together():
-    with pytest.raises(UserError, match="^--corpus, --encoder: must be given"):
+    needed = dataclasses.make_dataclass("Needed", [("one", str), ("other", str)])
+    with pytest.raises(UserError, match="^--one, --other: must be given"):
+        parse_arguments(needed, argv=[])
+    with pytest.raises(UserError, match="^--corpus: must be given"):
         parse_arguments(*ALL, argv=[])
+    with pytest.raises(UserError, match="^--encoder: must be given"):
+        parse_arguments(*ALL, argv=["--corpus", "emodb"])
     with pytest.raises(UserError, match="^FILES: none given"):
         parse_arguments(Some, argv=["--draw"])
 

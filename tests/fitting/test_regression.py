@@ -287,9 +287,9 @@ def test_select_strength_keeps_small_folds_whole_and_weighs_what_is_drawn(monkey
     folds = [(np.flatnonzero(corpora != one), np.flatnonzero(corpora == one)) for one in range(2)]
     built, init = [], RegularisationPath.__init__
 
-    def watched(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed):
+    def watched(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed, start):
         built.append(clip_weights)
-        init(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed)
+        init(self, inputs, labels, num_labels, class_weights, label_smoothing, clip_weights, allowed, start)
 
     monkeypatch.setattr(RegularisationPath, "__init__", watched)
     selected = select_strength(inputs, labels, np.arange(600), 3, "loss", folds=folds)

@@ -271,7 +271,7 @@ def test_card_without_a_test_gives_no_figure(tmp_path):
 def test_card_holds_no_local_path(tmp_path, monkeypatch):
     local = tmp_path / "secret-home" / "my-encoder"
     local.mkdir(parents=True)
-    training = TRAINING | {"resumed": str(local), "init": local, "files": [local / "a.yaml", "b.yaml"]}
+    training = TRAINING | {"resumed": str(local), "start": local, "files": [local / "a.yaml", "b.yaml"]}
     text = write(tmp_path, one_fold(encoder=str(local)), training=training)
     assert "secret-home" not in text and str(tmp_path) not in text
     assert "| encoder | `my-encoder`, frozen |" in text

@@ -183,24 +183,18 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
         return initial and initial.start(experiment.labels, population_mean(mean, speakers, corpora, known))
 
     home = population_mean(mean, speakers, corpora, rows)
-    held_out, choice = (
-        None,
-        {
-            "epoch": None,
-            "strength": DEFAULT_START_STRENGTH if experiment.initial else DEFAULT_STRENGTH,
-            "selection_value": None,
-        },
-    )
+    default = DEFAULT_STRENGTH if experiment.initial is None else DEFAULT_START_STRENGTH
+    held_out, choice = None, {"epoch": None, "strength": default, "selection_value": None}
     if experiment.select_on == "dev":
         folds = experiment.inner_folds(rows)
         if job.dev is not None:
             folds = [(np.flatnonzero(np.isin(rows, job.train)), np.flatnonzero(np.isin(rows, job.dev)))]
         begin: dict[str, Any] = {}
-        if experiment.initial is not None:
-            weakest = DEFAULT_START_STRENGTH if experiment.one_voice(rows) else 0  # clips say little of other voices
-            strengths = [one for one in START_STRENGTHS if one >= weakest]
-            choice["one_voice"] = weakest > 0
-            begin = {"start": lambda known: start(rows[known]), "strengths": strengths}
+        if experiment.initial is not None:  # clips of one voice say little of others, so the start is left less far
+            choice["one_voice"] = experiment.one_voice(rows)
+            weakest = default if choice["one_voice"] else 0
+            begin["strengths"] = [one for one in START_STRENGTHS if one >= weakest]
+            begin["start"] = lambda known: start(rows[known])
         selected = select_strength(
             inputs(rows), labels[rows], speakers[rows], num_labels, metric, *loss,
             adapt=partial(moved, adapted=True) if experiment.adapts else None,

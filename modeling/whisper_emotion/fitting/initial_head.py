@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     if not folder.is_dir():
         raise UserError(f"{option}: must be general, or the folder of a head or a model of ours")
     model, _ = load_head(folder, encoder) if is_head(folder) else load_whole(folder)
-    config: WhisperEmotionConfig = model.config
+    config = cast(WhisperEmotionConfig, model.config)
     if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:
         raise UserError(f"{option}: must be linear: mean or statistics pooling, no projector, no learned layer sum")
     if not set(labels) & set(config.label2id or {}):

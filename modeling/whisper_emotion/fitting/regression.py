@@ -185,7 +185,7 @@ def select_strength(
     copies: int = 0,
     allowed: np.ndarray | None = None,
     start: Callable[[np.ndarray], Linear] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
 ) -> Selection:
     """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
 
@@ -211,7 +211,7 @@ def select_strength(
         allowed: As of `RegularisationPath`, and for the clips left out, too.
         start: Function of inner training rows that returns the `start` of `RegularisationPath`. Few clips choose
             badly, so the strongest penalty is chosen whose loss is at most one standard error above the least.
-        strengths: To choose from, the strongest first.
+        strengths: To choose from, the strongest first; default: `STRENGTHS`.
 
     Raises:
         UserError: No clip's class is left when its speaker is left out.
@@ -248,7 +248,7 @@ def select_strength(
         paths = list(pool.map(build, folds))
         plain = [None if as_is is None else as_is(*fold) for fold in folds]
         adapted = [None if adapt is None else adapt(*fold) for fold in folds]
-        for strength in strengths:
+        for strength in strengths or STRENGTHS:
             logits = torch.empty(len(labels), num_labels, dtype=torch.float64)
             moved = None if adapt is None else torch.empty_like(logits)
             fitted = pool.map(partial(RegularisationPath.fit, strength=strength, tolerance=ROUGH), paths)
