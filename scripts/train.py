@@ -15,7 +15,8 @@ from whisper_emotion.corpora.splits import Fold, make_folds, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.cross_validation import predict, warn_of_unknown_speakers
 from whisper_emotion.fitting.experiment import Experiment, load_experiment
-from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.fitted import Fitted
 from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.head_files import save_head

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from whisper_emotion.corpora import utterance_names
 from whisper_emotion.corpora.splits import Fold, speakers_known
 from whisper_emotion.fitting.experiment import Experiment
-from whisper_emotion.fitting.fit import Fitted, Job, fit, load_frames
+from whisper_emotion.fitting.fit import Job, fit, load_frames
+from whisper_emotion.fitting.fitted import Fitted
 from whisper_emotion.fitting.regression import DEFAULT_START_STRENGTH
 from whisper_emotion.processes import leave_group
 from whisper_emotion.run_folder import write_whole

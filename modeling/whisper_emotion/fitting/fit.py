@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,12 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.adaptation import (
     CentredRows,
     group_means,
-    measure_novelty,
-    population_deviation,
     population_mean,
     with_copies,
 )
 from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, train_encoder
 from whisper_emotion.fitting.experiment import Experiment
+from whisper_emotion.fitting.fitted import Fitted, classify_stored, finish, set_population_mean
 from whisper_emotion.fitting.large_regression import regularisation_path
 from whisper_emotion.fitting.new_models import build_extractor, new_head
 from whisper_emotion.fitting.regression import (
@@ -37,13 +36,10 @@ from whisper_emotion.fitting.regression import (
     Linear,
     select_strength,
 )
-from whisper_emotion.fitting.selection import Decision, HeldOut, choose_best, decide, selection_value
+from whisper_emotion.fitting.selection import HeldOut, choose_best, decide, selection_value
 from whisper_emotion.fitting.stacked_training import train_heads
-from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
+from whisper_emotion.modeling_whisper_emotion import EmotionHead
 from whisper_emotion.stored_frames import PooledClips, Rows, Stacked, StoredFrames
-
-FAMILIAR = 0.995  # share of the training clips and their copies that are not called unlike the training's
-CLIPS_AT_ONCE = 64  # that a trained head classifies together
 
 
 @dataclass(frozen=True)
@@ -71,36 +67,6 @@ class Job:
         return (
             hold_out_speakers(experiment.corpus, self.train, self.seed) if self.dev is None else (self.train, self.dev)
         )
-
-
-@dataclass
-class Fitted:
-    """A fitted model.
-
-    Args:
-        head: The head; its configuration has the calibration.
-        model: The whole model, where the encoder was trained, too.
-        decision: What held-out speakers decided.
-        choice: What was selected: `epoch` or `strength`, and `selection_value`.
-        classify: Function of (rows, adapted) that returns logits `(clips, labels)`, divided by the temperature.
-        novelty: Function of rows that returns `EmotionHead.novelty` of the clips; None where the encoder was trained.
-    """
-
-    head: EmotionHead
-    model: WhisperForEmotionClassification | None
-    decision: Decision
-    choice: dict[str, Any]
-    classify: Callable[[Sequence[int], bool], np.ndarray]
-    novelty: Callable[[Sequence[int]], np.ndarray] | None = None
-
-    def whole_model(self, experiment: Experiment) -> WhisperForEmotionClassification:
-        """Return the model with its encoder, ready to be saved."""
-        if self.model is not None:
-            return self.model
-        model = experiment.model(seed=0)
-        model.config = model.encoder.config = self.head.config
-        model.head = self.head
-        return model
 
 
 def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
@@ -224,7 +190,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     head = new_head(config, job.seed)
     head.classifier.weight.data.copy_(torch.from_numpy(linear.weight))
     head.classifier.bias.data.copy_(torch.from_numpy(linear.bias))
-    return _finish(experiment, frames, head, job, held_out, choice)
+    return finish(experiment, frames, head, job, held_out, choice)
 
 
 def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]) -> list[Fitted]:
@@ -262,74 +228,19 @@ def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]
         if experiment.refit:
             heads, _ = trained([job.known(experiment) for job in jobs], epochs=[choice["epoch"] for choice in choices])
     parts = zip(heads, jobs, held, choices, strict=True)
-    return [_finish(experiment, frames, head, job, own, choice) for head, job, own, choice in parts]
+    return [finish(experiment, frames, head, job, own, choice) for head, job, own, choice in parts]
 
 
 def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows, dev) -> HeldOut:
     """Classify held-out clips as they are and, where asked for, adapted to their speakers."""
-    logits = torch.from_numpy(_classify(frames, head, dev, None))
+    logits = torch.from_numpy(classify_stored(frames, head, dev, None))
     adapted = None
     if experiment.adapts:
-        _set_population_mean(experiment, frames, head, rows)
+        set_population_mean(experiment, frames, head, rows)
         means = group_means(frames.means, experiment.adaptation_groups, np.asarray(dev))
-        adapted = torch.from_numpy(_classify(frames, head, dev, means))
+        adapted = torch.from_numpy(classify_stored(frames, head, dev, means))
     logits, adapted = (None if one is None else experiment.restrict(one, dev) for one in (logits, adapted))
     return HeldOut(logits, adapted, torch.from_numpy(experiment.label_ids[dev]))
-
-
-def _finish(experiment: Experiment, frames: StoredFrames, head: EmotionHead, job: Job, held_out, choice) -> Fitted:
-    """Calibrate a fitted head, and give it the statistics of adaptation."""
-    metric = experiment.args.metric_for_best_model
-    decision = decide(held_out, experiment.adaptation, experiment.temperature_scaling, metric)
-    head.config.update(decision.calibration)
-    novelty = None
-    if not head.config.use_weighted_layer_sum:
-        known = job.known(experiment)
-        _set_population_mean(experiment, frames, head, known)
-        novelty = _set_novelty(experiment, frames, head, known)
-    head.eval()
-
-    def classify(rows: Sequence[int], adapted: bool) -> np.ndarray:
-        groups = experiment.adaptation_groups
-        means = group_means(frames.means, groups, np.asarray(rows)) if adapted else None
-        return _classify(frames, head, rows, means)
-
-    return Fitted(head, None, decision, choice, classify, novelty)
-
-
-def _set_population_mean(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]) -> None:
-    population = population_mean(frames.means, experiment.speakers, experiment.corpus_of, rows)
-    head.adaptation.population_mean.copy_(torch.from_numpy(population))
-
-
-def _set_novelty(
-    experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]
-) -> Callable[[Sequence[int]], np.ndarray]:
-    """Tell the head how far from their mean its training clips lie; return a function that measures others."""
-    population, means = head.adaptation.population_mean.numpy(), [frames.means, *(one.means for one in frames.copies)]
-    deviation = population_deviation(means, population, experiment.speakers, experiment.corpus_of, rows)
-    head.adaptation.population_deviation.copy_(torch.from_numpy(deviation))
-    known = [measure_novelty(head, mean, rows) for mean in means]
-    head.config.novelty_limit = float(np.quantile(np.concatenate(known), FAMILIAR))
-    return partial(measure_novelty, head, frames.means)
-
-
-@torch.inference_mode()
-def _classify(frames: StoredFrames, head: EmotionHead, rows: Sequence[int], means: np.ndarray | None) -> np.ndarray:
-    """Classify stored clips with a head, batches of like length; logits `(clips, labels)`."""
-    head.eval()
-    if head.config.pooling == "mean" and head.config.classifier_proj_size == 0:  # a clip's mean is one frame to pool
-        averages = torch.from_numpy(frames.means[list(rows)]).unflatten(1, (len(frames.layers), -1))[:, None]
-        domain_mean = None if means is None else torch.from_numpy(means)
-        return head(averages, torch.ones(averages.shape[:2], dtype=torch.bool), domain_mean).logits.numpy()
-    order = np.argsort(frames.lengths[list(rows)], kind="stable")
-    logits = np.empty((len(rows), head.config.num_labels), np.float32)
-    for start in range(0, len(order), CLIPS_AT_ONCE):
-        places = order[start : start + CLIPS_AT_ONCE]
-        batch, mask = frames.batch([rows[place] for place in places])
-        domain_mean = None if means is None else torch.from_numpy(means[places])
-        logits[places] = head(batch, mask, domain_mean).logits.numpy()
-    return logits
 
 
 def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
