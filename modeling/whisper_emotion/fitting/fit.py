@@ -190,7 +190,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
     head = new_head(config, job.seed)
     head.classifier.weight.data.copy_(torch.from_numpy(linear.weight))
     head.classifier.bias.data.copy_(torch.from_numpy(linear.bias))
-    return finish(experiment, frames, head, job, held_out, choice)
+    return finish(experiment, frames, head, job.known(experiment), held_out, choice)
 
 
 def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]) -> list[Fitted]:
@@ -228,7 +228,7 @@ def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]
         if experiment.refit:
             heads, _ = trained([job.known(experiment) for job in jobs], epochs=[choice["epoch"] for choice in choices])
     parts = zip(heads, jobs, held, choices, strict=True)
-    return [finish(experiment, frames, head, job, own, choice) for head, job, own, choice in parts]
+    return [finish(experiment, frames, head, job.known(experiment), own, choice) for head, job, own, choice in parts]
 
 
 def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows, dev) -> HeldOut:

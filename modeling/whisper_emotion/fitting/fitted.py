@@ -10,7 +10,7 @@ import torch
 
 from whisper_emotion.fitting.adaptation import group_means, measure_novelty, population_deviation, population_mean
 from whisper_emotion.fitting.experiment import Experiment
-from whisper_emotion.fitting.selection import Decision, decide
+from whisper_emotion.fitting.selection import Decision, HeldOut, decide
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
 from whisper_emotion.stored_frames import StoredFrames
 
@@ -105,7 +105,17 @@ def _set_novelty(
 def classify_stored(
     frames: StoredFrames, head: EmotionHead, rows: Sequence[int], means: np.ndarray | None
 ) -> np.ndarray:
-    """Classify stored clips with a head, batches of like length; logits `(clips, labels)`."""
+    """Classify stored clips with a head, batches of like length.
+
+    Args:
+        frames: Output of `load_frames`.
+        head: The head.
+        rows: The clips.
+        means: Mean frame of each clip's domain, `(clips, frame_size)`; None: the clips as they are.
+
+    Returns:
+        Logits `(clips, labels)`.
+    """
     head.eval()
     if head.config.pooling == "mean" and head.config.classifier_proj_size == 0:  # a clip's mean is one frame to pool
         averages = torch.from_numpy(frames.means[list(rows)]).unflatten(1, (len(frames.layers), -1))[:, None]
