@@ -49,7 +49,7 @@ def main() -> None:
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
     config = experiment.config()
-    build_extractor(protocol.encoder)
+    build_extractor(experiment.encoder)
     for fold in folds:
         experiment.check_speakers(fold)
     clips = list_clips(experiment.corpus, folds)

@@ -99,7 +99,7 @@ def main() -> None:
     calibration = None if holdout.calibration is None else read_calibration(holdout.calibration)
     evaluations = [] if holdout.evaluations is None else read_evaluations(holdout.evaluations)
     config = experiment.config()
-    build_extractor(protocol.encoder)
+    build_extractor(experiment.encoder)
     if holdout.cross_validation is not None:
         if fold is not None:
             raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
@@ -154,7 +154,7 @@ def _write_results(
     """
     corpus, protocol, holdout, _, training = arguments
     output_dir = work_dir.parent
-    model, extractor = fitted.whole_model(experiment), build_extractor(protocol.encoder)
+    model, extractor = fitted.whole_model(experiment), build_extractor(experiment.encoder)
     with results_of(work_dir) as made:
         if holdout.head_only:
             save_head(made, model, extractor, str(card.base_model), str(holdout.encoder_revision))

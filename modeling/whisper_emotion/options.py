@@ -152,15 +152,9 @@ class ProtocolOptions:
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
 
     def __post_init__(self):
-        """Take the encoder of `init` where none is given."""
-        if self.encoder:
-            return
-        if self.init is None:
+        """Refuse to train without an encoder."""
+        if not self.encoder and self.init is None:
             raise UserError("--encoder: must be given, see --help")
-        from whisper_emotion.head_files import find_model, is_head, read_source
-
-        folder = find_model(self.init)
-        self.encoder = read_source(folder).name if is_head(folder) else str(folder)
 
     def weights(self) -> str | list[float] | None:
         """`class_weights` as `"balanced"` or `"none"`, or as numbers.

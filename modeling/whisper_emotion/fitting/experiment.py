@@ -19,7 +19,7 @@ from whisper_emotion.corpora.held_out import check_held_out
 from whisper_emotion.corpora.splits import Fold, speaker_groups, speakers_known
 from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
-from whisper_emotion.fitting.initial_head import LINEAR_POOLINGS, InitialHead, load_initial_head
+from whisper_emotion.fitting.initial_head import LINEAR_POOLINGS, InitialHead, encoder_of, load_initial_head
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 from whisper_emotion.fitting.regression import INNER_FOLDS
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
@@ -307,14 +307,15 @@ def load_experiment(
     loaded = load_corpus(corpus.corpus, corpus.corpus_dir, **corpus.reading())
     if os.environ.get("RANK", "0") == "0":
         print(_describe_corpus(loaded))
-    overrides, initial = model.overrides(), None
+    overrides, initial, encoder = model.overrides(), None, protocol.encoder
     if protocol.init is not None:
-        initial = load_initial_head(protocol.init, protocol.encoder, loaded.features["label"].names)
+        encoder = encoder or encoder_of(protocol.init)
+        initial = load_initial_head(protocol.init, encoder, loaded.features["label"].names)
         overrides = initial.overrides(overrides)
         training = dataclasses.replace(training, metric_for_best_model="loss")  # few clips tell accuracies apart badly
     return Experiment(
         corpus=loaded,
-        encoder=protocol.encoder,
+        encoder=encoder,
         overrides=overrides,
         args=training,
         select_on=protocol.select_on,

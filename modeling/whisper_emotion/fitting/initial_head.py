@@ -12,7 +12,7 @@ from whisper_emotion.configuration_whisper_emotion import WhisperEmotionConfig
 from whisper_emotion.errors import UserError, reading
 from whisper_emotion.fitting.new_models import build_model, load_config
 from whisper_emotion.fitting.regression import Linear
-from whisper_emotion.head_files import SHIPPED, checksum, find_model, is_head, load_head, load_whole
+from whisper_emotion.head_files import SHIPPED, checksum, find_model, is_head, load_head, load_whole, read_source
 from whisper_emotion.options import ModelOptions
 
 LINEAR_POOLINGS = ("mean", "statistics")
@@ -71,6 +71,12 @@ class InitialHead:
         moved = bias + weight[:, : len(move)] @ move
         temperature = self.config.temperature_of(adapted=True)
         return Linear(*(np.stack([one[own].mean(axis=0) for own in rows]) / temperature for one in (weight, moved)))
+
+
+def encoder_of(init: str) -> str:
+    """Return the encoder of the head that `--init` names: a Hub name, or the folder of a whole model."""
+    folder = Path(find_model(init))
+    return read_source(folder).name if is_head(folder) else str(folder)
 
 
 def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> InitialHead:
