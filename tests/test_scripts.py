@@ -37,7 +37,7 @@ KEYS = {
     "concatenated_layers", "encoder_context", "context_margin", "mask_padding", "classifier_proj_size",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "mean_confidence",
-    "speakers_shared", "seconds", "selected",
+    "speakers_shared", "seconds", "selected", "sure",
 }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     assert scores["speakers_shared"] == [0, 0]
     assert sum(map(sum, scores["confusion_matrix"])) == 2 * 48
     header, *rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
-    assert header == "name,fold,seed,label,predicted,p_angry,p_happy,p_neutral,p_sad"
+    assert header == "name,fold,seed,label,predicted,p_angry,p_happy,p_neutral,p_sad,sure"
     assert len(rows) == 2 * 48
 
     # the model to use, and a card with what the recipe was found to be worth

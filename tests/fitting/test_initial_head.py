@@ -17,7 +17,7 @@ from whisper_emotion import EmotionClassifier, WhisperEmotionConfig
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting import large_regression, regression
 from whisper_emotion.fitting.fit import Job, fit, load_frames
-from whisper_emotion.fitting.initial_head import InitialHead, load_initial_head
+from whisper_emotion.fitting.initial_head import InitialHead, encoder_of, load_initial_head
 from whisper_emotion.fitting.regression import START_STRENGTHS, Linear, RegularisationPath, select_strength
 from whisper_emotion.head_files import save_head
 from whisper_emotion.options import ProtocolOptions
@@ -177,8 +177,8 @@ def test_what_cannot_start_is_refused(started, head_dir, tiny_encoder, tmp_path)
         dataclasses.replace(started, freeze_encoder=False)
     with pytest.raises(UserError, match="--encoder: must be given"):
         ProtocolOptions()
-    assert ProtocolOptions(init=str(head_dir)).encoder == "me/tiny"
-    assert ProtocolOptions(init="general").encoder == "openai/whisper-base"
+    assert encoder_of(str(head_dir)) == "me/tiny"
+    assert encoder_of("general") == "openai/whisper-base"
 
 
 def save_other(head_dir: Path) -> Path:
