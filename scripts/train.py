@@ -185,8 +185,9 @@ def _write_results(
             if "unadapted" in record:
                 print(describe_unadapted(record))
         if tested is not None:
-            for picture in ("confusion_matrix.png", *(["coverage.png"] if "sure" in tested else [])):
-                shutil.copy(Path(holdout.cross_validation) / picture, made)
+            for picture in ("confusion_matrix.png", "coverage.png"):
+                if (source := Path(holdout.cross_validation) / picture).exists():
+                    shutil.copy(source, made)
         missing = write_model_card(
             made,
             tested if predictions is None else record,
@@ -195,7 +196,7 @@ def _write_results(
             card,
             evaluations,
         )
-        for name in ("scores.json", "predictions.csv", "confusion_matrix.png"):
+        for name in ("scores.json", "predictions.csv", "confusion_matrix.png", "coverage.png"):
             (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
     if missing:
         print(describe_missing(missing))

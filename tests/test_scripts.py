@@ -55,7 +55,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script(*command)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "scores.json", "predictions.csv", "confusion_matrix.png",
+        "scores.json", "predictions.csv", "confusion_matrix.png", "coverage.png",
     }  # fmt: skip
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert set(scores) == KEYS

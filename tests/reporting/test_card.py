@@ -158,7 +158,7 @@ def test_card_metadata_are_read_back_by_the_hubs_classes(tmp_path):
 @pytest.mark.parametrize(
     ("corpus", "language", "license", "says"),
     [
-        ("emodb", "de", "other", "535 German"),
+        ("emodb", "de", "cc0-1.0", "535 German"),
         ("ravdess", "en", "cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"),
         ("iemocap", "en", "other", "release form"),
         ("shemo", "fa", "other", "Persian"),

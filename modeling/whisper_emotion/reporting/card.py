@@ -89,6 +89,7 @@ def write_model_card(
         test_fold=training.get("test_fold"),
         percent=_percent,
         scores=scores,
+        coverage_picture=(folder / "coverage.png").exists(),
         elsewhere="\n\n".join(corpus_table(one) for one in evaluations if "corpora" in one),
         evaluated=describe_evaluations(evaluations),
         robustness_table=robustness_table(evaluations),
@@ -200,7 +201,6 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
         "speakers_known": _speakers_are_known(scores["corpus"]),
         "corpora_table": corpus_table(scores) if "corpora" in scores else None,
         "adaptation": describe_adaptation(scores).strip(),
-        "coverage_picture": "sure" in scores and scores.get("test_fold") is None,
         "sure": describe_sure(scores) if "sure" in scores else None,
         "unadapted": _unadapted(scores) if describe_adaptation(scores) else None,
     }
