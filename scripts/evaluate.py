@@ -49,7 +49,7 @@ class EvaluationOptions:
         choices=("none", "speaker", "domain"),
     )
     robustness: bool = option(False, help="also test distorted clips: noise, telephone, codecs, room, level, length")
-    robustness_clips: int = option(500, help="robustness: at most so many clips of each corpus", advanced=True)
+    robustness_clips: int = option(500, help="robustness: most clips to test of each corpus", advanced=True)
     fairness: bool = option(False, help="also score each gender, speaker, language and corpus by itself")
     device: str = option("auto", help=DEVICE_HELP, influences_results=False)
 

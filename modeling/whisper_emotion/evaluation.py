@@ -193,7 +193,7 @@ def calibrate(
     Args:
         config: The model's.
         table: Output of `tabulate`.
-        alone: The same of each clip as it is, where `table` has adapted clips.
+        alone: Output of `tabulate` for the clips as they are; None unless `table` has adapted clips.
         labels: The shared classes.
         corpora: Corpus of each clip, by its name.
 

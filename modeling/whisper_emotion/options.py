@@ -12,7 +12,9 @@ from typing import Any
 from whisper_emotion.errors import UserError
 
 ENCODER_DTYPES = ("float32", "bfloat16")
-ENCODER_HELP = "the general model's encoder: folder or Hub name; default: openai/whisper-base of the Hub or the cache"
+ENCODER_HELP = (
+    "encoder of general, permissive or another head: folder or Hub name; default: the one that the head names"
+)
 MODEL_HELP = "general (default), permissive, a trained folder or a Hub name"
 DEVICE_HELP = "auto (an accelerator where torch finds one), cpu, cuda, cuda:1, mps, …"
 SELECTIONS = ("dev", "last", "test")
@@ -105,7 +107,7 @@ class ProtocolOptions:
     GROUP = "encoder and protocol"
 
     encoder: str = option("", help="Whisper checkpoint: folder or Hub name", card=True)
-    init: str | None = option(None, help="start from a linear head: general, or a folder")
+    init: str | None = option(None, help="start from a linear model: general, permissive or a folder")
     from_scratch: bool = option(
         False, help="start from random weights of the encoder's shape", advanced=True, card=True
     )
@@ -154,7 +156,9 @@ class ProtocolOptions:
     def __post_init__(self):
         """Refuse to train without an encoder."""
         if not self.encoder and self.init is None:
-            raise UserError("--encoder: must be given, see --help")
+            raise UserError(
+                "--encoder: must be given, a Whisper checkpoint; or --init, which starts from a trained model"
+            )
 
     def weights(self) -> str | list[float] | None:
         """`class_weights` as `"balanced"` or `"none"`, or as numbers.

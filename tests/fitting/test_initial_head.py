@@ -162,7 +162,7 @@ def test_what_cannot_start_is_refused(started, head_dir, tiny_encoder, tmp_path)
     )  # fmt: skip
     with pytest.raises(UserError, match="--init whole: has pooling=mean, not qkv; leave --pooling out"):
         own.overrides({"pooling": "qkv"})
-    with pytest.raises(UserError, match="--init nowhere: must be general, or the folder of a head"):
+    with pytest.raises(UserError, match="--init nowhere: must be general, permissive, or the folder of a head"):
         load("nowhere")
     with pytest.raises(UserError, match="knows none of the classes bored"):
         load(head_dir, labels=["bored"])

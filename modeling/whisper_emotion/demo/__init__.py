@@ -12,8 +12,8 @@ PURPOSE = (
 )
 TESTED = (
     "The general model was tested on adults who act emotions in German, English, Italian, Amharic and Polish, each "
-    "corpus left out of its training: about half of its labels were right. Children, everyday talk, telephones and "
-    "other languages were not tested. The examples are read by a speech synthesiser."
+    "corpus left out of the training once: about half of the labels were right. Children, everyday talk, real "
+    "telephone calls and other languages were not tested. A speech synthesiser reads the examples."
 )
 MOST_MINUTES, MOST_MEGABYTES = 10.0, 100.0
 """Default limits of a recording."""

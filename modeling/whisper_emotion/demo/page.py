@@ -14,6 +14,7 @@ from PIL import Image
 from whisper_emotion.demo import PURPOSE, TESTED, model_name
 from whisper_emotion.demo.listening import Account, describe_seconds, listen
 from whisper_emotion.errors import UserError, one_line
+from whisper_emotion.head_files import find_model, is_head
 from whisper_emotion.inference import EmotionClassifier
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def run_page(
         host: The address to listen on; that of `GRADIO_SERVER_NAME`, or this machine alone, where not given.
         port: The port; that of `GRADIO_SERVER_PORT`, or the first free one from 7860 on, where not given.
         device: Where the models run, as in `EmotionClassifier`.
-        encoder: Of the general model, as in `EmotionClassifier`.
+        encoder: Of the models that are heads, as in `EmotionClassifier`.
 
     Raises:
         UserError: A model cannot be loaded, or the port is taken.
@@ -95,15 +96,13 @@ def load_models(
         UserError: A model cannot be loaded, or two have the same name.
     """
     if not models:
-        return {"general": EmotionClassifier(None, encoder, device=device)}
-    if encoder is not None:
-        raise UserError(f"--encoder {encoder}: is that of the general model, leave it out or --model")
+        models = ["general"]
     loaded: dict[str, EmotionClassifier] = {}
     for model in models:
         name = model_name(model)
         if name in loaded:
             raise UserError(f"--model {model}: another one is named {name}, too; rename one of the folders")
-        loaded[name] = EmotionClassifier(model, device=device)
+        loaded[name] = EmotionClassifier(model, encoder if is_head(find_model(model)) else None, device=device)
     return loaded
 
 

@@ -93,8 +93,8 @@ def warn_of_unknown_speakers(experiment: Experiment, folds: Sequence[Fold]) -> N
         return
     if experiment.initial is not None and any(experiment.one_voice(fold.train) for fold in folds):
         tqdm.write(
-            "one speaker trains, or nobody knows who speaks: clips are held out in place of speakers, so the start is "
-            f"left no further than a strength of {DEFAULT_START_STRENGTH:g} allows"
+            "training has one speaker, or speakers are unknown: clips are held out instead, so training stays close "
+            f"to the --init model (strength {DEFAULT_START_STRENGTH:g} or more); --speaker_pattern finds speakers in file names"
         )
     elif not speakers_known(experiment.corpus):
         tqdm.write(

@@ -92,7 +92,9 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     """
     folder, option = Path(find_model(init)), f"--init {init}"
     if not folder.is_dir():
-        raise UserError(f"{option}: must be general, or the folder of a head or a model of ours")
+        raise UserError(
+            f"{option}: must be general, permissive, or the folder of a head or a model that train.py wrote"
+        )
     model, _ = load_head(folder, encoder) if is_head(folder) else load_whole(folder)
     config = cast(WhisperEmotionConfig, model.config)
     if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:

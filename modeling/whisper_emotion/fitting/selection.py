@@ -76,7 +76,7 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
 def find_sure_probability(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, right: float = SURE_RIGHT
 ) -> float:
-    """Find the least probability such that of the labels that have it or more, a share `right` is right.
+    """Find the least probability from which at least a share `right` of the labels is right.
 
     Args:
         logits: `(clips, labels)`, divided by the temperature.
@@ -85,7 +85,8 @@ def find_sure_probability(
         right: The share.
 
     Returns:
-        At least 0.5: a label that is more likely wrong than right is not sure. 1 where no probability is high enough.
+        At least 0.5: a label that is more likely wrong than right is not sure. 1 where no probability is high enough,
+        or with fewer than `FEWEST_TO_JUDGE` clips.
     """
     confidence, chosen = logits.double().softmax(dim=1).max(dim=1)
     order = confidence.argsort(descending=True, stable=True)
