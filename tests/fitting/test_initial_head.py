@@ -210,7 +210,7 @@ def test_one_speaker_s_folder_trains_from_a_head(head_dir, tiny_encoder, synthet
     code = run("train.py", monkeypatch, *command)
     said = capfd.readouterr()
     assert code == 0, said.err
-    assert "clips are held out in place of speakers" in said.out + said.err
+    assert "clips are held out, so training stays close to the --init model" in said.out + said.err
     scores = json.loads((tmp_path / "model" / "scores.json").read_text())
     assert scores["init"] == {"head": "head", "corpora": "emodb,ravdess"} and scores["clips_per_class"] is None
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())

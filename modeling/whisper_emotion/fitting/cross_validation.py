@@ -93,8 +93,8 @@ def warn_of_unknown_speakers(experiment: Experiment, folds: Sequence[Fold]) -> N
         return
     if experiment.initial is not None and any(experiment.one_voice(fold.train) for fold in folds):
         tqdm.write(
-            "training has one speaker, or speakers are unknown: clips are held out instead, so training stays close "
-            f"to the --init model (strength {DEFAULT_START_STRENGTH:g} or more); --speaker_pattern finds speakers in file names"
+            "training has one speaker, or speakers are unknown: clips are held out, so training stays close to "
+            f"the --init model (strength {DEFAULT_START_STRENGTH:g} or more); --speaker_pattern finds speakers"
         )
     elif not speakers_known(experiment.corpus):
         tqdm.write(
