@@ -87,7 +87,7 @@ def test_fairness_says_what_it_cannot_compare():
     "content, message",
     [
         (None, "holds no scores.json, expected the output of evaluate.py"),
-        ("{}", "has neither, run evaluate.py with --robustness or --fairness"),
+        ("{}", "has nothing for a card, run evaluate.py with --robustness or --fairness"),
         ('{"robustness": {"clean": {}}}', "KeyError: 'unweighted_accuracy'; expected what evaluate.py wrote"),
     ],
 )
