@@ -107,7 +107,7 @@ class ProtocolOptions:
     GROUP = "encoder and protocol"
 
     encoder: str = option("", help="Whisper checkpoint: folder or Hub name", card=True)
-    init: str | None = option(None, help="start from a linear model: general, permissive or a folder")
+    init: str | None = option(None, help="start from general, permissive or a folder")
     from_scratch: bool = option(
         False, help="start from random weights of the encoder's shape", advanced=True, card=True
     )
