@@ -10,6 +10,7 @@ from conftest import noise_clips, run_script, save_model
 from whisper_emotion import EmotionClassifier
 from whisper_emotion.errors import UserError
 from whisper_emotion.head_files import ENCODER, GENERAL, WEIGHTS, load_head, save_head
+from whisper_emotion.publishing import whole_model
 
 
 @pytest.fixture
@@ -29,6 +30,22 @@ def test_a_head_on_its_encoder_is_the_whole_model(head_dir, tiny_encoder):
         "config.json", "encoder.json", "head.safetensors", "preprocessor_config.json",
     }  # fmt: skip
     assert (head_dir / WEIGHTS).stat().st_size < 0.2 * (head_dir.parent / "whole/model.safetensors").stat().st_size
+
+
+def test_a_head_is_pushed_as_a_whole_model(head_dir, tiny_encoder):
+    shutil.copy(GENERAL / "README.md", head_dir)
+    clip = noise_clips(0.5)[0], 16_000
+    with whole_model(head_dir, str(tiny_encoder)) as folder:
+        assert EmotionClassifier(folder)(clip) == EmotionClassifier(head_dir, tiny_encoder)(clip)
+        card = (folder / "README.md").read_text()
+        assert 'pipeline("audio-classification", model="head", trust_remote_code=True)' in card
+        assert "holds the head alone" not in card and "## Results" in card
+    assert not folder.exists()
+    with (
+        pytest.raises(UserError, match="has an encoder of its own; leave it out"),
+        whole_model(head_dir.parent / "whole", "me/tiny"),
+    ):
+        pass
 
 
 def test_another_encoder_is_refused(head_dir, tiny_encoder):

@@ -114,11 +114,11 @@ def whole_model(folder: str | os.PathLike[str], encoder: str | None = None) -> I
         model, extractor = load_head(folder, encoder)
         model.save_pretrained(made)
         extractor.save_pretrained(made)
-        for path in (*folder.glob("*.png"), folder / "scores.json"):
+        for path in (*folder.glob("*.png"), *folder.glob("scores.json")):
             shutil.copyfile(path, made / path.name)
-        card = (folder / "README.md").read_text(encoding="utf-8")
-        whole = HEAD_USE.sub(lambda _: HOW_TO_USE.format(name=folder.name), card)
-        (made / "README.md").write_text(whole, encoding="utf-8")
+        for card in folder.glob("README.md"):
+            text = HEAD_USE.sub(lambda _: HOW_TO_USE.format(name=folder.name), card.read_text(encoding="utf-8"))
+            (made / "README.md").write_text(text, encoding="utf-8")
         yield made
 
 
