@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _report(scores: dict[str, Any], caption: str, gain: list[float] | None) -> None:
-    """Print the tables, and what they say."""
+    """Print the tables and their findings."""
     if "corpora" in scores:
         print(corpus_table(scores))
     print(caption)

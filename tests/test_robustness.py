@@ -57,7 +57,7 @@ def test_telephone_cuts_the_band_and_keeps_the_peak():
 
 @pytest.mark.parametrize("codec, kilobits", [(MP3_32, 32), (OPUS_12, 12)])
 def test_codec_has_the_stated_bit_rate(codec, kilobits):
-    (level, _), form = codec
+    level, form = codec["level"][0], codec["codec"]
     file, seconds = io.BytesIO(), 20
     noise = RNG.standard_normal(seconds * SAMPLING_RATE) * 0.1
     voiced = np.sin(2 * np.pi * 200 * np.arange(len(noise)) / SAMPLING_RATE) * 0.3 + noise

@@ -19,8 +19,11 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 CLEAN = "clean"
 CLIPPED = 0.1  # share of the samples that clipping cuts
 PINK = (0.5, 0.5)
-MP3_32 = (0.85, 0.85), {"format": "MP3", "bitrate_mode": "CONSTANT"}  # 32 kbit/s of mono at 16 kHz
-OPUS_12 = (0.976, 0.976), {"format": "OGG", "subtype": "OPUS"}  # 12 kbit/s, and the container's pages
+MP3_32 = {"level": (0.85, 0.85), "codec": {"format": "MP3", "bitrate_mode": "CONSTANT"}}  # 32 kbit/s of mono at 16 kHz
+OPUS_12 = {
+    "level": (0.976, 0.976),
+    "codec": {"format": "OGG", "subtype": "OPUS"},
+}  # 12 kbit/s, and the container's pages
 
 
 def measure_robustness(
@@ -81,20 +84,6 @@ def at_the_same_peak(change: Change) -> Change:
     return changed
 
 
-def _compress(
-    samples: np.ndarray, draw: np.random.Generator, *, codec: tuple[tuple[float, float], dict]
-) -> np.ndarray:
-    return compress(samples, draw, *codec)
-
-
-def _add_noise(samples: np.ndarray, draw: np.random.Generator, *, decibels: float) -> np.ndarray:
-    return add_noise(samples, draw, (decibels, decibels), PINK)
-
-
-def _add_room(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    return add_room(samples, draw, seconds=(0.5, 0.5), decibels=(3, 3))
-
-
 def _amplify(samples: np.ndarray, draw: np.random.Generator, *, decibels: float) -> np.ndarray:
     """Change the level; floats beyond 1 are not clipped."""
     return samples * 10 ** (decibels / 20)
@@ -116,12 +105,12 @@ def _cut(samples: np.ndarray, draw: np.random.Generator, *, seconds: int) -> np.
 
 CONDITIONS: dict[str, Change] = {
     "telephone (8 kHz, mu-law)": at_the_same_peak(pass_telephone),
-    "MP3 at 32 kbit/s": at_the_same_peak(partial(_compress, codec=MP3_32)),
-    "Opus at 12 kbit/s": at_the_same_peak(partial(_compress, codec=OPUS_12)),
-    "pink noise at 20 dB SNR": partial(_add_noise, decibels=20),
-    "pink noise at 10 dB SNR": partial(_add_noise, decibels=10),
-    "pink noise at 0 dB SNR": partial(_add_noise, decibels=0),
-    "reverberation (0.5 s)": _add_room,
+    "MP3 at 32 kbit/s": at_the_same_peak(partial(compress, **MP3_32)),
+    "Opus at 12 kbit/s": at_the_same_peak(partial(compress, **OPUS_12)),
+    "pink noise at 20 dB SNR": partial(add_noise, decibels=(20, 20), slope=PINK),
+    "pink noise at 10 dB SNR": partial(add_noise, decibels=(10, 10), slope=PINK),
+    "pink noise at 0 dB SNR": partial(add_noise, decibels=(0, 0), slope=PINK),
+    "reverberation (0.5 s)": partial(add_room, seconds=(0.5, 0.5), decibels=(3, 3)),
     "gain of +20 dB": partial(_amplify, decibels=20),
     "gain of -20 dB": partial(_amplify, decibels=-20),
     "clipping (10 % of samples)": _clip,

@@ -121,7 +121,7 @@ class RegularisationPath:
 
 
 def finish(weight: np.ndarray, bias: np.ndarray, start: Linear | None, targets: np.ndarray) -> Linear:
-    """Add what was fitted to the start; without one, bar the classes that no `targets` `(clips, labels)` have."""
+    """Add the fitted differences to the start. Without a start, bar classes without `targets`, `(clips, labels)`."""
     if start is not None:
         return Linear(start.weight + weight, start.bias + bias)
     return Linear(weight, np.where(targets.any(axis=0), bias, ABSENT))
@@ -263,17 +263,10 @@ def select_strength(
             if choose_best([one.value for one in found]) < len(found) - PATIENCE:
                 break
     best = choose_best([one.value for one in found])
-    return (
-        found[best]
-        if start is None
-        else found[
-            _strongest(
-                [(one.adapted_logits if judge_adapted and adapt else one.logits) for one in found],
-                best,
-                all_targets[known],
-            )
-        ]
-    )
+    if start is None:
+        return found[best]
+    judged_logits = [one.adapted_logits if judge_adapted and adapt else one.logits for one in found]
+    return found[_strongest(judged_logits, best, all_targets[known])]
 
 
 def _strongest(logits: Sequence[torch.Tensor], best: int, targets: torch.Tensor) -> int:

@@ -29,12 +29,10 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
     """
     found = []
     for folder in map(Path, folders.split(",")):
-        path = folder / "scores.json"
-        if not path.is_file():
-            raise UserError(f"--evaluations {folder}: holds no scores.json, expected the output of evaluate.py")
+        path = _find_scores("--evaluations", folder)
         with reading(path, "what evaluate.py wrote"):
             scores = json.loads(path.read_text(encoding="utf-8"))
-            tables = [robustness_table([scores]), fairness_table([scores])]  # a KeyError names what is missing
+            tables = [robustness_table([scores]), fairness_table([scores])]  # a missing key raises KeyError
         if tables == [None, None] and "corpora" not in scores:
             raise UserError(
                 f"--evaluations {folder}: has nothing for a card, run evaluate.py with --robustness or "
@@ -55,9 +53,7 @@ def read_calibration(folder: str) -> tuple[dict[str, float], str]:
     Raises:
         UserError: It holds none.
     """
-    path = Path(folder) / "scores.json"
-    if not path.is_file():
-        raise UserError(f"--calibration {folder}: holds no scores.json, expected the output of evaluate.py")
+    path = _find_scores("--calibration", Path(folder))
     with reading(path, "what evaluate.py wrote of a model"):
         scores = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(scores["calibration"][name]) for name in scores["calibration"]}, corpus_title(
@@ -102,7 +98,7 @@ def robustness_table(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def describe_robustness(scores: Mapping[str, Any]) -> str:
-    """Return the finding in a sentence, and what it was measured on.
+    """Return the finding in a sentence, then the model, the clips and the adaptation.
 
     Args:
         scores: The content of `scores.json`, with `robustness`.
@@ -178,7 +174,7 @@ def fairness_table(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def describe_fairness(scores: Mapping[str, Any]) -> str:
-    """Return the table of `fairness_table`, and lines for what it has no columns for.
+    """Return `fairness_table`, and lines on unknown groups, the worst speaker, languages and corpora.
 
     Args:
         scores: The content of `scores.json`, with `fairness`.
@@ -202,6 +198,13 @@ def describe_fairness(scores: Mapping[str, Any]) -> str:
             )
             lines.append(f"{kind}, UA in percent: {', '.join(figures)}")
     return "\n".join(lines)
+
+
+def _find_scores(option: str, folder: Path) -> Path:
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise UserError(f"{option} {folder}: holds no scores.json, expected the output of evaluate.py")
+    return path
 
 
 def _bounds(bounds: Sequence[float]) -> str:

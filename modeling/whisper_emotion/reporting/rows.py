@@ -24,8 +24,8 @@ class RowFile:
     JSONL and CSV hold every row as soon as it is written. JSON, one list, appears whole when all is done, or not at
     all. Each row has `file`, `start`, `end` (seconds), `label`, `unsure` (why the label is unsure, null where it is
     sure), `silence` (true where the label is null because the stretch is silent), `dbfs` and the probabilities: by
-    name under `probabilities`, in CSV a column `p_LABEL` each. An earlier file of this name is replaced. `rows` counts
-    what was written.
+    name under `probabilities`, in CSV a column `p_LABEL` each. An earlier file of this name is replaced. `rows` is
+    the number of rows written.
 
     Args:
         path: The file; its ending says which kind.
