@@ -70,8 +70,9 @@ class PredictOptions:
     )
     plot: bool = option(False, help="draw each recording's emotion over time (FILE_timeline.png)")
     explain: bool = option(
-        False, help="draw which moment decided, in a file's most certain window (FILE_attention.png)"
+        False, help="draw which moments speak for the label, in the most certain window (FILE_explanation.png)"
     )
+    explain_at: float | None = option(None, help="second whose window --explain draws; implies --explain")
     picture_dir: str | None = option(
         None, help="folder of the pictures; default: that of --output, or the current one"
     )
@@ -85,6 +86,10 @@ def main() -> int:
     (arguments,) = parse_arguments(PredictOptions)
     if arguments.output is not None and arguments.output == arguments.segments:
         raise UserError(f"--segments {arguments.segments}: is --output, too; name another file")
+    if arguments.explain_at is not None:
+        if arguments.explain_at < 0:
+            raise UserError(f"--explain_at {arguments.explain_at:g}: must be 0 or more seconds")
+        arguments.explain = True
     if arguments.plot and arguments.window is None:
         arguments.window = WINDOW_SECONDS
     window_samples(arguments.window, arguments.hop)
@@ -202,15 +207,20 @@ class Pictures:
                 raise UserError(f"--picture_dir {self.folder}: cannot be made ({there} is no writable folder)")
 
     def watch(self, windows: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Hand on the windows of a recording; keep the most certain one and, to plot them, all."""
+        """Pass on the windows of a recording. Keep the window to explain and, for the timeline, all windows."""
         self.windows: list[Prediction] = []
-        self.certain: Prediction | None = None
+        self.explained: Prediction | None = None
         for window in windows:
-            if self.certain is None or window.certainty > self.certain.certainty:
-                self.certain = window
+            if self.explained is None or self._rank(window) > self._rank(self.explained):
+                self.explained = window
             if self.arguments.plot:
                 self.windows.append(window)
             yield window
+
+    def _rank(self, window: Prediction) -> float:
+        """Rank windows for the explanation: by certainty, or by how near their middle is to `--explain_at`."""
+        moment = self.arguments.explain_at
+        return window.certainty if moment is None else -abs((window.start + window.end) / 2 - moment)
 
     def draw(self, file: str, classifier: "EmotionClassifier") -> None:
         """Draw what was asked for."""
@@ -221,28 +231,28 @@ class Pictures:
         from whisper_emotion.reporting.timeline import plot_timeline
 
         self.folder.mkdir(parents=True, exist_ok=True)  # not before: a command that is refused makes nothing
-        name, model = printable(Path(file).name), f"model {Path(self.arguments.model or 'general').name}"
+        name, model = printable(Path(file).name), f"Model: {Path(self.arguments.model or 'general').name}"
         stem = self._stem(file)
         if self.arguments.plot:
             path = self.folder / f"{stem}_timeline.png"
             size, step = (
                 samples / SAMPLING_RATE for samples in window_samples(self.arguments.window, self.arguments.hop)
             )
-            title = f"{name}: emotion over time by {model}, windows of {size:g} s every {step:g} s, overlaps averaged"
+            settings = f"{model}. Windows of {size:g} s every {step:g} s, overlaps averaged"
             moments = list(average_windows(self.windows))
-            plot_timeline(path, title, file, classifier.labels, moments, list(join_moments(moments)))
+            plot_timeline(path, settings, file, classifier.labels, moments, list(join_moments(moments)))
             _say(f"{printable(str(path))}: emotion over time")
         if self.arguments.explain:
-            certain = self.certain
-            if certain is None or certain.probabilities is None:
-                _say(f"{printable(file)}: is silent, there is nothing to explain")
+            window = self.explained
+            if window is None or window.probabilities is None:
+                silent = "recording" if window is None else "window"
+                _say(f"{printable(file)}: nothing to explain: the {silent} is silent")
                 return
-            path = self.folder / f"{stem}_attention.png"
-            explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
-            heard = f"{certain.label} ({certain.certainty:.0%}) by {model}"
-            title = f"{name}, {certain.start:.2f} to {certain.end:.2f} s: {heard}"
-            plot_explanation(path, title, explanation, certain.start)
-            _say(f"{printable(str(path))}: which moment decided")
+            path = self.folder / f"{stem}_explanation.png"
+            explanation = explain(classifier, read_stretch(file, window.start, window.end))
+            settings = f"{model}. Window: {window.start:.2f} to {window.end:.2f} s"
+            plot_explanation(path, name, settings, explanation, window.start)
+            _say(f"{printable(str(path))}: the moments that speak for {window.label}")
 
     def _stem(self, file: str) -> str:
         """A name for a file's pictures, of signs that any folder takes, and no other file's."""

@@ -153,15 +153,26 @@ def test_pictures(predict):
     assert status == 0
     stem = "two_lines_ _quoted_"
     assert {path.name for path in Path("p").iterdir()} == {
-        f"{name}_{kind}.png" for name in ("long", stem, "a") for kind in ("timeline", "attention")
+        f"{name}_{kind}.png" for name in ("long", stem, "a") for kind in ("timeline", "explanation")
     }
     for path in Path("p").iterdir():
         assert imread(path).std() > 0.05  # something is drawn
-    assert [line for line in out if line.startswith("p")] == [
-        f"p/{name}_{kind}"
-        for name in ("long", stem, "a")
-        for kind in ("timeline.png: emotion over time", "attention.png: which moment decided")
-    ]
+    said = ("timeline.png: emotion over time", "explanation.png: the moments that speak for ")
+    lines = [line for line in out if line.startswith("p/")]
+    starts = [f"p/{name}_{kind}" for name in ("long", stem, "a") for kind in said]
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+
+
+def test_explain_at_draws_the_window_around_a_moment(predict, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "whisper_emotion.reporting.attention.plot_explanation",
+        lambda *arguments: drawn.append((arguments[2], arguments[4])),
+    )
+    for moment, start, end in ((0, 0, 4), (9.1, 8, 12), (1000, 32, 35)):  # windows of 4 s, one every 2 s
+        assert predict("long.flac", "--explain_at", str(moment))[0] == 0
+        settings, place = drawn.pop()
+        assert place == start and settings.endswith(f"Window: {start:.2f} to {end:.2f} s")
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(predict):
@@ -179,14 +190,15 @@ def test_pictures_of_files_of_one_name_are_told_apart_by_their_folders_and_silen
     soundfile.write("y/a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     status, out, _ = predict("x", "y", "recordings/a.wav", "--explain", "--output", "x/o.json")
     assert status == 0
-    assert "x/a.wav: is silent, there is nothing to explain" in out
-    assert {path.name for path in Path("x").glob("*.png")} == {"y_a_attention.png", "recordings_a_attention.png"}
+    assert "x/a.wav: nothing to explain: the window is silent" in out
+    assert {path.name for path in Path("x").glob("*.png")} == {"y_a_explanation.png", "recordings_a_explanation.png"}
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ([], "FILES: none given"),
+        (["long.flac", "--explain_at", "-1"], "--explain_at -1: must be 0 or more seconds"),
         (["long.flac", "--window", "0.01"], "--window 0.01: must be from 0.025 to 30 seconds"),
         (["long.flac", "--window", "2", "--hop", "3"], "--hop 3: must be"),
         (["long.flac", "--hop", "3"], "--hop 3: is that of windows"),

@@ -12,6 +12,7 @@ from whisper_emotion.inference import EmotionClassifier
 FRAME_SECONDS = 0.02
 """Seconds between encoder frames; frame `k` is centred on `k * FRAME_SECONDS`."""
 
+PAUSE_DECIBELS = -40.0  # of a pause, relative to the loudest frame
 UNIFORM_POOLINGS = ("mean", "statistics")  # weigh all frames alike, so that weights explain nothing
 
 
@@ -27,10 +28,10 @@ class Explanation(NamedTuple):
             1 on average over the heads.
         behind: Share of the weights on the silence behind the clip, averaged over the heads; more than 0 only with
             `mask_padding=False`.
-        evidence: `(frames,)`, each frame's part in `margin`, which is the weighted sum of `evidence`, plus `bias`.
-            None for poolings that are no sum over frames.
-        margin: Difference between the logits of the two most probable labels.
-        bias: Difference between the biases of these labels.
+        evidence: `(frames,)`, the logit of the most probable label minus that of the second one, frame by frame.
+            Weighted by the pooling, the values sum to the clip's own difference. None for poolings that are no sum
+            over frames.
+        speech: `(frames,)`, False in pauses: frames more than 40 dB below the loudest one.
     """
 
     probabilities: dict[str, float]
@@ -40,8 +41,7 @@ class Explanation(NamedTuple):
     weights: np.ndarray
     behind: float
     evidence: np.ndarray | None
-    margin: float
-    bias: float
+    speech: np.ndarray
 
 
 @torch.inference_mode()
@@ -72,10 +72,11 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
     best, second = output.logits[0].topk(2).indices.tolist()
     weights = output.pooling_weights[0].float().cpu().numpy()
     evidence, temperature = None, model.config.temperature_of(model.config.adapted)
-    weight, bias = model.head.classifier.weight, model.head.classifier.bias
+    weight = model.head.classifier.weight
     if model.config.pooling in UNIFORM_POOLINGS:
         direction = (weight[best] - weight[second]) / temperature
-        evidence = _evidence(seen[0][0], output.embedding[0], direction)[:own].float().cpu().numpy()
+        bias = (model.head.classifier.bias[best] - model.head.classifier.bias[second]) / temperature
+        evidence = (_evidence(seen[0][0], output.embedding[0], direction) + bias)[:own].float().cpu().numpy()
     return Explanation(
         probabilities=dict(sorted(probabilities.items(), key=lambda item: -item[1])),
         samples=samples,
@@ -84,9 +85,16 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         weights=weights[:, :own],
         behind=max(0.0, 1 - float(weights[:, :own].sum(axis=1).mean())),
         evidence=evidence,
-        margin=float(output.logits[0, best] - output.logits[0, second]),
-        bias=float(bias[best] - bias[second]) / temperature,
+        speech=_find_speech(samples, own),
     )
+
+
+def _find_speech(samples: np.ndarray, frames: int) -> np.ndarray:
+    """Find the frames within 40 dB of the loudest one, `(frames,)`; frame `k` is centred on `k * FRAME_SECONDS`."""
+    hop = round(FRAME_SECONDS * SAMPLING_RATE)
+    padded = np.pad(samples.astype(np.float64), (hop // 2, frames * hop))[: frames * hop]
+    power = (padded.reshape(frames, hop) ** 2).mean(axis=1)
+    return power >= power.max() * 10 ** (PAUSE_DECIBELS / 10)
 
 
 def _evidence(frames: torch.Tensor, pooled: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The pictures of emotion over time and of attention: what they show, and that they are drawn for any labels."""
+"""The pictures of emotion over time and of explanations: their content, for any labels."""
 
 import io
 
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
 from whisper_emotion.explanation import Explanation
-from whisper_emotion.reporting.attention import AGAINST, CURVE, plot_explanation
+from whisper_emotion.reporting.attention import AGAINST, FOR, PAUSE, plot_explanation
 from whisper_emotion.reporting.timeline import COLUMNS, _columns, _join_columns, draw_waveform, plot_timeline
 from whisper_emotion.windows import Prediction, average_windows, join_moments
 
@@ -47,9 +48,19 @@ def test_the_picture_names_segments_silence_and_time(tmp_path, figure_of):
     moments = list(average_windows(windows([(0.9, 0.1), (0.8, 0.2), None, None, None, (0.1, 0.9), (0.2, 0.8)])))
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16 * 16_000), 16_000)
     path, file = tmp_path / "a.png", str(tmp_path / "a.wav")
-    figure = figure_of(plot_timeline, path, "of $a$.wav", file, LABELS, moments, list(join_moments(moments)))
+    figure = figure_of(plot_timeline, path, "by $a$", file, LABELS, moments, list(join_moments(moments)))
     shown = texts(figure)
-    assert {"of $a$.wav", "angry", "$calm$", "silence", "silence, not labelled", "time (s)", "probability"} <= shown
+    finding = "a.wav: mostly angry (50%), then $calm$ (50%) of the time without silence"  # 4 s each
+    assert {
+        finding,
+        "by $a$",
+        "angry",
+        "$calm$",
+        "silence",
+        "silence, not labelled",
+        "time (s)",
+        "probability",
+    } <= shown
     assert figure.axes[-1].get_xlim() == (0, 16)
     height, width = imread(path).shape[:2]
     assert width > 1200 and height > 600
@@ -111,51 +122,89 @@ def explanation(heads, evidence=False, behind=0.0):
     weights = rng.dirichlet(np.ones(50), heads) * (1 - behind)
     return Explanation(
         {"angry": 0.7, "calm": 0.2, "sad": 0.1}, np.zeros(16_000, np.float32), np.zeros((80, 100), np.float32),
-        np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, 1.25, 0.125,
+        np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, np.ones(50, bool),
     )  # fmt: skip
 
 
-def test_weights_are_drawn_head_by_head_and_averaged(tmp_path, figure_of):
+def test_pooling_weights_are_drawn_by_head_and_averaged(tmp_path, figure_of):
     one = explanation(6)._replace(weights=np.eye(50)[[10] * 6] * 0.94 + 0.0012)
-    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", one, 100.0)
-    (title,) = (text for text in texts(figure) if text.startswith("a.wav. "))
-    assert "Half of the weight lies on 2% of the frames, the largest at 100.20 s." in title.replace("\n", " ")
+    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", "by mine", one, 100.0)
+    (title,) = (text.replace("\n", " ") for text in texts(figure) if text.startswith("a.wav: "))
+    assert title == (
+        "a.wav: angry (70%). The model looked most at 100.2 s; half of the weight lies on 2% of the frames"
+    )
     assert {"head", "weight", "mel band (kHz)", "amplitude", "time (s)"} <= texts(figure)
+    assert any(text.startswith("Curve: the pooling's weights") and text.endswith("by mine") for text in texts(figure))
     assert figure.axes[2].get_xlim() == (100, 101)
-    assert "head" not in texts(figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1)))
+    assert "head" not in texts(figure_of(plot_explanation, tmp_path / "a.png", "a.wav", "", explanation(1)))
 
 
-def test_weights_that_are_nearly_alike_are_not_said_to_stand_out(tmp_path):
+def test_pooling_weights_nearly_alike_do_not_stand_out(tmp_path):
     flat = explanation(6)._replace(weights=np.full((6, 50), 0.02) + np.eye(50)[[10] * 6] * 0.002)
-    title = plot_explanation(tmp_path / "a.png", "a.wav", flat)
-    assert title.endswith("All frames weigh nearly the same, at most 1.10 times the mean: no moment stands out.")
+    caption = plot_explanation(tmp_path / "a.png", "a.wav", "", flat)
+    assert "No moment stands out: all frames weigh nearly the same, at most 1.10 times the mean" in caption
+
+
+def test_pooling_weights_on_pauses_are_named(tmp_path):
+    one = explanation(1)._replace(weights=np.eye(50)[[10]] * 0.94 + 0.0012, speech=np.arange(50) > 20)
+    assert "Most of the weight lies on pauses" in plot_explanation(tmp_path / "a.png", "a.wav", "", one)
 
 
 def test_a_picture_for_a_page_is_narrower_and_its_title_is_the_pages(tmp_path, figure_of):
     moments = list(average_windows(windows([(0.9, 0.1), None])))
     soundfile.write(tmp_path / "a.wav", np.zeros(6 * 16_000), 16_000)
     over_time = (str(tmp_path / "a.wav"), LABELS, moments, list(join_moments(moments)))
-    for plot, arguments in ((plot_timeline, over_time), (plot_explanation, (explanation(6),))):
+    for plot, arguments in (
+        (plot_timeline, ("small print", *over_time)),
+        (plot_explanation, ("a.wav", "small print", explanation(6))),
+    ):
         picture, captions = io.BytesIO(), []
 
         def draw(*given, plot=plot, captions=captions):
             captions.append(plot(*given, width=5.0, titled=False))
 
-        figure = figure_of(draw, picture, "my title", *arguments)
+        figure = figure_of(draw, picture, *arguments)
         assert figure.get_figwidth() == 5 and imread(io.BytesIO(picture.getvalue())).shape[1] < 900
-        assert captions[0].startswith("my title") and not any("my title" in text for text in texts(figure))
+        assert captions[0].startswith("a.wav: ") and captions[0].endswith("small print")
+        assert not any("a.wav" in text or "small print" in text for text in texts(figure))
 
 
-def test_uniform_weights_are_said_to_be_and_evidence_is_drawn(tmp_path, figure_of):
-    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", explanation(1, evidence=True, behind=0.25))
-    (title,) = (text.replace("\n", " ") for text in texts(figure) if text.startswith("a.wav. "))
-    assert "weighs all frames alike, 25% of them on silence behind the clip" in title
-    # Zero is where the waveform's is, and evidence for and against have colours of their own
-    evidence = [axes for axes in figure.axes if axes.get_ylabel().startswith("evidence")]
-    assert len(evidence) == 2
-    for axes in evidence:
-        low, high = axes.get_ylim()
-        assert low == -high
-        assert {CURVE, AGAINST} <= {line.get_color() for line in axes.get_lines()}
-    assert "the logit of angry less that of calm" in title and "mean of +1.12 and a bias of +0.12" in title
-    assert "evidence\n(logits)" in texts(figure)
+def bump(*middles):
+    """A curve of 50 frames with peaks at some frames, the first one highest."""
+    frames = np.arange(50)
+    return sum((3 - rank) * np.exp(-(((frames - middle) / 2) ** 2)) for rank, middle in enumerate(middles)) - 0.5
+
+
+def shades(figure):
+    (axes,) = (axes for axes in figure.axes if axes.get_ylabel() == "angry minus\ncalm (logits)")
+    return {
+        to_hex(area.get_facecolor()[0])
+        for area in axes.collections
+        if np.ptp(area.get_paths()[0].vertices[:, 1]) > 0
+    }  # fmt: skip
+
+
+def test_explanation_names_the_strongest_evidence(tmp_path, figure_of):
+    one = explanation(1, evidence=True, behind=0.25)._replace(evidence=bump(10, 40))
+    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", "by mine", one, 2.0)
+    shown = {text.replace("\n", " ") for text in texts(figure)}
+    assert "a.wav: angry (70%). Strongest evidence for angry against calm at 2.2 s and 2.8 s" in shown
+    (settings,) = (text for text in shown if text.endswith("by mine"))
+    assert (
+        settings.startswith("Orange speaks for angry, blue for calm")
+        and "25% of the weight lies on silence" in settings
+    )
+    assert shades(figure) == {to_hex(FOR), to_hex(AGAINST)}
+
+
+def test_evidence_in_pauses_is_grey_and_not_named(tmp_path, figure_of):
+    one = explanation(1, evidence=True)._replace(evidence=bump(10, 40), speech=np.arange(50) > 25)
+    figure = figure_of(plot_explanation, tmp_path / "a.png", "a.wav", "", one)
+    assert any("evidence for angry against calm at 0.8 s" in text.replace("\n", " ") for text in texts(figure))
+    assert shades(figure) == {to_hex(FOR), to_hex(AGAINST), to_hex(PAUSE)}
+
+
+def test_evidence_against_the_label_everywhere_is_said(tmp_path):
+    one = explanation(1, evidence=True)._replace(evidence=np.full(50, -1.0))
+    caption = plot_explanation(tmp_path / "a.png", "a.wav", "", one)
+    assert "No moment of speech speaks for angry against calm" in caption

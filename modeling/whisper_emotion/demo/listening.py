@@ -96,10 +96,9 @@ def _listen(
             f"than {SILENCE_DBFS:g}. There is nothing to label."
         )
     certain = max(windows, key=lambda window: window.certainty)
-    stretch = f"In the most certain window, {certain.start:.0f} to {certain.end:.0f} s"
-    title = "In the whole recording" if whole else f"{stretch}: {certain.label}, {certain.certainty:.0%}"
+    place = "Whole recording" if whole else f"Most certain window, {certain.start:.0f} to {certain.end:.0f} s"
     explanation = explain(classifier, read_stretch(file, certain.start, certain.end))
-    attention = _draw(plot_explanation, title, explanation, certain.start)
+    attention = _draw(plot_explanation, place, "", explanation, certain.start)
     if whole:
         summary = f"{describe_seconds(seconds)}, labelled whole."
         return Account(_add_doubt(summary, overall.unsure), probabilities, overall.unsure, attention)
@@ -108,8 +107,8 @@ def _listen(
     summary = f"The mean over {describe_seconds(seconds)} in windows of {WINDOW_SECONDS:g} s"
     if silent:
         summary += f", without {describe_seconds(silent)} of silence"
-    title = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
-    timeline = _draw(plot_timeline, title, file, classifier.labels, moments, list(join_moments(moments)))
+    settings = f"Windows of {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s, overlaps averaged"
+    timeline = _draw(plot_timeline, settings, file, classifier.labels, moments, list(join_moments(moments)))
     return Account(_add_doubt(f"{summary}.", overall.unsure), probabilities, overall.unsure, attention, timeline)
 
 
@@ -125,8 +124,8 @@ def describe_seconds(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if rest else f"{minutes} min"
 
 
-def _draw(plot: Callable[..., str], title: str, *arguments: object) -> Picture:
-    """Draw a plot in the page's width, with its title as the caption."""
+def _draw(plot: Callable[..., str], *arguments: object) -> Picture:
+    """Draw a plot in the page's width, with its title and settings as the caption."""
     file = io.BytesIO()
-    caption = plot(file, title, *arguments, width=WIDTH, titled=False)
+    caption = plot(file, *arguments, width=WIDTH, titled=False).strip()
     return Picture(file.getvalue(), caption if caption.endswith(".") else f"{caption}.")

@@ -18,7 +18,7 @@ from whisper_emotion.run_folder import whole
 
 CELL_INCHES = 0.62  # room for a five-digit count in bold
 DOTS_PER_INCH = 160
-TITLE_CHARACTERS_PER_INCH = 12.5
+TITLE_CHARACTERS_PER_INCH = 12.5  # at 10 points
 
 
 def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | PathLike[str], title: str) -> None:
@@ -176,22 +176,26 @@ def plot_curves(
     save_figure(figure, path, title)
 
 
-def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str) -> None:
-    """Write a figure as a PNG with its title above it, of any length: it is wrapped to the picture's width.
+def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str, settings: str = "") -> None:
+    """Write a figure as a PNG: its title above it, its settings small below it, both wrapped to the picture's width.
 
     Raises:
         UserError: The file cannot be written.
     """
     canvas = FigureCanvasAgg(figure)
-    wrapped = textwrap.wrap(
-        title.replace(" %", "\N{NO-BREAK SPACE}%"), int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH)
-    )
-    figure.suptitle("\n".join(wrapped), fontsize=10, x=0.02, ha="left")
+    figure.suptitle(_wrap(title, figure, 10), fontsize=10, x=0.02, ha="left")
+    figure.text(0.02, -0.01, _wrap(settings, figure, 7.5), fontsize=7.5, color="0.4", va="top", in_layout=False)
     # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with whole(Path(path)) if isinstance(path, str | PathLike) else nullcontext(path) as part:
         canvas.print_figure(part, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight", facecolor="white")
+
+
+def _wrap(text: str, figure: Figure, points: float) -> str:
+    """Break a text of this font size at the picture's width."""
+    columns = int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH * 10 / points)
+    return "\n".join(textwrap.wrap(text.replace(" %", "\N{NO-BREAK SPACE}%"), columns))
 
 
 def text_colour(background: ArrayLike) -> str:

@@ -1,9 +1,11 @@
 """Emotion over time: a recording's waveform, its probabilities, and its segments, one above the other."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from os import PathLike
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from whisper_emotion.audio import SAMPLING_RATE, stream_audio
+from whisper_emotion.errors import printable
 from whisper_emotion.reporting.plots import save_figure, text_colour
 from whisper_emotion.windows import Prediction
 
@@ -30,7 +33,7 @@ CHARACTER_INCHES, LINE_INCHES = 0.078, 0.15  # of a segment's name
 
 def plot_timeline(
     path: str | PathLike[str] | IO[bytes],
-    title: str,
+    settings: str,
     file: str,
     labels: Sequence[str],
     moments: Sequence[Prediction],
@@ -38,20 +41,20 @@ def plot_timeline(
     width: float = WIDTH,
     titled: bool = True,
 ) -> str:
-    """Draw emotion over time.
+    """Draw emotion over time. The title names the commonest labels.
 
     Args:
-        path: The PNG file to write, or an open one.
-        title: What is shown, of any length: it is wrapped to the picture's width.
+        path: The PNG file to write, or an open file.
+        settings: Model and windows, drawn small below the picture.
         file: The recording, whose waveform is drawn.
         labels: The model's labels.
-        moments: What `average_windows` gives.
-        segments: What `join_moments` makes of them.
-        width: Of the picture, in inches; letters keep their size.
-        titled: Draw the title, too, for a picture that has no caption.
+        moments: Output of `average_windows`.
+        segments: Output of `join_moments` on `moments`.
+        width: Inches; letters keep their size.
+        titled: Draw title and settings. False for a picture with a caption.
 
     Returns:
-        The title, and, where the recording is too long to show every moment, what is shown of it.
+        The caption: title and settings.
 
     Raises:
         UserError: The recording cannot be read.
@@ -74,7 +77,7 @@ def plot_timeline(
 
     blocks: list[tuple[float, float, str | None]] = [(one.start, one.end, one.label) for one in segments]
     if len(moments) > COLUMNS:
-        title = f"{title}. Means over {seconds / COLUMNS:.0f} s, and their labels"
+        settings = f"{settings}. Drawn: means over {seconds / COLUMNS:.0f} s, and their labels"
         named = [None if row[-1] > 0.5 else labels[row[:-1].argmax()] for row in shares]
         blocks = _join_columns(edges, named)
     _draw_blocks(strip, blocks, styles, width * 0.85 / seconds)
@@ -90,8 +93,22 @@ def plot_timeline(
     keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="0.6") for colour, hatch in styles.values()]
     columns = min(len(keys), int(width / LEGEND_INCHES))
     figure.legend(keys, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    save_figure(figure, path, title if titled else "")
-    return title
+    title = f"{printable(Path(file).name)}: {_name_commonest(segments)}"
+    save_figure(figure, path, *((title, settings) if titled else ("",)))
+    return f"{title}. {settings}"
+
+
+def _name_commonest(segments: Sequence[Prediction]) -> str:
+    """Name the commonest labels, with their shares of the time that is not silent."""
+    seconds = Counter[str]()
+    for segment in segments:
+        if segment.label is not None:
+            seconds[segment.label] += segment.end - segment.start
+    if not seconds:
+        return "silence"
+    first, *others = [f"{label} ({length / seconds.total():.0%})" for label, length in seconds.most_common(3)]
+    named = f"mostly {first}, then {', '.join(others)}" if others else first
+    return f"{named} of the time{'' if all(segment.label for segment in segments) else ' without silence'}"
 
 
 def draw_waveform(axes: Axes, blocks: Iterable[np.ndarray], start: float, seconds: float) -> None:
@@ -120,7 +137,7 @@ def draw_waveform(axes: Axes, blocks: Iterable[np.ndarray], start: float, second
 
 
 def set_time_axis(axes: Axes, seconds: float) -> None:
-    """Label a horizontal axis in seconds, or in minutes or hours where there are so many."""
+    """Label a horizontal axis in seconds, minutes or hours, whichever suits the length."""
     if seconds < 120:
         axes.set_xlabel("time (s)")
         return
