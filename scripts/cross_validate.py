@@ -12,7 +12,6 @@ from whisper_emotion.corpora.splits import make_folds
 from whisper_emotion.fitting.cross_validation import cross_validate
 from whisper_emotion.fitting.experiment import load_experiment
 from whisper_emotion.fitting.grid import list_clips
-from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
 from whisper_emotion.reporting.card import describe_scores, describe_unadapted
@@ -49,7 +48,7 @@ def main() -> None:
     experiment = load_experiment(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
     config = experiment.config()
-    build_extractor(experiment.encoder)
+    experiment.extractor()
     for fold in folds:
         experiment.check_speakers(fold)
     clips = list_clips(experiment.corpus, folds)

@@ -16,7 +16,6 @@ from whisper_emotion.corpora.splits import make_folds, speakers_shared
 from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.grid import RECORD, Grid, finished_cells, list_clips, run_grid
-from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.stacked_training import check_arguments
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
@@ -54,8 +53,8 @@ def main() -> None:
     encoders = [one.encoder for one in grid.experiments.values()]
     options = settings(corpus, protocol, model, training)  # layers, poolings and seeds may be added later
     del options["seed"]
-    for encoder in encoders:
-        build_extractor(encoder)
+    for one in grid.experiments.values():
+        one.extractor()
     with claim(output_dir, experiment.corpus, encoders, options, CELLS):
         grid, frames = _store(grid, output_dir)
         if leave_group():  # the other processes have taken their share of the encoding

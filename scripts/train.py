@@ -17,7 +17,6 @@ from whisper_emotion.fitting.cross_validation import predict, warn_of_unknown_sp
 from whisper_emotion.fitting.experiment import Experiment, load_experiment
 from whisper_emotion.fitting.fit import Job, fit, load_frames
 from whisper_emotion.fitting.fitted import Fitted
-from whisper_emotion.fitting.new_models import build_extractor
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.head_files import save_head
 from whisper_emotion.options import (
@@ -99,7 +98,7 @@ def main() -> None:
     calibration = None if holdout.calibration is None else read_calibration(holdout.calibration)
     evaluations = [] if holdout.evaluations is None else read_evaluations(holdout.evaluations)
     config = experiment.config()
-    build_extractor(experiment.encoder)
+    experiment.extractor()
     if holdout.cross_validation is not None:
         if fold is not None:
             raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
@@ -154,7 +153,7 @@ def _write_results(
     """
     corpus, protocol, holdout, _, training = arguments
     output_dir = work_dir.parent
-    model, extractor = fitted.whole_model(experiment), build_extractor(experiment.encoder)
+    model, extractor = fitted.whole_model(experiment), experiment.extractor()
     with results_of(work_dir) as made:
         if holdout.head_only:
             save_head(made, model, extractor, str(card.base_model), str(holdout.encoder_revision))

@@ -52,6 +52,18 @@ def test_weight_on_the_silence_behind_a_clip_is_reported(tiny_encoder, tmp_path)
     assert explanation.behind == pytest.approx(1 - 74 / 1500, abs=1e-4)
 
 
+def test_explanation_of_normalized_speech_begins_where_the_speech_does(tiny_encoder, tmp_path):
+    classifier = EmotionClassifier(save_model(tiny_encoder, tmp_path, pooling="mean"))
+    classifier.extractor.normalize_speech = True
+    clip = np.pad(NOISE, (8000, 16_000))
+    explanation = explain(classifier, clip)
+    assert explanation.start == pytest.approx(0.5 - 0.1, abs=0.025)  # a frame of 25 ms reaches into the speech
+    start = round(16_000 * explanation.start)
+    np.testing.assert_array_equal(explanation.samples, clip[start : start + len(explanation.samples)])
+    assert len(explanation.samples) == pytest.approx(len(NOISE) + 3200, abs=400)
+    assert len(explanation.evidence) == -(-explanation.log_mel.shape[1] // 2)
+
+
 def test_frames_forty_decibels_below_the_loudest_are_pauses(model_dir):
     clip = np.concatenate([NOISE[:6400], 0.005 * NOISE[6400:12800], 0.05 * NOISE[12800:19200]])  # 0, -46 and -26 dB
     np.testing.assert_array_equal(

@@ -53,6 +53,56 @@ def test_features_equal_the_stock_extractors_on_silence(clip):
     )
 
 
+NORMALIZING = WhisperEmotionFeatureExtractor(normalize_speech=True)
+
+
+def tone(start, end, seconds=1.0):
+    """A tone of full scale between two samples of a clip of silence."""
+    clip = np.zeros(round(seconds * RATE), np.float32)
+    clip[start:end] = np.sin(0.3 * np.arange(end - start))
+    return clip
+
+
+def test_find_speech_keeps_a_margin_of_a_tenth_of_a_second():
+    # Frame k has the samples 160 k to 160 k + 400. The first one that reaches into the tone is 48 (7,680 to 8,080),
+    # the last one 62 (9,920 to 10,320); the margin has 1,600 samples.
+    assert NORMALIZING.find_speech(tone(8000, 10_000)) == slice(7680 - 1600, 10_320 + 1600)
+    assert NORMALIZING.find_speech(tone(0, 16_000)) == slice(0, 16_000)
+    assert NORMALIZING.find_speech(np.zeros(5000, np.float32)) == slice(0, 5000)
+    assert OURS.find_speech(tone(8000, 10_000)) == slice(0, 16_000)
+
+
+def test_find_speech_leaves_out_frames_forty_decibels_below_the_loudest():
+    clip = tone(8000, 10_000)
+    for decibels, start in ((-39, 0), (-45, 7680 - 1600)):
+        before = tone(0, 4000) * np.float32(10 ** (decibels / 20))
+        assert NORMALIZING.find_speech(clip + before).start == start
+
+
+@settings(max_examples=30)
+@given(gain=st.floats(-60, 60), before=st.integers(0, 100), behind=st.integers(0, 16_000), seed=st.integers(0, 9))
+def test_normalized_features_do_not_change_with_gain_and_silence(gain, before, behind, seed):
+    speech = np.concatenate([tone(1600, 4000, 0.25), noise(8000, seed), tone(0, 2400, 0.25)])
+    changed = np.pad(speech * np.float32(10 ** (gain / 20)), (160 * before, behind))
+    extract = {"sampling_rate": RATE, "padding": "longest", "return_tensors": "pt"}
+    first, second = NORMALIZING(np.pad(speech, 1600), **extract), NORMALIZING(np.pad(changed, 1600), **extract)
+    assert torch.equal(first.attention_mask, second.attention_mask)
+    torch.testing.assert_close(first.input_features, second.input_features, atol=1e-4, rtol=0)
+
+
+def test_normalized_speech_has_the_level_of_p56():
+    normalized = NORMALIZING._normalize(noise(16_000))  # of the same level everywhere
+    assert 20 * np.log10(np.sqrt(np.mean(normalized**2))) == pytest.approx(-26, abs=0.05)
+
+
+def test_normalize_speech_is_saved_and_its_kind_is_checked(tmp_path):
+    NORMALIZING.save_pretrained(tmp_path)
+    assert WhisperEmotionFeatureExtractor.from_pretrained(tmp_path).normalize_speech is True
+    assert NORMALIZING.count_samples(tone(8000, 10_000, 40)) == 10_320 - 7680 + 3200
+    with pytest.raises(ValueError, match="normalize_speech='yes' is not allowed: it must be true or false"):
+        WhisperEmotionFeatureExtractor(normalize_speech="yes")
+
+
 def test_features_equal_the_stock_extractors_with_128_bands_on_speech(shared_dir):
     from whisper_emotion.audio import read_audio
 

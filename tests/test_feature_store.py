@@ -23,7 +23,7 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 from whisper_emotion.pooling_whisper_emotion import POOLING_CLASSES
-from whisper_emotion.stored_frames import KINDS, StoredFrames
+from whisper_emotion.stored_frames import KINDS, StoredFrames, read_index
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -69,6 +69,15 @@ def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpu
         torch.testing.assert_close(stored[index].float(), expected, atol=5e-3, rtol=5e-3)
         np.testing.assert_allclose(means[index], expected.mean(0).flatten(), atol=5e-3)
         np.testing.assert_allclose(deviations[index], expected.std(0, correction=0).flatten(), atol=1e-2)
+
+
+def test_store_has_room_for_the_frames_of_normalized_speech(tiny_encoder, corpus, tmp_path):
+    extractor = build_extractor(str(tiny_encoder), normalize_speech=True)
+    store = FeatureStore(model_of(tiny_encoder, encoder_layer=1), extractor, corpus, [1], tmp_path)
+    store.fill()
+    clips = [extractor(read_utterance(row), sampling_rate=16_000, return_tensors="np") for row in corpus]
+    expected = [-(-int(clip["attention_mask"].sum()) // 2) for clip in clips]
+    assert read_index(store.folders[1], KINDS["frames"]).rows.tolist() == expected
 
 
 def test_pooled_store_holds_the_statistics_of_the_frames(tiny_encoder, corpus, extractor, tmp_path):

@@ -33,7 +33,7 @@ class Others:
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEYS = {
     "refit", "from_scratch", "freeze_encoder", "encoder_dtype", "adaptation", "train_adaptation", "augmented_copies",
-    "held_out", "temperature_scaling", "init", "clips_per_class",
+    "held_out", "normalize_speech", "temperature_scaling", "init", "clips_per_class",
     "concatenated_layers", "encoder_context", "context_margin", "mask_padding", "classifier_proj_size",
     "corpus", "folds", "select_on", "encoder", "encoder_layer", "pooling", "seeds", "labels", "weighted_accuracy",
     "unweighted_accuracy", "macro_f1", "pooled", "interval", "confusion_matrix", "ece", "mean_confidence",

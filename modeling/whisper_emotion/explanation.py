@@ -21,6 +21,7 @@ class Explanation(NamedTuple):
 
     Args:
         probabilities: By label, the most probable first.
+        start: Seconds of the clip before `samples`, which the extractor cuts off.
         samples: The clip, `(samples,)` at 16 kHz.
         log_mel: The encoder's input, `(mel, mel frames)`, 10 ms a frame.
         mel_hertz: Centre of each band, `(mel,)` in Hz.
@@ -35,6 +36,7 @@ class Explanation(NamedTuple):
     """
 
     probabilities: dict[str, float]
+    start: float
     samples: np.ndarray
     log_mel: np.ndarray
     mel_hertz: np.ndarray
@@ -56,6 +58,8 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         ValueError: The clip is too short or too long.
     """
     model = classifier.model
+    speech = classifier.extractor.find_speech(samples)
+    samples = samples[speech]
     inputs = classifier.extractor(
         samples, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="pt"
     )
@@ -79,6 +83,7 @@ def explain(classifier: EmotionClassifier, samples: np.ndarray) -> Explanation:
         evidence = (_evidence(seen[0][0], output.embedding[0], direction) + bias)[:own].float().cpu().numpy()
     return Explanation(
         probabilities=dict(sorted(probabilities.items(), key=lambda item: -item[1])),
+        start=speech.start / SAMPLING_RATE,
         samples=samples,
         log_mel=inputs["input_features"][0, :, :mel_frames].cpu().numpy(),
         mel_hertz=_centres(classifier.extractor.mel_filters),

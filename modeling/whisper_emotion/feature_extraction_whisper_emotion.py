@@ -25,6 +25,11 @@ LIMITS = {
     "chunk_length": (1, 3_600),
     "n_fft": (16, 65_536),
 }
+# Of `normalize_speech`: speech is every frame within 40 dB of the loudest one
+PAUSE_DECIBELS = -40.0
+MARGIN_SECONDS = 0.1  # kept before and behind the speech
+SPEECH_DECIBELS = -26.0  # of full scale: the level of speech in ITU-T P.56's tests
+
 LOUDEST = 1e15  # beyond, the spectrogram is no longer finite in single precision
 
 
@@ -34,9 +39,12 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     Values equal those of `WhisperFeatureExtractor` on the same audio (1e-5): a clip of `n` samples has
     `ceil(n / hop_length)` real frames, and the rest of the window holds the value that silence has in that clip.
 
-    Fields, arguments and defaults are the parent's. `padding_value` and `dither` must be 0.0, or the padding would not
-    be silent. The argument `return_attention_mask` of a call decides whether the mask is returned; the field of that
-    name has no effect, since stock checkpoints say False.
+    With `normalize_speech`, the extractor first cuts each clip to its speech (`find_speech`) and brings it to one
+    level. Gain, and silence at both ends, then change nothing.
+
+    Other fields, arguments and defaults are the parent's. `padding_value` and `dither` must be 0.0, or the padding
+    would not be silent. The argument `return_attention_mask` of a call decides whether the mask is returned. The field
+    of that name has no effect, since stock checkpoints say False.
 
     Raises:
         ValueError: A field has a value that is not allowed.
@@ -54,6 +62,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         padding_value=0.0,
         dither=0.0,
         return_attention_mask=False,
+        normalize_speech=False,
         **kwargs,
     ):
         given = locals()
@@ -63,6 +72,9 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         for name in ("padding_value", "dither"):
             if (value := given[name]) != 0:
                 raise ValueError(f"{name}={value!r} is not allowed: it must be 0.0")
+        if type(normalize_speech) is not bool:
+            raise ValueError(f"normalize_speech={normalize_speech!r} is not allowed: it must be true or false")
+        self.normalize_speech = normalize_speech
         super().__init__(
             feature_size, sampling_rate, hop_length, chunk_length, n_fft, padding_value, dither, True, **kwargs
         )
@@ -113,6 +125,8 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         limit = self.n_samples if max_length is None else max_length
         self._check_call(limit, padding, pad_to_multiple_of, sampling_rate, kwargs)
         clips = [self._check_clip(clip, place, limit, truncation) for place, clip in enumerate(_as_clips(raw_speech))]
+        if self.normalize_speech:
+            clips = [self._normalize(clip) for clip in clips]
         if do_normalize:
             clips = [(clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) for clip in clips]
 
@@ -180,6 +194,42 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         batch["input_features"] = [np.pad(clip, ((0, 0), (0, width - clip.shape[-1]))) for clip in features]
         batch["attention_mask"] = [np.pad(mask, (0, width - len(mask))) for mask in masks]
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def find_speech(self, clip: np.ndarray) -> slice:
+        """Find the part of a clip that `normalize_speech` keeps.
+
+        Args:
+            clip: `(samples,)` at `sampling_rate`, at least `n_fft` samples.
+
+        Returns:
+            The samples from the first to the last frame within 40 dB of the loudest one, with a margin of 0.1 s.
+            Without `normalize_speech`, and for digital silence, all samples.
+        """
+        power = self._frame_power(clip)
+        if not self.normalize_speech or power.max() <= 0:
+            return slice(0, len(clip))
+        first, last = np.flatnonzero(power >= power.max() * 10 ** (PAUSE_DECIBELS / 10))[[0, -1]]
+        margin = round(MARGIN_SECONDS * self.sampling_rate)
+        start, end = first * self.hop_length - margin, last * self.hop_length + self.n_fft + margin
+        return slice(max(0, int(start)), min(len(clip), int(end)))
+
+    def count_samples(self, clip: np.ndarray) -> int:
+        """Count the samples of a clip that become features: of its speech, up to the window."""
+        speech = self.find_speech(clip[: self.n_samples])
+        return speech.stop - speech.start
+
+    def _normalize(self, clip: np.ndarray) -> np.ndarray:
+        """Cut a clip to its speech, and bring its frames within 40 dB of the loudest one to one level."""
+        power = self._frame_power(clip)
+        if power.max() <= 0:
+            return clip
+        speech = power[power >= power.max() * 10 ** (PAUSE_DECIBELS / 10)].mean()
+        return (clip[self.find_speech(clip)] * np.sqrt(10 ** (SPEECH_DECIBELS / 10) / speech)).astype(np.float32)
+
+    def _frame_power(self, clip: np.ndarray) -> np.ndarray:
+        """Compute the mean square of each whole frame, `(frames,)`."""
+        squares = np.square(clip, dtype=np.float64)
+        return np.lib.stride_tricks.sliding_window_view(squares, self.n_fft)[:: self.hop_length].mean(axis=1)
 
     def _check_call(self, limit, padding, multiple, sampling_rate, others: dict) -> None:
         """Raise a ValueError for the first argument that is not allowed; the message names the allowed values."""

@@ -122,8 +122,8 @@ class FeatureStore:
     def _measure(self) -> list[int]:
         """Read every recording for its number of frames."""
         clips = tqdm(self.corpus, desc="measuring", unit="clip")  # one by one: they may be bytes
-        samples = [len(read_utterance(clip)) for clip in clips]
-        mel = torch.from_numpy(-(-np.minimum(samples, self.extractor.n_samples) // self.extractor.hop_length))
+        samples = [self.extractor.count_samples(read_utterance(clip)) for clip in clips]
+        mel = torch.tensor([-(-count // self.extractor.hop_length) for count in samples])
         return self.model.encoder.pooled_frames(mel).tolist()
 
     def _reserve(self, folder: Path, size: int, index: str) -> None:

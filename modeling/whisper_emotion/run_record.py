@@ -51,6 +51,7 @@ def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dic
         "freeze_encoder": experiment.freeze_encoder,
         "encoder_layer": config.encoder_layer,
         "concatenated_layers": config.concatenated_layers,
+        "normalize_speech": experiment.extractor().normalize_speech,
         "encoder_dtype": experiment.encoder_dtype,
         "adaptation": experiment.adaptation,
         "train_adaptation": experiment.train_adaptation,

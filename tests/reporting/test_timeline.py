@@ -121,7 +121,7 @@ def explanation(heads, evidence=False, behind=0.0):
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(50), heads) * (1 - behind)
     return Explanation(
-        {"angry": 0.7, "calm": 0.2, "sad": 0.1}, np.zeros(16_000, np.float32), np.zeros((80, 100), np.float32),
+        {"angry": 0.7, "calm": 0.2, "sad": 0.1}, 0.0, np.zeros(16_000, np.float32), np.zeros((80, 100), np.float32),
         np.linspace(40, 7900, 80), weights, behind, rng.normal(size=50) if evidence else None, np.ones(50, bool),
     )  # fmt: skip
 

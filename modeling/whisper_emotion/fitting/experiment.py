@@ -18,6 +18,7 @@ from whisper_emotion.corpora import load_corpus
 from whisper_emotion.corpora.held_out import check_held_out
 from whisper_emotion.corpora.splits import Fold, speaker_groups, speakers_known
 from whisper_emotion.errors import UserError
+from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.feature_store import FeatureStore
 from whisper_emotion.fitting.initial_head import LINEAR_POOLINGS, InitialHead, encoder_of, load_initial_head
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
@@ -46,6 +47,8 @@ class Experiment:
         corpus_weights: Weight of each corpus in the loss of a linear head: the square root of its number of training
             clips (`sqrt`, the default), the same for every corpus (`equal`), or its number of clips (`size`).
         held_out: What `dev` holds out: `speakers`, or each training corpus in turn (`corpora`).
+        normalize_speech: Whether the extractor cuts silence at both ends and levels the speech; None keeps the
+            checkpoint's value.
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32.
         adaptation: Whether test clips are adapted, without labels, to the mean frame of all clips of their speaker
             (`speaker`) or of their corpus (`domain`): or `none`, or `dev`: to the speaker, if that helps on held-out
@@ -72,6 +75,7 @@ class Experiment:
     class_weights: Literal["balanced", "none"] | Sequence[float] | None = None
     corpus_weights: str | None = None
     held_out: str = "speakers"
+    normalize_speech: bool | None = None
     encoder_dtype: str = "float32"
     adaptation: str = "none"
     train_adaptation: str = "none"
@@ -278,6 +282,10 @@ class Experiment:
         elif len(set(self.corpus_of[fold.train])) < 2:
             raise UserError("--held_out corpora: needs two or more training corpora, found one; use speakers")
 
+    def extractor(self) -> WhisperEmotionFeatureExtractor:
+        """Load the encoder's feature extractor."""
+        return build_extractor(self.encoder, self.normalize_speech)
+
     def feature_store(self, layers: Sequence[int], kind: str = "frames", copy: int = 0) -> FeatureStore:
         """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder.
 
@@ -293,7 +301,7 @@ class Experiment:
         wide = dataclasses.replace(self, overrides=fields, held_out="speakers", **plain)
         model = wide.model(self.args.seed).to(self.args.device)
         model.encoder.to(getattr(torch, self.encoder_dtype))
-        return FeatureStore(model, build_extractor(self.encoder), self.corpus, layers, self.store_dir, kind, copy)
+        return FeatureStore(model, self.extractor(), self.corpus, layers, self.store_dir, kind, copy)
 
 
 def load_experiment(
@@ -308,10 +316,16 @@ def load_experiment(
     if os.environ.get("RANK", "0") == "0":
         print(_describe_corpus(loaded))
     overrides, initial, encoder = model.overrides(), None, protocol.encoder
+    normalize_speech = protocol.normalize_speech
     if protocol.init is not None:
         encoder = encoder or encoder_of(protocol.init)
         initial = load_initial_head(protocol.init, encoder, loaded.features["label"].names)
         overrides = initial.overrides(overrides)
+        if normalize_speech not in (None, initial.normalize_speech):
+            raise UserError(
+                f"--init {initial.name}: has normalize_speech={initial.normalize_speech}; leave --normalize_speech out"
+            )
+        normalize_speech = initial.normalize_speech
         training = dataclasses.replace(training, metric_for_best_model="loss")  # few clips tell accuracies apart badly
     return Experiment(
         corpus=loaded,
@@ -325,6 +339,7 @@ def load_experiment(
         class_weights=protocol.weights(),
         corpus_weights=protocol.corpus_weights,
         held_out=protocol.held_out,
+        normalize_speech=normalize_speech,
         encoder_dtype=protocol.encoder_dtype,
         adaptation=protocol.adaptation,
         train_adaptation=protocol.train_adaptation,

@@ -27,7 +27,7 @@ from whisper_emotion.fitting.encoder_training import best_epoch, build_trainer, 
 from whisper_emotion.fitting.experiment import Experiment
 from whisper_emotion.fitting.fitted import Fitted, classify_stored, finish, set_population_mean
 from whisper_emotion.fitting.large_regression import regularisation_path
-from whisper_emotion.fitting.new_models import build_extractor, new_head
+from whisper_emotion.fitting.new_models import new_head
 from whisper_emotion.fitting.regression import (
     DEFAULT_START_STRENGTH,
     DEFAULT_STRENGTH,
@@ -246,7 +246,7 @@ def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: Emoti
 def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
     """Train the whole model with the `Trainer`; held-out speakers choose the epoch."""
     args = dataclasses.replace(experiment.args, seed=job.seed)
-    collator = AudioCollator(build_extractor(experiment.encoder))
+    collator = AudioCollator(experiment.extractor())
     corpus, weights = experiment.corpus, experiment.class_weights_of
 
     def trained(rows, watched, folder, epochs=None):

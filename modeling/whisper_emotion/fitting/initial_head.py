@@ -26,6 +26,7 @@ class InitialHead:
         name: `general`, or the name of its folder.
         corpora: Those of its training, as `load_corpus` takes them; None where nothing says.
         config: The model's.
+        normalize_speech: As of its feature extractor.
         linear: Its weights and biases.
         population: Mean frame of the recordings that it was trained on, `(frame_size,)`.
     """
@@ -33,6 +34,7 @@ class InitialHead:
     name: str
     corpora: str | None
     config: WhisperEmotionConfig
+    normalize_speech: bool
     linear: Linear
     population: np.ndarray
 
@@ -95,7 +97,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
         raise UserError(
             f"{option}: must be general, permissive, or the folder of a head or a model that train.py wrote"
         )
-    model, _ = load_head(folder, encoder) if is_head(folder) else load_whole(folder)
+    model, extractor = load_head(folder, encoder) if is_head(folder) else load_whole(folder)
     config = cast(WhisperEmotionConfig, model.config)
     if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:
         raise UserError(f"{option}: must be linear: mean or statistics pooling, no projector, no learned layer sum")
@@ -108,9 +110,8 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     classifier = model.head.classifier
     linear = Linear(*(one.detach().double().numpy() for one in (classifier.weight, classifier.bias)))
     population = model.head.adaptation.population_mean.double().numpy()
-    return InitialHead(
-        init if init in SHIPPED else folder.resolve().name, _corpora(folder), config, linear, population
-    )
+    name = init if init in SHIPPED else folder.resolve().name
+    return InitialHead(name, _corpora(folder), config, extractor.normalize_speech, linear, population)
 
 
 def _model_fields(config: WhisperEmotionConfig) -> dict[str, Any]:

@@ -16,14 +16,19 @@ from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmot
 CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
 
 
-def build_extractor(encoder: str) -> WhisperEmotionFeatureExtractor:
+def build_extractor(encoder: str, normalize_speech: bool | None = None) -> WhisperEmotionFeatureExtractor:
     """Load the feature extractor of an encoder, a folder or a Hub name.
+
+    Args:
+        encoder: A Whisper checkpoint, or one of ours.
+        normalize_speech: As of the extractor; None keeps the checkpoint's value.
 
     Raises:
         UserError: There is none.
     """
+    given = {} if normalize_speech is None else {"normalize_speech": normalize_speech}
     with reading(f"--encoder {encoder}", CHECKPOINT):
-        return WhisperEmotionFeatureExtractor.from_pretrained(encoder)
+        return WhisperEmotionFeatureExtractor.from_pretrained(encoder, **given)
 
 
 def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) -> WhisperEmotionConfig:

@@ -48,7 +48,7 @@ def plot_explanation(
     Returns:
         The caption: title and settings.
     """
-    seconds = len(explanation.samples) / SAMPLING_RATE
+    start, seconds = start + explanation.start, len(explanation.samples) / SAMPLING_RATE
     heads, frames = explanation.weights.shape
     middles = start + FRAME_SECONDS * np.arange(frames)
     edges = np.concatenate([[start], middles[1:] - FRAME_SECONDS / 2, [start + seconds]])
