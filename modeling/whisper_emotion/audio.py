@@ -184,7 +184,7 @@ def _mix(name: str, blocks: Iterable[Block]) -> Iterator[tuple[int, np.ndarray]]
         _require_plausible(name, samples)
         mono, channels = samples.mean(axis=1), samples.shape[1]
         if cancels is None or len(samples) >= sampling_rate:
-            powers = samples.var(axis=0, dtype=np.float64)  # the variance ignores a constant offset, which never cancels
+            powers = samples.var(axis=0, dtype=np.float64)  # ignores a constant offset, which never cancels
             cancels = channels > 1 and mono.var(dtype=np.float64) < CANCELLED * powers.sum() / channels**2
             if cancels and (louder is None or louder >= channels):
                 louder = int(powers.argmax())

@@ -1,4 +1,4 @@
-"""Decode recordings into blocks of samples: libsndfile reads most files, FFmpeg (PyAV) phones' and browsers' formats."""
+"""Decode recordings into blocks of samples, with libsndfile or, for phones' and browsers' formats, FFmpeg (PyAV)."""
 
 from __future__ import annotations
 

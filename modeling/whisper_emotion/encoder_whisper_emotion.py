@@ -257,7 +257,7 @@ class WhisperEmotionEncoder(nn.Module):
         if self.config.encoder_context == "window" or not torch.compiler.is_compiling():
             width = min(width, window)
         features = _extend_with_silence(input_features, lengths, width).to(dtype)
-        # A convolution zero-pads the end of its input; zeros after each clip make this independent of the batch's width
+        # A convolution zero-pads its input's end; zeros after each clip make this independent of the batch's width
         own = prefix_mask(self.encoded_mel_frames(lengths), width)[:, None]
         hidden = nn.functional.gelu(self.conv1(features.masked_fill(~own, 0.0)))
         return nn.functional.gelu(self.conv2(hidden.masked_fill(~own, 0.0))).transpose(1, 2)

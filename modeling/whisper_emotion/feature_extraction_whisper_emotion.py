@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# A frame reaches half a window (200 samples) right of its centre, more than a hop (160 samples). Up to two frames after
-# the last real frame therefore contain audio; they are computed, as in the stock extractor.
+# A frame reaches half a window (200 samples) right of its centre, more than a hop (160 samples). So up to two frames
+# after the last real frame contain audio; they are computed, as in the stock extractor.
 TAIL_FRAMES = 2
 
 # Allowed ranges: larger values in a damaged file would exhaust the memory
@@ -34,9 +34,9 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     Values equal those of `WhisperFeatureExtractor` on the same audio (1e-5). A clip of `n` samples has
     `ceil(n / hop_length)` real frames. The rest of the window holds the value of silence in that clip.
 
-    Fields, arguments and defaults equal the parent's. `padding_value` and `dither` must be 0.0, because padding must be
-    silent. The field `return_attention_mask` has no effect, because stock checkpoints set it to False; the argument of
-    the same name decides.
+    Fields, arguments and defaults equal the parent's. `padding_value` and `dither` must be 0.0, because padding must
+    be silent. The field `return_attention_mask` has no effect, because stock checkpoints set it to False; the argument
+    of the same name decides.
 
     Raises:
         ValueError: A field has a value that is not allowed.

@@ -84,7 +84,7 @@ class DomainAdaptation(nn.Module):
             domain_mean = self.domain_mean[None]
         elif domain_mean.shape != (frames.shape[0], frames.shape[-1]):
             needed = (frames.shape[0], frames.shape[-1])
-            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be {needed}, one mean per clip")
+            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be {needed}, one per clip")
         return frames + (self.population_mean - domain_mean).to(frames.dtype)[:, None]
 
 

@@ -79,7 +79,7 @@ class RecordingOptions:
     classes: str | None = option(None, help="comma-separated, or shared (by all corpora); default: all")
     merge: str | None = option(None, help="classes to merge, such as calm=neutral")
     labels: str = option(
-        "vocabulary", help="the package's label names or the owners'", choices=("vocabulary", "original"), advanced=True
+        "vocabulary", help="the package's labels or the owners'", choices=("vocabulary", "original"), advanced=True
     )
     labels_map: str | None = option(None, help="names for the owners' labels, such as ang=angry", advanced=True)
     improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out", advanced=True)
@@ -130,7 +130,7 @@ class ProtocolOptions:
         card=True,
     )
     held_out: str = option(
-        "speakers", help="dev, with several corpora: hold out speakers or whole corpora", choices=HELD_OUT, advanced=True
+        "speakers", help="dev, several corpora: hold out speakers or whole corpora", choices=HELD_OUT, advanced=True
     )
     refit: bool = option(True, help="dev: retrain on all training speakers after selection", card=True)
     adaptation: str = option(

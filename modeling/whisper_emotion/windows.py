@@ -24,8 +24,8 @@ from whisper_emotion.errors import UserError
 LONGEST_SECONDS = 30  # the encoder's window
 SHORTEST_HOP = 0.02  # seconds: one encoder frame
 WINDOW_SECONDS = 4.0
-"""Default window, about as long as the training utterances (mean: EMO-DB 2.8 s, RAVDESS 3.7 s); the default hop is half
-of it."""
+"""Default window, about as long as the training utterances (mean: EMO-DB 2.8 s, RAVDESS 3.7 s). The default hop is
+half of it."""
 
 SILENCE_DBFS = -60.0
 """Threshold of silence: RMS of the loudest 25 ms around their mean, in decibels of full scale (1.0). The level is
@@ -167,7 +167,7 @@ def average_windows(windows: Iterable[Prediction]) -> Iterator[Prediction]:
     """Divide a recording into moments at the borders of its windows, and average the windows that cover each moment.
 
     Args:
-        windows: Windows of one recording, ordered by start. A generator is consumed lazily, so hours of audio are fine.
+        windows: Windows of one recording, ordered by start. A generator is consumed lazily, as for hours of audio.
 
     Yields:
         The moments in order, without gaps unless the windows have gaps.
