@@ -13,9 +13,7 @@ from typing import Any
 from whisper_emotion.errors import UserError
 
 ENCODER_DTYPES = ("float32", "bfloat16")
-ENCODER_HELP = (
-    "encoder of general, permissive or another head: folder or Hub name; default: named by the head"
-)
+ENCODER_HELP = "encoder of general, permissive or another head: folder or Hub name; default: named by the head"
 MODEL_HELP = "general (default), permissive, a trained folder or a Hub name"
 DEVICE_HELP = "auto (an accelerator if torch finds one), cpu, cuda, cuda:1, mps, …"
 SELECTIONS = ("dev", "last", "test")
@@ -83,9 +81,7 @@ class RecordingOptions:
     )
     labels_map: str | None = option(None, help="names for the owners' labels, such as ang=angry", advanced=True)
     improvised_only: bool | None = option(None, help="iemocap: leave scripted speech out", advanced=True)
-    speaker_pattern: str | None = option(
-        None, help="folder: regular expression on file names; group 1 is the speaker"
-    )
+    speaker_pattern: str | None = option(None, help="folder: regular expression on file names; group 1 is the speaker")
     audio_dir: str | None = option(None, help="table: folder of its files", advanced=True)
     columns: str | None = option(None, help="table: its columns, such as label=mood,speaker=who", advanced=True)
 
@@ -148,18 +144,14 @@ class ProtocolOptions:
     augmented_copies: int = option(
         0, help="also train on this many distorted copies per clip (linear heads)", advanced=True
     )
-    clips_per_class: int | None = option(
-        None, help="train on this many randomly drawn clips per class", advanced=True
-    )
+    clips_per_class: int | None = option(None, help="train on this many randomly drawn clips per class", advanced=True)
     temperature_scaling: bool = option(False, help="calibrate on held-out training speakers")
     store_dir: str | None = option(None, help="folder of the feature store", influences_results=False)
 
     def __post_init__(self):
         """Refuse to train without an encoder."""
         if not self.encoder and self.init is None:
-            raise UserError(
-                "--encoder: missing: give a Whisper checkpoint, or --init to start from a trained model"
-            )
+            raise UserError("--encoder: missing: give a Whisper checkpoint, or --init to start from a trained model")
 
     def weights(self) -> str | list[float] | None:
         """Return `class_weights` as `"balanced"`, `"none"` or numbers; None if not given.

@@ -31,8 +31,8 @@ def utterance_frame(**columns: Any) -> pd.DataFrame:
     """Make a table of utterances, one per row.
 
     Args:
-        **columns: `path`, and any of `label`, `speaker`, `gender`, `session`, `split` (text, None if unknown), `start`,
-            `end`, `seconds` (in seconds, NaN if unknown) and ratings (floats); one value per row.
+        **columns: `path`, and any of `label`, `speaker`, `gender`, `session`, `split` (text, None if unknown),
+            `start`, `end`, `seconds` (in seconds, NaN if unknown) and ratings (floats); one value per row.
 
     Returns:
         A data frame of these nine columns and the given ratings. Text columns have the type object.

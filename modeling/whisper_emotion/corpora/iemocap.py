@@ -55,7 +55,7 @@ def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> 
             for name, code, ratings in _labels(sheet):
                 match = NAME.fullmatch(name)
                 if match is None:
-                    raise UserError(f"{sheet}: utterance {name!r} is unknown, expected a name such as Ses01F_impro01_M003")
+                    raise UserError(f"{sheet}: utterance {name!r} is unknown, expected Ses01F_impro01_M003 or similar")
                 if code not in record.emotions:
                     raise UserError(f"{sheet}: emotion {code!r} is unknown, expected {', '.join(record.emotions)}")
                 if not record.emotions[code] or (improvised_only and match[2] != "impro"):

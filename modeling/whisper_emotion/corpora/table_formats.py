@@ -165,7 +165,7 @@ def _read_json(table: Path, wanted: Wanted) -> RawTable:
                 if "\\u" in line:
                     json.dumps(entry, ensure_ascii=False).encode()  # raises for lone surrogates
             except ValueError as error:
-                raise UserError(f"{table}: line {number} is not JSON ({error}), expected an object per line") from error
+                raise UserError(f"{table}: line {number} is not JSON ({error}), expected one object a line") from error
             if not isinstance(entry, dict):
                 raise UserError(f"{table}: line {number} is not a JSON object, expected one per line")
             for name in entry:
