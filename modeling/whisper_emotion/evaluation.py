@@ -136,7 +136,7 @@ def trained_on(model: str | None, corpora: str) -> list[str]:
     path = Path(find_model(model)) / "scores.json"
     if not path.is_file():
         return []
-    with reading(path, "what train.py wrote"):
+    with reading(path, "a file of train.py"):
         record = json.loads(path.read_text(encoding="utf-8"))
         trained = {name for name, _ in corpora_of(record["corpus"])}
         if record.get("folds") == "loco":

@@ -174,7 +174,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
                 )
             if not np.isfinite(clip).all():
                 raise ValueError(
-                    f"input_features of clip {place} of the batch hold NaN or infinity. Extract them anew."
+                    f"input_features of clip {place} of the batch hold NaN or infinity. Extract them again."
                 )
         width = self.nb_max_frames if padding == "max_length" else max(map(len, masks))
         batch["input_features"] = [np.pad(clip, ((0, 0), (0, width - clip.shape[-1]))) for clip in features]

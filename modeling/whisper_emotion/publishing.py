@@ -146,10 +146,10 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptio
     classifier = EmotionClassifier(folder)  # fails for truncated weights, or weights of another configuration
     scores = folder / "scores.json"
     if scores.is_file():
-        with reading(scores, "what train.py wrote"):
+        with reading(scores, "a file of train.py"):
             labels = json.loads(scores.read_text(encoding="utf-8"))["labels"]
         if classifier.labels != labels:
-            raise UserError(f"{scores}: has other labels than the model, expected what train.py wrote")
+            raise UserError(f"{scores}: has other labels than the model, expected the file of the same training")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
     readme, remarks = folder / "README.md", []

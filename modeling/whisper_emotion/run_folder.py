@@ -73,7 +73,7 @@ def _check(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
     if not (record.exists() and _holds_work(work_dir)):
         return
-    with reading(record, "what an earlier run wrote: delete its folder, or name another --output_dir"):
+    with reading(record, "a file of an earlier run: delete its folder, or name another --output_dir"):
         before, now = dict(json.loads(record.read_text(encoding="utf-8"))), json.loads(_as_text(settings))
     for name in sorted(before.keys() & now.keys()):  # ignore options that only one version of the package has
         if before[name] != now[name]:

@@ -81,7 +81,7 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
     for needed in (path, folder / "confusion_matrix.png"):  # the card needs both at the end of the training
         if not needed.exists():
             raise UserError(f"{option}: holds no {needed.name}, expected a finished cross-validation")
-    with reading(path, "what cross_validate.py wrote"):
+    with reading(path, "a file of cross_validate.py"):
         scores = dict(json.loads(path.read_text(encoding="utf-8")))
         found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
         adapted = any(map(any, scores.get("adapted", [])))

@@ -142,7 +142,7 @@ def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: l
     path = folder / "predictions.csv"
     if not path.exists():
         raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
-    with reading(path, "what cross_validate.py wrote"):
+    with reading(path, "a file of cross_validate.py"):
         predictions = read_predictions(path)
         predictions[["name", "label", "predicted", "seed"]]  # raises a KeyError that names missing columns
     if set(predictions["seed"]) != set(seeds):

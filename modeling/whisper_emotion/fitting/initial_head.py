@@ -123,7 +123,7 @@ def _corpora(folder: Path) -> str | None:
     path = folder / "scores.json"
     if not path.exists():
         return None
-    with reading(path, "what train.py wrote"):
+    with reading(path, "a file of train.py"):
         record = json.loads(path.read_text(encoding="utf-8"))
         earlier = (record.get("init") or {}).get("corpora")
         return ",".join(dict.fromkeys([*record["corpus"].split(","), *(earlier.split(",") if earlier else [])]))

@@ -30,7 +30,7 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
     found = []
     for folder in map(Path, folders.split(",")):
         path = _find_scores("--evaluations", folder)
-        with reading(path, "what evaluate.py wrote"):
+        with reading(path, "a file of evaluate.py"):
             scores = json.loads(path.read_text(encoding="utf-8"))
             tables = [robustness_table([scores]), fairness_table([scores])]  # raises a KeyError for a missing key
         if tables == [None, None] and "corpora" not in scores:
@@ -54,7 +54,7 @@ def read_calibration(folder: str) -> tuple[dict[str, float], str]:
         UserError: The folder holds no calibration.
     """
     path = _find_scores("--calibration", Path(folder))
-    with reading(path, "what evaluate.py wrote of a model"):
+    with reading(path, "a file of evaluate.py with a calibration"):
         scores = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(scores["calibration"][name]) for name in scores["calibration"]}, corpus_title(
             scores["corpus"]
