@@ -44,7 +44,7 @@ class TrainOptions:
 
     GROUP = "test"
 
-    test_fold: int | None = option(None, help="fold to hold out and test on, from 1; default: none", card=True)
+    test_fold: int | None = option(None, help="fold to test on, from 1; default: none", card=True)
     cross_validation: str | None = option(
         None,
         help="cross_validate.py's output, for the card of a model trained on everything",

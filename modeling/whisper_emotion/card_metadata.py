@@ -36,14 +36,14 @@ class CardOptions:
 
     language: str | None = option(
         None,
-        help="card: language of the recordings, such as de; several with commas",
+        help="card: languages of the recordings, such as de,en",
         influences_results=False,
     )
     license: str | None = option(
         None, help="card: the model's licence, a Hub identifier such as cc-by-4.0", influences_results=False
     )
     datasets: str | None = option(
-        None, help="card: Hub names of the training data; several with commas", influences_results=False
+        None, help="card: the training data's Hub names, such as me/a,me/b", influences_results=False
     )
     base_model: str | None = option(
         None, help="card: the encoder's Hub name, such as openai/whisper-base", influences_results=False

@@ -212,7 +212,7 @@ def _paper_folds(dataset: Dataset, corpus: str) -> list[Fold]:
     groups = [group_of[speaker] for speaker in dataset["speaker"][:]]
     absent = [group for group in order if group not in set(groups)]
     if absent:
-        raise UserError(f"folds: paper needs all of {corpus}, but {', '.join(absent)} is missing")
+        raise UserError(f"folds: paper needs all of {corpus}, but it lacks {', '.join(absent)}")
     return _folds_by_group(groups, order)
 
 
@@ -272,9 +272,7 @@ def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
     listed = read_emobox(corpus)
     absent = [entry["name"] for entry in listed if entry["name"] not in rows and entry["label"] in classes]
     if absent:
-        raise UserError(
-            f"folds: emobox needs all of {corpus}, but {absent[0]} is missing ({len(absent)} are missing in total)"
-        )
+        raise UserError(f"folds: emobox needs all of {corpus}, but it lacks {absent[0]} ({len(absent)} are missing)")
     fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed if entry["name"] in rows}
     members = sorted(fold_of)
     tested_in = [fold_of[row] for row in members]
