@@ -1,4 +1,4 @@
-"""Measure what this package's savings are worth against the usual way, in one run on this machine."""
+"""Measure speed, memory and accuracy against the usual implementations, in one run on this machine."""
 
 import importlib.util
 import json
@@ -30,32 +30,32 @@ MEASUREMENTS = ("encoder", "heads", "frontier")
 
 @dataclass
 class BenchmarkCorpusOptions(CorpusOptions):
-    """Recordings to measure on; generated ones where none are named."""
+    """Recordings to measure on; default: generated speech."""
 
-    corpus: str = option("synthetic", help="as cross_validate.py's")
+    corpus: str = option("synthetic", help="as in cross_validate.py")
 
     def __post_init__(self):
-        """Generate where the Makefile does, unless told."""
+        """Default to the Makefile's folder of generated speech."""
         if self.corpus == "synthetic" and self.corpus_dir is None:
             self.corpus_dir = "data/synthetic"
 
 
 @dataclass
 class BenchmarkOptions:
-    """What is measured, how much of it, and where the figures go."""
+    """Options of the measurements."""
 
     GROUP = "measurements"
 
-    output: str = option("benchmark.json", help="JSON file of the figures")
+    output: str = option("benchmark.json", help="JSON file of the results")
     measure: str = option(
         "encoder",
-        help="encoder (against transformers' class), heads (training them, against the usual loop), frontier "
-        "(accuracy against speed of --sweeps), or several",
+        help="encoder (against transformers' class), heads (training, against the usual loop), frontier (accuracy "
+        "against speed of --sweeps); several with commas",
     )
     sweeps: str | None = option(None, help="frontier: folders of sweeps, the reference first")
-    clips: int = option(64, help="encoder: clips of the corpus")
-    repetitions: int = option(5, help="encoder: rounds")
-    plain_folds: int | None = option(None, help="heads: folds of the usual way; default: all")
+    clips: int = option(64, help="encoder: number of clips")
+    repetitions: int = option(5, help="encoder: number of rounds")
+    plain_folds: int | None = option(None, help="heads: number of folds to time the usual loop on; default: all")
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     if not set(measured) <= set(MEASUREMENTS):
         raise UserError(f"--measure {benchmark.measure}: must be {' or '.join(MEASUREMENTS)}, or several of them")
     if ("frontier" in measured) != (benchmark.sweeps is not None):
-        raise UserError("--sweeps: names what --measure frontier compares, and that needs it")
+        raise UserError("--sweeps, --measure frontier: give both or neither")
     for name in ("plain_folds", "clips", "repetitions"):
         value = getattr(benchmark, name)
         if value is not None and value < 1:
@@ -97,11 +97,11 @@ def _measure_encoder(experiment: Experiment, benchmark: BenchmarkOptions) -> dic
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")):
         ways = [way for way in ways if not way.runtime.startswith("onnx")]
         print("ONNX is left out: pip install 'whisper-emotion[onnx]'")
-    # Instructions of the processor as oneDNN sees them; not every build of torch has oneDNN
+    # Ask oneDNN for the CPU's instructions; not every build of torch has oneDNN
     has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if device.type == "cpu" and not has_bfloat16:
         ways = [way for way in ways if way.dtype != "bfloat16"]
-        print("bfloat16 is left out: this processor has no instructions for it, and takes many times as long")
+        print("bfloat16 is left out: this CPU has no instructions for it, so it would be many times slower")
     clips = _draw_clips(experiment, benchmark)
     return benchmark_encoder(experiment.encoder, clips, config.encoder_layer, benchmark.repetitions, device, ways)
 
@@ -110,7 +110,7 @@ def _measure_frontier(experiment: Experiment, benchmark: BenchmarkOptions) -> li
     records = read_contexts([Path(folder.strip()) for folder in (benchmark.sweeps or "").split(",")])
     first = next(iter(records.values()))
     if first["encoders"] != [public_name(experiment.encoder).rpartition("/")[-1]]:
-        raise UserError(f"--sweeps: are of {', '.join(first['encoders'])}, not of --encoder {experiment.encoder}")
+        raise UserError(f"--sweeps: have encoder {', '.join(first['encoders'])}, not --encoder {experiment.encoder}")
     ways = {}
     for folder, record in records.items():
         context = tuple((name, record[name]) for name in CONTEXT if name in record)
@@ -131,4 +131,4 @@ def _draw_clips(experiment: Experiment, benchmark: BenchmarkOptions) -> Clips:
 
 
 if __name__ == "__main__":
-    run_script(main, "the same command begins anew")
+    run_script(main, "the same command starts again")

@@ -1,4 +1,4 @@
-"""Train and test a recipe on every fold of a corpus, with every seed."""
+"""Train and test a recipe on every fold of a corpus with every seed."""
 
 import dataclasses
 import time
@@ -25,14 +25,14 @@ from whisper_emotion.scoring import compare, read_compared, summarise
 
 @dataclass
 class CrossValidationOptions:
-    """What is repeated."""
+    """Options of the repetitions."""
 
     GROUP = "repetitions"
 
     seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
     compare_with: str | None = option(
         None,
-        help="comma-separated folders of others, of the same clips and seeds",
+        help="other cross-validations' folders with the same clips and seeds, comma-separated",
         influences_results=False,
     )
 
@@ -59,7 +59,7 @@ def main() -> None:
     with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
         predictions = cross_validate(experiment, folds, seeds, work_dir)
         if predictions is None:
-            return  # to another process, which goes on
+            return  # only the main process goes on
         differences = {name: compare(predictions, other, experiment.labels) for name, other in others.items()}
         with results_of(work_dir) as made:
             scores = write_scores(
@@ -102,29 +102,29 @@ def main() -> None:
         value, low, high = figures["unweighted_accuracy"]
         holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"
         print(
-            f"UA less that of {name}: {100 * value:+.1f} points, 95 % interval {_interval((low, high))} over clips "
+            f"UA minus {name}'s: {100 * value:+.1f} points, 95 % interval {_interval((low, high))} over clips "
             f"and seeds: {holds}"
         )
     print(f"saved to {output_dir}")
 
 
 def _describe_corpora(scores: dict) -> str:
-    """The tables of several corpora."""
+    """Format the tables of several corpora."""
     tables = [corpus_table(scores)]
     if "transfer" in scores:
         tables.append(transfer_table(scores))
         if "unadapted" in scores:
-            tables += ["Each clip as it is:", transfer_table(scores["unadapted"])]
+            tables += ["Without adaptation:", transfer_table(scores["unadapted"])]
     return "\n\n".join(tables)
 
 
 def _interval(bounds: Iterable[float]) -> str:
-    """Two fractions as percent."""
+    """Format two fractions in percent."""
     return " to ".join(f"{100 * bound:.1f}" for bound in bounds)
 
 
 def _calibration(scores: dict) -> str:
-    """The calibration error, and what the temperatures have to do with it."""
+    """Format the calibration error, with and without the temperatures."""
     unscaled = scores.get("ece_unscaled")
     without = "" if unscaled is None else f" ({100 * unscaled:.1f} % without the temperatures)"
     return f"{100 * scores['ece']:.1f} %{without}"

@@ -1,4 +1,4 @@
-"""Serve the demo page: record or upload speech, and see which emotion a trained model hears in it, where, and when."""
+"""Serve the demo page: record or upload speech, and see the emotions that a trained model predicts over time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +11,27 @@ from whisper_emotion.options import DEVICE_HELP, ENCODER_HELP, option
 
 @dataclass
 class DemoOptions:
-    """Which models are shown, where, and what the page takes."""
+    """Options of the page: models, address and limits."""
 
     model: list[str] = option(
-        [], help="trained folders or Hub names; of several, the page lets people choose; default: the general model"
+        [], help="trained folders or Hub names; with several, the page offers a choice; default: the general model"
     )
     encoder: str | None = option(None, help=ENCODER_HELP)
     device: str = option("auto", help=DEVICE_HELP)
     host: str = option(
-        "127.0.0.1", help="address to listen on: 127.0.0.1 is for this machine alone, 0.0.0.0 for all that reach it"
+        "127.0.0.1", help="address to listen on: 127.0.0.1 (this machine only) or 0.0.0.0 (all networks)"
     )
-    port: int | None = option(None, help="port to listen on; default: the first free one from 7860 on")
+    port: int | None = option(None, help="port to listen on; default: the first free port from 7860")
     max_minutes: float = option(MOST_MINUTES, help="refuse longer recordings")
     max_megabytes: float = option(MOST_MEGABYTES, help="refuse larger files")
     space: str | None = option(
-        None, help="serve nothing, and write the page and its models as this folder, which a Hub Space runs"
+        None, help="do not serve; write the page and its models to this folder, for a Hub Space"
     )
 
     def __post_init__(self):
         for flag, value in (("--max_minutes", self.max_minutes), ("--max_megabytes", self.max_megabytes)):
             if not 0 < value < float("inf"):
-                raise UserError(f"{flag} {value:g}: must be more than 0, and finite")
+                raise UserError(f"{flag} {value:g}: must be more than 0 and finite")
         if self.port is not None and not 0 < self.port < 2**16:
             raise UserError(f"--port {self.port}: must be from 1 to 65535")
 
@@ -49,7 +49,7 @@ def main() -> None:
         return
     from whisper_emotion.demo.space import write_space
 
-    load_models(arguments.model, arguments.device, arguments.encoder)  # what does not load here would not there
+    load_models(arguments.model, arguments.device, arguments.encoder)  # check that the models load
     write_space(Path(arguments.space), arguments.model, *limits)
     print(f"{arguments.space}: python {arguments.space}/app.py serves it; push_to_hub.py --space uploads it")
 

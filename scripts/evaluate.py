@@ -1,4 +1,4 @@
-"""Score a trained model, or the predictions of any other, on labelled recordings."""
+"""Score a trained model, or another model's predictions, on labelled recordings."""
 
 import json
 import time
@@ -35,22 +35,22 @@ from whisper_emotion.windows import LONGEST_SECONDS
 
 @dataclass
 class EvaluationOptions:
-    """What is scored."""
+    """Options of the model and of the evaluation."""
 
     GROUP = "model"
 
     output_dir: str = option(help="folder of the results", influences_results=False)
     model: str | None = option(None, help=MODEL_HELP)
     encoder: str | None = option(None, help=ENCODER_HELP, influences_results=False)
-    predictions: str | None = option(None, help="in place of a model: JSON file of any model's predictions")
+    predictions: str | None = option(None, help="JSON file of any model's predictions, instead of --model")
     adaptation: str = option(
         "none",
-        help="without labels, adapt the clips to their speaker or to their corpus (domain), or none",
+        help="adapt clips, without labels, to their speaker or corpus (domain), or none",
         choices=("none", "speaker", "domain"),
     )
     robustness: bool = option(False, help="also test distorted clips: noise, telephone, codecs, room, level, length")
-    robustness_clips: int = option(500, help="robustness: most clips to test of each corpus", advanced=True)
-    fairness: bool = option(False, help="also score each gender, speaker, language and corpus by itself")
+    robustness_clips: int = option(500, help="robustness: maximum number of clips per corpus", advanced=True)
+    fairness: bool = option(False, help="also score each gender, speaker, language and corpus separately")
     device: str = option("auto", help=DEVICE_HELP, influences_results=False)
 
 
@@ -61,9 +61,9 @@ def main() -> None:
     if options.model is not None and options.predictions is not None:
         raise UserError("--model, --predictions: give one of the two")
     if options.predictions is not None and options.adaptation != "none":
-        raise UserError(f"--adaptation {options.adaptation}: adapts a model, leave out --predictions")
+        raise UserError(f"--adaptation {options.adaptation}: needs a model, leave out --predictions")
     if options.predictions is not None and options.robustness:
-        raise UserError("--robustness: distorts clips for a model, leave out --predictions")
+        raise UserError("--robustness: needs a model, leave out --predictions")
     if options.robustness_clips < 1:
         raise UserError(f"--robustness_clips {options.robustness_clips}: must be 1 or more")
     in_training = [] if options.predictions is not None else trained_on(options.model, corpus.corpus)
@@ -117,7 +117,7 @@ def main() -> None:
             if "robustness" in scores:
                 plot_robustness(scores, made / "robustness.png")
     if len(table) < len(loaded):
-        print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips, whose classes the model does not know")
+        print(f"left out {len(loaded) - len(table)} of {len(loaded)} clips of classes that the model does not have")
     long = sum(seconds > LONGEST_SECONDS for seconds in loaded["seconds"][:])
     if long and classifier is not None:
         print(f"{long} clips last more than {LONGEST_SECONDS} s: only the first {LONGEST_SECONDS} s are used")
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _report(scores: dict[str, Any], caption: str, gain: list[float] | None) -> None:
-    """Print the tables and their findings."""
+    """Print the tables and summaries."""
     if "corpora" in scores:
         print(corpus_table(scores))
     print(caption)
@@ -146,13 +146,13 @@ def _report(scores: dict[str, Any], caption: str, gain: list[float] | None) -> N
         print(describe_robustness(scores))
     for name in scores["in_training"]:
         if name in ("table", "folder"):
-            print(f"the model was trained on a {name}, too: if it held these clips, this is no test")
+            print(f"the model was also trained on a {name}: if it held these clips, this is not a test")
         else:
-            print(f"{name} was in the model's training: this is no test of new speech")
+            print(f"{name} was in the model's training: this is not a test on new speech")
 
 
 def _caption(scores: dict[str, Any], clips: int) -> str:
-    """The scores in one sentence, in percent."""
+    """Summarise the scores in one sentence, in percent."""
     pooled, (low, high) = scores["pooled"], scores["interval"]["unweighted_accuracy"]
     return (
         f"{scores['model']} on {scores['corpus']}, {clips:,} clips, {len(scores['labels'])} classes, adaptation: "

@@ -1,4 +1,4 @@
-"""Upload a model folder or a Space to the Hub in one commit; `HF_TOKEN` and `HF_ENDPOINT` say as whom and where."""
+"""Upload a model folder or a Space to the Hub in one commit, with `HF_TOKEN` and `HF_ENDPOINT`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class PushOptions:
-    """What is uploaded where."""
+    """Options of the upload."""
 
-    repo_id: str = option(help="repository, NAMESPACE/NAME; made where it does not exist")
+    repo_id: str = option(help="repository, NAMESPACE/NAME; created if missing")
     model: str | None = option(
-        None, help="folder that train.py, a Trainer or save_pretrained wrote; default: the general model"
+        None, help="folder written by train.py, a Trainer or save_pretrained; default: the general model"
     )
     encoder: str | None = option(None, help=ENCODER_HELP)
-    space: str | None = option(None, help="in place of --model: what demo.py --space wrote")
+    space: str | None = option(None, help="folder written by demo.py --space, instead of --model")
     private: bool = option(False, help="make the repository private")
-    revision: str | None = option(None, help="branch, made where it does not exist; default: main")
-    dry_run: bool = option(False, help="check, list what would be uploaded, and use no network")
+    revision: str | None = option(None, help="branch, created if missing; default: main")
+    dry_run: bool = option(False, help="only check and list the files, without network")
 
     def __post_init__(self):
         if self.space is not None and (self.model is not None or self.encoder is not None):
-            raise UserError(f"--space {self.space}: holds its models, leave out --model and --encoder")
+            raise UserError(f"--space {self.space}: contains its models, leave out --model and --encoder")
 
 
 def main() -> None:
-    """Check the folder, list what goes, and upload it."""
+    """Check the folder, list its files, and upload them."""
     arguments, card = parse_arguments(PushOptions, CardOptions)
     from whisper_emotion.head_files import find_model  # torch takes seconds to load
     from whisper_emotion.publishing import prepare_space, prepare_upload, whole_model
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _upload(upload: "Upload", arguments: PushOptions) -> None:
-    """List what goes, and send it."""
+    """List the files, and upload them unless it is a dry run."""
     from whisper_emotion.publishing import push_upload
 
     for name, size in upload.sizes().items():
@@ -62,4 +62,4 @@ def _upload(upload: "Upload", arguments: PushOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, "the same command begins anew")
+    run_script(main, "the same command starts again")

@@ -1,4 +1,4 @@
-"""The paper's grid in one command: encoders x layers x poolings x folds x seeds on stored frames, as tables."""
+"""Run the paper's grid (encoders x layers x poolings x folds x seeds) on stored frames, and write tables."""
 
 import dataclasses
 import json
@@ -30,14 +30,14 @@ from whisper_emotion.stored_frames import StoredFrames
 
 @dataclass
 class SweepOptions:
-    """The grid, and how it is worked through."""
+    """Options of the grid."""
 
     GROUP = "grid"
 
-    layers: str = option("all", help="all (1 to the last), or such as 1,2,3")
-    poolings: str = option("mean,attentive,qkv", help="comma-separated, or none: the regression only")
+    layers: str = option("all", help="all (1 to the last), or a list such as 1,2,3")
+    poolings: str = option("mean,attentive,qkv", help="comma-separated, or none for the regression only")
     seeds: str | None = option(None, help="such as 0,1,2; default: --seed")
-    compare_with: str | None = option(None, help="comma-separated folders of finished sweeps of the same clips")
+    compare_with: str | None = option(None, help="folders of finished sweeps of the same clips, comma-separated")
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         one.extractor()
     with claim(output_dir, experiment.corpus, encoders, options, CELLS):
         grid, frames = _store(grid, output_dir)
-        if leave_group():  # the other processes have taken their share of the encoding
+        if leave_group():  # the other processes only share the encoding
             _run(corpus, protocol, sweep, training, grid, frames, others)
 
 
@@ -70,9 +70,9 @@ def _run(
     frames: dict[str, dict[int, StoredFrames]],
     others: dict[str, Path],
 ) -> None:
-    """Work through the grid and write its tables."""
+    """Train the grid and write its tables."""
     experiment, output_dir = next(iter(grid.experiments.values())), Path(training.output_dir)
-    (output_dir / RECORD).unlink(missing_ok=True)  # it says that all is finished
+    (output_dir / RECORD).unlink(missing_ok=True)  # it marks a finished sweep
     seconds = run_grid(grid, frames, output_dir)
     facts = _facts(corpus, grid, training)
     write_sweep_report(output_dir, SweepResults(output_dir, experiment.labels, protocol.select_on), facts, others)
@@ -94,7 +94,7 @@ def _run(
 
 
 def _check_options(protocol: Any, sweep: SweepOptions, model: Any, training: Any) -> None:
-    """Refuse what a sweep does not have."""
+    """Refuse options that a sweep does not support."""
     for name, instead in (
         ("encoder_layer", "--layers"),
         ("pooling", "--poolings"),
@@ -102,33 +102,33 @@ def _check_options(protocol: Any, sweep: SweepOptions, model: Any, training: Any
         ("concatenated_layers", "single layers"),
     ):
         if getattr(model, name) is not None:
-            raise UserError(f"--{name}: a sweep has {instead} in its place")
+            raise UserError(f"--{name}: not supported by a sweep, which uses {instead} instead")
     if protocol.adaptation != "none" or protocol.temperature_scaling:
-        raise UserError("--adaptation, --temperature_scaling: a sweep has neither, cross_validate.py has both")
+        raise UserError("--adaptation, --temperature_scaling: not supported by a sweep, use cross_validate.py")
     if protocol.augmented_copies or protocol.train_adaptation != "none" or protocol.held_out != "speakers":
         raise UserError(
-            "--augmented_copies, --train_adaptation, --held_out: are of linear heads; a sweep compares learned ones"
+            "--augmented_copies, --train_adaptation, --held_out: not supported by a sweep, use cross_validate.py"
         )
     if protocol.init is not None or protocol.clips_per_class is not None:
-        raise UserError("--init, --clips_per_class: a sweep has neither, cross_validate.py has both")
+        raise UserError("--init, --clips_per_class: not supported by a sweep, use cross_validate.py")
     if not protocol.freeze_encoder or protocol.from_scratch:
-        raise UserError("--freeze_encoder false: a sweep trains heads on a frozen encoder's frames")
+        raise UserError("--freeze_encoder false: not supported by a sweep, which trains on stored frames")
     if model.classifier_proj_size == 0:
-        raise UserError("--classifier_proj_size 0: is the regression, which a sweep adds itself: --poolings none")
+        raise UserError("--classifier_proj_size 0: not supported by a sweep, use --poolings none for the regression")
     check_arguments(training)
 
 
 def _grid(corpus: CorpusOptions, protocol: Any, sweep: SweepOptions, model: Any, training: Any) -> Grid:
-    """The grid that the options ask for."""
-    model.use_weighted_layer_sum = False  # whatever a checkpoint of ours says
+    """Build the grid from the options."""
+    model.use_weighted_layer_sum = False  # overrides the checkpoint's value
     experiments = _experiments(corpus, protocol, model, dataclasses.replace(training, disable_tqdm=True))
     recordings = next(iter(experiments.values())).corpus
     folds = make_folds(recordings, corpus.corpus, corpus.folds)
     speakers = np.array(recordings["speaker"][:])
     poolings = _parse_poolings(sweep.poolings)
-    reference = all(len(set(speakers[fold.train])) > 1 for fold in folds)  # or there is nobody to hold out
+    reference = all(len(set(speakers[fold.train])) > 1 for fold in folds)  # selection needs a speaker to hold out
     if not poolings and not reference:
-        raise UserError("--poolings none: the regression needs two training speakers in every fold, to hold one out")
+        raise UserError("--poolings none: needs two or more training speakers in every fold, to hold one out")
     return Grid(
         experiments,
         {name: _parse_layers(sweep.layers, one) for name, one in experiments.items()},
@@ -140,24 +140,24 @@ def _grid(corpus: CorpusOptions, protocol: Any, sweep: SweepOptions, model: Any,
 
 
 def _experiments(corpus: Any, protocol: Any, model: Any, training: Any) -> dict[str, Experiment]:
-    """An experiment an encoder, by the encoder's public name."""
+    """Load one experiment per encoder, by the encoder's public name."""
     names = [name.strip() for name in protocol.encoder.split(",")]
     first = load_experiment(corpus, dataclasses.replace(protocol, encoder=names[0]), model, training)
     experiments = {public_name(name).rpartition("/")[-1]: dataclasses.replace(first, encoder=name) for name in names}
     if len(experiments) < len(names):
-        raise UserError(f"--encoder {protocol.encoder}: two of them have the same name")
+        raise UserError(f"--encoder {protocol.encoder}: two encoders have the same name")
     return experiments
 
 
 def _parse_layers(text: str, experiment: Experiment) -> list[int]:
-    """Layers of an encoder, ascending; negative ones count from the top."""
+    """Parse the layers of an encoder, ascending; negative layers count from the top."""
     top = experiment.config().encoder_layers
     if text == "all":
         return list(range(1, top + 1))
     try:
         layers = [int(layer) for layer in text.split(",")]
     except ValueError as error:
-        raise UserError(f"--layers {text}: give all, or layers with commas between them, such as 1,2,3") from error
+        raise UserError(f"--layers {text}: give all, or comma-separated layers, such as 1,2,3") from error
     for layer in layers:
         if not -(top + 1) <= layer <= top:
             raise UserError(f"--layers {text}: {experiment.encoder} has the layers 0 to {top}, not {layer}")
@@ -170,30 +170,30 @@ def _parse_poolings(text: str) -> list[str]:
     poolings = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in poolings:
         if name not in POOLING_CLASSES:
-            raise UserError(f"--poolings {text}: {name!r} is none of {', '.join(POOLING_CLASSES)}")
+            raise UserError(f"--poolings {text}: {name!r} is not one of {', '.join(POOLING_CLASSES)}")
     return poolings
 
 
 def _others(folders: str | None, clips: pd.DataFrame) -> dict[str, Path]:
-    """The sweeps to compare with, by the names of their folders."""
+    """Return the sweeps to compare with, by folder name."""
     paths = [Path(folder.strip()) for folder in (folders or "").split(",") if folder.strip()]
     others = {path.name: path for path in paths}
     if len(others) < len(paths):
-        raise UserError(f"--compare_with {folders}: two of the folders have the same name")
+        raise UserError(f"--compare_with {folders}: two folders have the same name")
     for path in others.values():
         check_same_clips(clips, path)
     return others
 
 
 def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, StoredFrames]]]:
-    """The grid with its frames' names, and the frames of the encoders that have unfinished cells."""
+    """Return the grid with its store keys, and the frames of the encoders with unfinished cells."""
     stores = {name: one.feature_store(grid.layers[name]) for name, one in grid.experiments.items()}
     digests = {name: {layer: path.name for layer, path in store.folders.items()} for name, store in stores.items()}
     grid = dataclasses.replace(grid, digests=digests)
     finished = finished_cells(grid, output_dir)
     unfinished = {cell.encoder for cell in grid.cells() if cell not in finished}
     for name in unfinished:
-        stores[name].lay_out()  # all of them, before hours go into the first
+        stores[name].lay_out()  # check the disk space of all stores before encoding
     for name in unfinished:
         stores[name].fill()
     frames = {
@@ -204,13 +204,13 @@ def _store(grid: Grid, output_dir: Path) -> tuple[Grid, dict[str, dict[int, Stor
 
 
 def _command() -> str:
-    """This run's command line, without the folders of this machine."""
+    """Return this run's command line without local folders."""
     parts = [",".join(public_name(name) for name in part.split(",")) for part in sys.argv[1:]]
     return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *parts])
 
 
 def _facts(corpus: Any, grid: Grid, training: Any) -> dict[str, Any]:
-    """What the tables' captions say of the runs."""
+    """Return the facts for the tables' captions."""
     experiment = next(iter(grid.experiments.values()))
     config = experiment.config()
     names = (*config.context, "mask_padding", "pooling_scores", "pooling_heads", "pooling_head_dim",

@@ -1,4 +1,4 @@
-"""Train one model, on all folds but one or on everything, and leave a folder that is ready for the Hub."""
+"""Train one model, on all folds but one or on everything, and write a folder for the Hub."""
 
 import shutil
 import time
@@ -39,7 +39,7 @@ from whisper_emotion.scoring import summarise
 
 @dataclass
 class TrainOptions:
-    """What is held out."""
+    """Options of testing and of the output."""
 
     GROUP = "test"
 
@@ -51,18 +51,18 @@ class TrainOptions:
     )
     calibration: str | None = option(
         None,
-        help="evaluate.py's output for this model on other recordings, which then choose temperatures and sure labels",
+        help="evaluate.py's output for this model, whose recordings then set temperatures and sure probabilities",
         advanced=True,
     )
     evaluations: str | None = option(
         None,
-        help="evaluate.py's outputs, with commas between them, for the card's robustness and fairness",
+        help="evaluate.py's outputs, comma-separated, for the card's robustness and fairness",
         advanced=True,
         influences_results=False,
     )
     head_only: bool = option(
         False,
-        help="write the head without the encoder, which --base_model names",
+        help="write the head without its encoder, --base_model",
         advanced=True,
         influences_results=False,
     )
@@ -72,11 +72,11 @@ class TrainOptions:
 
     def __post_init__(self):
         if self.head_only != (self.encoder_revision is not None):
-            raise UserError("--head_only, --encoder_revision: need each other, and --base_model")
+            raise UserError("--head_only, --encoder_revision: give both, with --base_model")
 
 
 def main() -> None:
-    """Train, test where a fold is held out, and write the folder."""
+    """Train, test on the held-out fold if any, and write the folder."""
     *arguments, card = parse_arguments(
         CorpusOptions, ProtocolOptions, TrainOptions, ModelOptions, EmotionTrainingArguments, CardOptions
     )
@@ -87,7 +87,7 @@ def main() -> None:
     if holdout.head_only and (card.base_model is None or not experiment.freeze_encoder):
         raise UserError("--head_only: needs --base_model, the encoder's name on the Hub, and --freeze_encoder true")
     if protocol.select_on == "test" and holdout.test_fold is None:
-        raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
+        raise UserError("--select_on test: needs a test fold, give --test_fold, or use dev or last")
     fold, everything = None, Fold(0, list(range(len(experiment.corpus))), [])
     if holdout.test_fold is not None:
         folds = make_folds(experiment.corpus, corpus.corpus, corpus.folds)
@@ -101,13 +101,13 @@ def main() -> None:
     experiment.extractor()
     if holdout.cross_validation is not None:
         if fold is not None:
-            raise UserError("--cross_validation: is for a model trained on everything, leave out --test_fold")
+            raise UserError("--cross_validation: needs a model trained on everything, leave out --test_fold")
         recipe = describe_recipe(experiment, config)
         tested = read_cross_validation(Path(holdout.cross_validation), corpus.corpus, recipe)
     experiment.check_speakers(fold or everything)
     with claim(output_dir, experiment.corpus, [experiment.encoder], settings(*arguments)) as work_dir:
         if (output_dir / "config.json").exists() and PartialState().is_main_process:
-            print(f"{output_dir}: the model that is there will be replaced when this one is finished")
+            print(f"{output_dir}: the existing model will be replaced when this one is finished")
         warn_of_unknown_speakers(experiment, [fold or everything])
         frames = load_frames(experiment)
         if frames is not None and not leave_group():
@@ -141,12 +141,12 @@ def _write_results(
 
     Args:
         work_dir: The folder of the run's work.
-        experiment: What was trained.
+        experiment: The experiment.
         fitted: The trained model.
-        fold: The fold that was held out, if any.
-        predictions: Those of its test rows.
-        tested: What cross-validation found of the recipe, if it is known.
-        evaluations: What `evaluate.py` found, for the card.
+        fold: The held-out fold, if any.
+        predictions: Predictions of the fold's test clips, if any.
+        tested: The recipe's scores in cross-validation, if known.
+        evaluations: Contents of `evaluate.py`'s `scores.json`, for the card.
         arguments: The options, as `main` parses them.
         card: Options of the model card.
         seconds: Duration of the run.
@@ -160,7 +160,7 @@ def _write_results(
         else:
             model.save_pretrained(made)
             extractor.save_pretrained(made)
-        for weights in made.glob("*.safetensors"):  # written for its owner's eyes only
+        for weights in made.glob("*.safetensors"):  # safetensors writes files that only their owner may read
             shutil.copymode(made / "config.json", weights)
         if predictions is not None:
             write_whole(made / "predictions.csv", predictions.to_csv(index=False))
@@ -196,7 +196,7 @@ def _write_results(
             evaluations,
         )
         for name in ("scores.json", "predictions.csv", "confusion_matrix.png", "coverage.png"):
-            (output_dir / name).unlink(missing_ok=True)  # an earlier run's would pass for this one's
+            (output_dir / name).unlink(missing_ok=True)  # remove files of an earlier run
     if missing:
         print(describe_missing(missing))
     print(f"saved to {output_dir}: predict.py --model {output_dir} labels recordings with it")
@@ -205,7 +205,7 @@ def _write_results(
 
 
 def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, *options: Any) -> dict[str, Any]:
-    """The options that a card shows, as `scores.json` records them where it does: without this machine's folders."""
+    """Return the options that a card shows, without local folders, as in `scores.json`."""
     facts = {name: record.get(name, value) for name, value in hyper_parameters(*options).items()}
     if experiment.is_linear:  # L-BFGS uses none of the Trainer's hyper-parameters
         facts = {name: facts[name] for name in facts if name not in CARD_TRAINING or name == "metric_for_best_model"}
@@ -224,9 +224,9 @@ def _card_facts(record: dict[str, Any], experiment: Experiment, fitted: Fitted, 
     if experiment.clips_per_class is not None:
         facts["clips_per_class"] = experiment.clips_per_class
     if fitted.choice.get("one_voice"):
-        facts["speakers"] = "one, or not known: clips were held out in place of speakers"
+        facts["speakers"] = "one, or unknown: clips were held out instead of speakers"
     elif not speakers_known(experiment.corpus):
-        facts["speakers"] = "not known: training and held-out clips may share them"
+        facts["speakers"] = "unknown: training and held-out clips may share speakers"
     if experiment.adaptation != "none":
         facts["adaptation"] = f"{experiment.adaptation}: {'yes' if fitted.decision.adapted else 'no'}"
     return facts

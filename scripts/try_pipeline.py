@@ -1,8 +1,8 @@
-"""Label one file with a trained folder the way its users do: transformers alone, without this package."""
+"""Label one file with a trained folder with transformers alone, as a downloader would run it."""
 
 import sys
 
-# Importing the package now fails, as on a machine that does not have it: the folder must bring all it needs.
+# Makes importing the package fail, as on a machine without it
 sys.modules["whisper_emotion"] = None  # type: ignore[assignment]
 
 import soundfile  # noqa: E402

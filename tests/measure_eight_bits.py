@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, "the same command begins anew")
+    run_script(main, "the same command starts again")

@@ -333,8 +333,8 @@ def test_read_audio_gives_an_array_the_samples_of_its_file(tmp_path):
         ((np.zeros(800), 16_000.5), "audio array: has the sampling rate 16000.5"),
         ((np.zeros(800), 16), "audio array: has 16 samples a second"),
         ((np.zeros(800), 16_000, 1), "audio array: is a tuple of 3"),
-        (([[0.0] * 800, [0.0]], 16_000), "audio array: is no array"),
-        ((torch.zeros(800, requires_grad=True), 16_000), "audio array: is no array"),
+        (([[0.0] * 800, [0.0]], 16_000), "audio array: is not an array"),
+        ((torch.zeros(800, requires_grad=True), 16_000), "audio array: is not an array"),
         ({"array": np.zeros(800), "path": "a.wav"}, "a.wav: has the sampling rate None"),
         ({"array": [np.nan] * 800, "sampling_rate": 16_000, "path": "a.wav"}, "a.wav: holds samples that are NaN"),
         ({"array": [1e300] * 800, "sampling_rate": 16_000}, "audio array: holds samples that are NaN or infinite"),
@@ -376,7 +376,7 @@ def test_the_louder_channel_is_used_where_the_mean_cancels(tmp_path, caplog):
     caplog.clear()
     np.testing.assert_array_equal(read_audio(path), -speech)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: the mean of its channels cancels, so channel 1, the louder one, is used"
+        f"{path}: its channels cancel each other out, so channel 1, the louder one, is used"
     ]
 
 

@@ -132,11 +132,11 @@ def test_recipes_of_training_hold_lists_and_values_that_begin_with_a_dash(tmp_pa
     ("text", "said"),
     [
         ("numbr: 2", "numbr: no such option; did you mean number?"),
-        ("- number", "must hold options by name"),
+        ("- number", "must hold one `option: value` per line"),
         ("name: {of: x}", "name: must be a value"),
         ("name: [", "is not YAML"),
         (r'name: "\UFFFFFFFF"', "is not YAML"),
-        ("", "must hold options by name"),
+        ("", "must hold one `option: value` per line"),
         ("draw: 3", "draw: 3: must be true or false"),
         ("number: two", "number: two: must be a whole number"),
         ("kind: three", "kind: three: must be one of one, two"),
@@ -189,7 +189,7 @@ def test_lacking_options_are_named_together():
         parse_arguments(needed, argv=[])
     with pytest.raises(UserError, match="^--corpus: must be given"):
         parse_arguments(*ALL, argv=[])
-    with pytest.raises(UserError, match="^--encoder: must be given"):
+    with pytest.raises(UserError, match="^--encoder: missing: give a Whisper checkpoint"):
         parse_arguments(*ALL, argv=["--corpus", "emodb"])
     with pytest.raises(UserError, match="^FILES: none given"):
         parse_arguments(Some, argv=["--draw"])

@@ -105,7 +105,7 @@ def test_labels_without_one_name_for_each_id_are_refused(labels, tiny_encoder, t
     if not isinstance(labels, dict) or len({str(key) for key in labels}) == len(labels):  # JSON has it
         attempts.append(lambda: WhisperEmotionConfig.from_pretrained(saved(tmp_path, id2label=labels)))
     for attempt in attempts:
-        with pytest.raises(ValueError, match="^id2label=.* it must map each id from 0 on to a name of its") as error:
+        with pytest.raises(ValueError, match="^id2label=.* it must map each id from 0 on to a unique") as error:
             attempt()
         assert "\n" not in str(error.value)
 

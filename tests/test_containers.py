@@ -35,7 +35,7 @@ def pcm_wav(size: int, samples: np.ndarray, behind: bytes = b"", riff_size: int 
 
 
 SAMPLES = np.arange(-1000, 1000)
-BEFORE = "the part before that is used"
+BEFORE = "the part before the cut is used"
 
 
 @pytest.mark.parametrize("samples", [SAMPLES, 0 * SAMPLES], ids=["ramp", "silence"])

@@ -20,17 +20,17 @@ def raised(cause, text="it said.\nthis."):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (raised(HFValidationError), "is no folder here"),
-        (raised(LocalEntryNotFoundError), "is no folder here, and the Hub could not be reached"),
+        (raised(HFValidationError), "is not a folder"),
+        (raised(LocalEntryNotFoundError), "is not a folder, and the Hub could not be reached"),
         (
             raised(RepositoryNotFoundError),
-            "is no folder here, and was not found on the Hub (HF_TOKEN opens what is private)",
+            "is not a folder, and was not found on the Hub (set HF_TOKEN for private repositories)",
         ),
         (
             raised(GatedRepoError, "ask its owner."),
-            "is no folder here, and could not be loaded from the Hub: ask its owner",
+            "is not a folder, and could not be loaded from the Hub: ask its owner",
         ),
-        (KeyError("odd"), "is no folder here, and could not be loaded from the Hub: KeyError: 'odd'"),
+        (KeyError("odd"), "is not a folder, and could not be loaded from the Hub: KeyError: 'odd'"),
     ],
 )
 def test_what_is_no_folder_may_have_been_asked_of_the_hub(error, said):
@@ -43,7 +43,7 @@ def test_what_is_here_was_not_asked_of_the_hub(tmp_path):
         f"holds no model to load: no file named model.safetensors found in directory {tmp_path}"
     )
     (tmp_path / "model.safetensors").touch()
-    assert not_loaded(tmp_path / "model.safetensors", error) == "is a file and no folder"
+    assert not_loaded(tmp_path / "model.safetensors", error) == "is a file, not a folder"
 
 
 def test_libraries_are_quiet_for_as_long_as_something_is_loaded():

@@ -28,7 +28,7 @@ def test_evaluate_scores_a_model_over_the_shared_classes(trained_dir, synthetic_
     table = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert scores["labels"] == ["angry", "sad"] and len(table) == 24
     assert scores["in_training"] == ["synthetic"]
-    assert "synthetic was in the model's training: this is no test of new speech" in done.stdout
+    assert "synthetic was in the model's training: this is not a test on new speech" in done.stdout
     right = table["label"] == table["predicted"]
     assert scores["pooled"]["unweighted_accuracy"] == pytest.approx(right.groupby(table["label"]).mean().mean())
     corpus = load_corpus("synthetic", synthetic_dir, classes="angry,sad")
@@ -45,7 +45,7 @@ def test_corpora_of_the_training_are_found(trained_dir, model_dir, tmp_path):
     assert trained_on(None, "emovo,cremad") == ["emovo"]
     assert trained_on(str(model_dir), "synthetic") == trained_on("me/model", "synthetic") == []
     (tmp_path / "scores.json").write_text("{}")
-    with pytest.raises(UserError, match="scores.json: KeyError: 'corpus'; expected what train.py wrote"):
+    with pytest.raises(UserError, match="scores.json: KeyError: 'corpus'; expected a file of train.py"):
         trained_on(str(tmp_path), "emodb")
 
 
@@ -110,7 +110,7 @@ def test_own_adaptation_of_a_model_stays(trained_dir, synthetic_dir):
     with pytest.raises(UserError):
         classify_corpus(classifier, broken, "speaker")
     classifier.model.head.adaptation.population_mean.zero_()
-    with pytest.raises(UserError, match="--adaptation domain: the model does not know its training speakers' mean"):
+    with pytest.raises(UserError, match="--adaptation domain: the model has no mean of its training speakers"):
         classify_corpus(classifier, corpus, "domain")
 
 
@@ -172,7 +172,7 @@ def test_each_corpus_is_scored_over_its_own_classes():
 
 
 def test_fewer_than_two_shared_classes_are_refused():
-    with pytest.raises(UserError, match="the model knows angry, calm, the corpus angry, happy, sad: expected two"):
+    with pytest.raises(UserError, match="the model has angry, calm, the corpus angry, happy, sad: expected two"):
         tabulate(clips(["angry", "sad"]), [{"anger": 0.5, "calm": 0.5}] * 2)
 
 
@@ -213,13 +213,13 @@ def test_evaluate_leaves_a_folder_with_other_files_alone(synthetic_dir, tmp_path
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "encoder openai/whisper-base: is no folder here, and the Hub could not be reached"),
+        ([], "encoder openai/whisper-base: is not a folder, and the Hub could not be reached"),
         (["--model", "m", "--predictions", "x.json"], "--model, --predictions: give one of the two"),
-        (["--predictions", "x.json", "--adaptation", "speaker"], "speaker: adapts a model, leave out --predictions"),
+        (["--predictions", "x.json", "--adaptation", "speaker"], "speaker: needs a model, leave out --predictions"),
         (["--predictions", "gone.json"], "gone.json: "),
         (
             ["--predictions", "x.json", "--robustness"],
-            "--robustness: distorts clips for a model, leave out --predictions",
+            "--robustness: needs a model, leave out --predictions",
         ),
         (["--robustness_clips", "0"], "--robustness_clips 0: must be 1 or more"),
         (["--folds", "loso"], "--folds: no such option"),

@@ -179,7 +179,7 @@ def test_single_clip_may_be_a_list_a_tensor_or_a_batch_of_one():
         (torch.zeros(1600, dtype=torch.int16), "holds int16: it must hold floats in [-1, 1]"),
         (np.zeros(1600, np.complex64), "holds complex64"),
         (np.array(["x"] * 1600), "holds <U1"),
-        ([[0.1, 0.2], [0.3]], "is no array of numbers"),
+        ([[0.1, 0.2], [0.3]], "is not an array of numbers"),
     ],
 )
 def test_unusable_clip_is_refused_by_its_place(clip, reason):

@@ -405,7 +405,7 @@ def test_a_disk_that_fills_up_is_one_line_that_gives_its_room_back(
     tiny_encoder, corpus, extractor, tmp_path, kind, size
 ):
     store = FeatureStore(model_of(tiny_encoder), extractor, corpus, [1], tmp_path, kind)
-    with full_disk(size), pytest.raises(UserError, match="--store_dir .*: make room there, or name a folder on a"):
+    with full_disk(size), pytest.raises(UserError, match="--store_dir .*: free space, or name a folder on a"):
         store.fill()
     assert not list(tmp_path.iterdir())
     store.fill()
@@ -419,7 +419,9 @@ def test_a_store_that_machines_do_not_share_is_refused(tiny_encoder, corpus, ext
         encode(folders, SimpleNamespace(process_index=0, num_processes=2, is_main_process=True))
 
     monkeypatch.setattr(store, "_encode", share)
-    with pytest.raises(UserError, match="--store_dir .*: lacks what other processes have encoded, expected a folder"):
+    with pytest.raises(
+        UserError, match="--store_dir .*: lacks frames that other processes encoded, expected a folder"
+    ):
         store.fill()
 
 
@@ -457,7 +459,7 @@ def test_a_damaged_store_is_named(tiny_encoder, corpus, extractor, tmp_path, nam
     store.fill()
     path = store.folders[1] / name
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
+    with pytest.raises(UserError, match="delete the folder to build it again") as caught:
         store.fill()
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -487,7 +489,7 @@ def test_damaged_pooled_store_is_named(tiny_encoder, corpus, extractor, tmp_path
     store.fill()
     path = store.folders[1] / name
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(UserError, match="delete the folder to have it made anew") as caught:
+    with pytest.raises(UserError, match="delete the folder to build it again") as caught:
         store.fill()
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 

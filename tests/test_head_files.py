@@ -39,10 +39,10 @@ def test_a_head_is_pushed_as_a_whole_model(head_dir, tiny_encoder):
         assert EmotionClassifier(folder)(clip) == EmotionClassifier(head_dir, tiny_encoder)(clip)
         card = (folder / "README.md").read_text()
         assert 'pipeline("audio-classification", model="head", trust_remote_code=True)' in card
-        assert "holds the head alone" not in card and "## Results" in card
+        assert "holds only the head" not in card and "## Results" in card
     assert not folder.exists()
     with (
-        pytest.raises(UserError, match="has an encoder of its own; leave it out"),
+        pytest.raises(UserError, match="contains its encoder; leave it out"),
         whole_model(head_dir.parent / "whole", "me/tiny"),
     ):
         pass
@@ -53,18 +53,18 @@ def test_another_encoder_is_refused(head_dir, tiny_encoder):
     torch.nn.init.zeros_(other.encoder.layers[0].fc1.bias[:1])
     torch.nn.init.ones_(other.encoder.layers[0].fc1.bias[:1])
     other.save_pretrained(head_dir.parent / "other")
-    with pytest.raises(UserError, match="other: has other weights than me/tiny, which the head was trained on"):
+    with pytest.raises(UserError, match="other: has other weights than me/tiny, the encoder of this head"):
         load_head(head_dir, head_dir.parent / "other")
 
 
 def test_what_is_missing_or_damaged_is_named(head_dir, tiny_encoder):
     with pytest.raises(
-        UserError, match="encoder me/tiny: is no folder here, and the Hub could not be reached; give the folder"
+        UserError, match="encoder me/tiny: is not a folder, and the Hub could not be reached; give the folder"
     ):
         EmotionClassifier(head_dir)
-    with pytest.raises(UserError, match="encoder nowhere: is no folder here"):
+    with pytest.raises(UserError, match="encoder nowhere: is not a folder"):
         EmotionClassifier(head_dir, "nowhere")
-    with pytest.raises(UserError, match="encoder .*: is given, but .*whole has an encoder of its own; leave it out"):
+    with pytest.raises(UserError, match="encoder .*: not needed, because .*whole contains its encoder; leave it out"):
         EmotionClassifier(head_dir.parent / "whole", tiny_encoder)
     (head_dir / WEIGHTS).write_bytes(b"")
     with pytest.raises(UserError, match="head: SafetensorError: .*; expected a head: its weights and configurations"):
@@ -80,12 +80,12 @@ def test_training_writes_a_head_alone(tiny_encoder, synthetic_dir, tmp_path):
     command = ["train.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--encoder", tiny_encoder]
     command += ["--pooling", "mean", "--classifier_proj_size", 0, "--output_dir", tmp_path / "head", "--head_only"]
     done = run_script(*command)
-    assert done.returncode == 2 and "--head_only, --encoder_revision: need each other" in done.stderr
+    assert done.returncode == 2 and "--head_only, --encoder_revision: give both" in done.stderr
     done = run_script(*command, "--encoder_revision", "0" * 40, "--base_model", "me/tiny")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "head" / "model.safetensors").exists()
     card = (tmp_path / "head" / "README.md").read_text()
-    assert "This folder holds the head alone: the weights above the encoder [me/tiny]" in card
+    assert "The first use downloads the encoder [me/tiny]" in card
     clip = next(synthetic_dir.rglob("*_angry_*.wav"))
     done = run_script("predict.py", "--model", tmp_path / "head", "--encoder", tiny_encoder, clip)
     assert done.returncode == 0, done.stderr

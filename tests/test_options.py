@@ -89,7 +89,7 @@ def test_hyper_parameters_are_the_options_of_the_card():
 def test_model_options_override_only_what_is_given():
     model = parse("--encoder_layer", "-3", "--mask_padding", "false", "--concatenated_layers", "2,3,4")[2]
     assert model.overrides() == {"encoder_layer": -3, "mask_padding": False, "concatenated_layers": [2, 3, 4]}
-    with pytest.raises(UserError, match="--concatenated_layers 2,x: give layers with commas"):
+    with pytest.raises(UserError, match="--concatenated_layers 2,x: give comma-separated layers"):
         parse("--concatenated_layers", "2,x")[2].overrides()
 
 
@@ -102,7 +102,7 @@ def test_class_weights_are_balanced_or_numbers(flags, weights):
 
 
 def test_class_weights_of_another_kind_are_refused():
-    with pytest.raises(UserError, match="--class_weights even: give balanced, none or a number a class"):
+    with pytest.raises(UserError, match="--class_weights even: give balanced, none or one number per class"):
         parse("--class_weights", "even")[1].weights()
 
 

@@ -42,7 +42,7 @@ def test_patterns(tree):
 def test_what_stands_for_nothing_is_named(tree):
     found, wrong = find_recordings(["nowhere*.wav", "empty", "b.wav", "gone.wav"])
     assert found == ["b.wav", "gone.wav"]  # whether a file can be read is found out by reading it
-    assert str(wrong["nowhere*.wav"]) == "nowhere*.wav: no file has such a name"
+    assert str(wrong["nowhere*.wav"]) == "nowhere*.wav: matches no file"
     assert str(wrong["empty"]).startswith("empty: holds no sound file, expected some of .wav .flac .mp3")
 
 

@@ -45,8 +45,8 @@ def test_a_folder_of_something_else_is_not_written_into(corpus, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     for output_dir, said in (
         (tmp_path, "holds other files"),
-        (tmp_path / "README.md", "is no folder that can be written"),
-        (tmp_path / "README.md" / "run", "is no folder that can be written"),
+        (tmp_path / "README.md", "expected a writable folder"),
+        (tmp_path / "README.md" / "run", "expected a writable folder"),
     ):
         with pytest.raises(UserError, match=said):
             work_on(output_dir, corpus)

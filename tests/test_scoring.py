@@ -194,12 +194,12 @@ def test_read_compared_refuses_other_clips_seeds_and_classes(tmp_path):
         read_compared(tmp_path, clips, [0], ["a", "b"])
     with pytest.raises(UserError, match="has other test clips than this run, or other labels"):
         read_compared(tmp_path, clips.iloc[1:], [0, 1], ["a", "b"])
-    with pytest.raises(UserError, match="has classes that this run has not"):
+    with pytest.raises(UserError, match="has classes that this run lacks"):
         read_compared(tmp_path, clips, [0, 1], ["a"])
 
 
 @pytest.mark.parametrize("content", [b"", b"name,label\na,b\n", b"\xff\xfe\x00", b'name,seed\n"a'])
 def test_read_compared_names_damaged_predictions(tmp_path, content):
     (tmp_path / "predictions.csv").write_bytes(content)
-    with pytest.raises(UserError, match="predictions.csv: .*; expected what cross_validate.py wrote"):
+    with pytest.raises(UserError, match="predictions.csv: .*; expected a file of cross_validate.py"):
         read_compared(tmp_path, table(20)[["name", "label"]].drop_duplicates(), [0, 1], ["a", "b"])

@@ -74,7 +74,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     train += ["--cross_validation", tmp_path / "run"]
     done = run_script(*train)
     assert done.returncode == 2
-    assert "was made with classifier_proj_size=0, not 256: its figures are of other models" in done.stderr
+    assert "was made with classifier_proj_size=0, not 256: its scores are of another recipe" in done.stderr
     older = tmp_path / "older"
     older.mkdir()
     (older / "scores.json").write_text(json.dumps({name: scores[name] for name in scores if name != "interval"}))
@@ -89,7 +89,7 @@ def test_cross_validation(tiny_encoder, synthetic_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())
     assert f"| {100 * scores['pooled']['unweighted_accuracy']:.1f} |" in card
-    assert "the weights in this folder are one outcome of it, trained on every clip." in card
+    assert "The weights in this folder are one result of it, trained on every clip." in card
     assert "Selection: the strength was chosen on speakers held out of the training folds." in card
     assert "| `strength` |" in card and "learning_rate" not in card  # L-BFGS has none
     picture = "confusion_matrix.png"
@@ -129,7 +129,7 @@ def test_the_same_seeds_give_the_same_cross_validation_whatever_the_processes_ar
 
 
 def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):
-    with pytest.raises(UserError, match="is no trained emotion classifier"):
+    with pytest.raises(UserError, match="is not a trained emotion classifier"):
         EmotionClassifier(tiny_encoder)
 
 
@@ -142,7 +142,7 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     read, replaced, *_ = done.stdout.splitlines()
     assert re.fullmatch(r"\d+ utterances \(S01F \d+, .*\), \d+ speakers", read)
     assert "the model card states no datasets, base_model: --datasets, --base_model" in done.stdout.splitlines()[-3]
-    assert replaced == f"{tmp_path}: the model that is there will be replaced when this one is finished"
+    assert replaced == f"{tmp_path}: the existing model will be replaced when this one is finished"
     assert "no test was held out: cross_validate.py" in done.stdout.splitlines()[-1]  # and no clips chose anything
     assert (tmp_path / "model.safetensors").exists()
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -168,7 +168,7 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
     [
         (["--corpus", "emodbb"], "emodbb"),
         (["--corpus", "emodb", "--corpus_dir", "no/where"], "no/where"),
-        (["--output_dir", str(REPOSITORY / "README.md")], "is no folder that can be written"),
+        (["--output_dir", str(REPOSITORY / "README.md")], "expected a writable folder"),
         (["--output_dir", str(REPOSITORY)], "holds other files"),
         (["--seed", "-1"], "--seed -1"),
         (["--num_train_epochs", "0"], "--num_train_epochs 0"),
@@ -199,7 +199,7 @@ def test_a_trained_folder_scores_its_test_files_as_training_did(trained_dir, syn
         (["--adaptation", "always"], "--adaptation always"),
         (
             ["--gradient_accumulation_steps", "2"],
-            "heads on stored frames take 1 only",
+            "must be 1 for heads on stored frames",
         ),
     ],
 )

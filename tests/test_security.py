@@ -305,6 +305,6 @@ def test_a_dataset_on_the_hub_names_no_file_of_this_machine(synthetic_dir, tmp_p
     monkeypatch.setattr(
         hub_corpora, "load_dataset", lambda *_, **__: {"train": table.cast_column("audio", Audio(decode=False))}
     )
-    with pytest.raises(UserError, match="row 1 has no recording, and .* did not come with the dataset") as caught:
+    with pytest.raises(UserError, match="row 1 has no recording, and .* is not part of the dataset") as caught:
         load_corpus("hub:me/voices")
     assert "hub:me/voices" in str(caught.value)

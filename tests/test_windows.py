@@ -93,7 +93,7 @@ def test_a_window_is_cut_as_soon_as_the_recording_goes_on_behind_it():
         (4, 0, "--hop 0"),
         (4, -1, "--hop -1"),
         (4, float("nan"), "--hop nan"),
-        (None, 2, "--hop 2: is that of windows, so give --window, too"),
+        (None, 2, "--hop 2: needs --window, give both"),
     ],
 )
 def test_windows_that_are_none_are_refused(window, hop, said):

@@ -1,8 +1,8 @@
 """Whisper encoders with attentive pooling for speech emotion recognition.
 
-Importing this package registers its classes with transformers' Auto classes, so that `AutoModel`,
-`AutoModelForAudioClassification` and `pipeline("audio-classification")` know them without remote code. The classes
-themselves, and with them torch and transformers, are loaded where they are first used.
+Importing this package registers its classes with transformers' Auto classes. `AutoModel`,
+`AutoModelForAudioClassification` and `pipeline("audio-classification")` then load them without remote code. Torch and
+transformers are imported on first use.
 """
 
 import importlib
@@ -45,6 +45,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Or transformers asks another server to convert a repository whose weights are a pickle, and sends the token along.
+# Otherwise transformers asks another server to convert pickled weights, and sends the token to it
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 register_when_needed()

@@ -1,12 +1,14 @@
-"""Any recording as mono float32 at 16 kHz, whole or in blocks, without the ffmpeg program.
+"""Read any recording as mono float32 at 16 kHz, whole or in blocks, without the ffmpeg program.
 
-- soundfile decodes WAV, FLAC, MP3, Ogg and what else libsndfile knows; PyAV (the extra `media`) decodes MP4, M4A, AAC,
-  WebM, Matroska, 3GP, AMR and WMA. soxr resamples.
-- A cut WAV, AIFF, AU, W64, RF64, MP3 or Ogg file is read as far as it goes, and one line is logged. Of rarer formats
-  libsndfile refuses some cut files, and shortens others silently. A file whose decoder fails on the way (a cut FLAC,
-  a damaged packet) is refused.
-- Channels are averaged. Where the average of a block of some ten seconds cancels, the louder channel is used instead,
-  and one line is logged.
+Decoders: soundfile reads WAV, FLAC, MP3, Ogg and libsndfile's other formats. PyAV (the extra `media`) reads MP4, M4A,
+AAC, WebM, Matroska, 3GP, AMR and WMA. soxr resamples.
+
+Truncated files: WAV, AIFF, AU, W64, RF64, MP3 and Ogg are read up to the cut, with a warning. libsndfile refuses some
+truncated files of rarer formats, and shortens others silently. A file whose decoder fails midway (a truncated FLAC, a
+damaged packet) is refused.
+
+Channels are averaged. If the channels of a block (about ten seconds) cancel out, the louder channel is used instead,
+with a warning.
 """
 
 from __future__ import annotations
@@ -28,50 +30,53 @@ from whisper_emotion.errors import UserError, one_line, printable
 logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
-"""Samples a second that Whisper's feature extractor expects, in Hz."""
+"""Sampling rate of Whisper's feature extractor, in Hz."""
 
 SHORTEST = 400  # samples: one window of the spectrogram, 25 ms
-LOUDEST = 16.0  # 24 dB above full scale; samples beyond it are on a scale of integers, or damaged
-CANCELLED = 0.1  # power of the channels' mean to that of unrelated channels: two correlate by less than -0.9
+LOUDEST = 16.0  # 24 dB above full scale; larger samples are unscaled integers, or damaged
+CANCELLED = 0.1  # least power of the channels' mean, relative to uncorrelated channels: a correlation of -0.9
 
 AudioSource = str | os.PathLike[str] | Mapping[str, Any] | tuple[Any, int]
-"""What `read_audio` takes; torchcodec's `AudioDecoder` has no class here."""
+"""Sources of `read_audio`, except torchcodec's `AudioDecoder`, which is not imported."""
 
 
 def read_audio(source: AudioSource | Any) -> np.ndarray:
     """Decode a recording, average its channels and resample it to 16 kHz (soxr, high quality).
 
     Args:
-        source: One of
+        source: A path, an array or a row.
 
-            - a path;
-            - `(array, sampling_rate)`: floats within -1 to 1, int16, int32 or uint8; `(samples,)`, or two axes, the
-              shorter of which is the channels;
-            - a row of a 🤗 `Audio` column, decoded by datasets 3 (`{"array", "sampling_rate", "path"}`), decoded by
-              datasets 4 and 5 (torchcodec's `AudioDecoder`), or not decoded (`{"path", "bytes"}`). `array` wins over
-              `bytes`, and `bytes` over `path`, which then only names the recording.
+            A path names a sound file.
+
+            An array is `(array, sampling_rate)`: floats within -1 to 1, int16, int32 or uint8. Its shape is
+            `(samples,)`, or two axes of which the shorter one is the channels.
+
+            A row comes from a 🤗 `Audio` column: decoded by datasets 3 (`{"array", "sampling_rate", "path"}`), decoded
+            by datasets 4 and 5 (torchcodec's `AudioDecoder`), or not decoded (`{"path", "bytes"}`).
+
+            `array` wins over `bytes`, and `bytes` over `path`, which then only names the recording.
 
     Returns:
         `np.ndarray` of shape `(samples,)`, float32, nominally within -1 to 1.
 
     Raises:
-        UserError: The file is missing, no file, not a sound file, empty, damaged, shorter than 25 ms, or holds NaN,
-            infinity or samples far beyond full scale; or PyAV is missing for it.
+        UserError: The file is missing, not a sound file, empty, damaged or shorter than 25 ms. Samples are NaN,
+            infinite or far beyond full scale. The file needs PyAV, which is not installed.
     """
     return np.concatenate(list(stream_audio(source)))
 
 
 def stream_audio(source: AudioSource | Any) -> Iterator[np.ndarray]:
-    """The samples of `read_audio`, the very same ones, in blocks: a file of any length in constant memory.
+    """Read a recording in blocks, in constant memory; the samples equal those of `read_audio` exactly.
 
     Args:
         source: As in `read_audio`.
 
     Yields:
-        `(samples,)` float32, of some ten seconds, fewer at the end.
+        `(samples,)` float32, about ten seconds; the last block is shorter.
 
     Raises:
-        UserError: As `read_audio`; what is wrong further behind is found when it is reached.
+        UserError: As in `read_audio`; an error late in the file is raised when reading reaches it.
     """
     total = 0
     with open_recording(*_named(source)) as recording:
@@ -88,18 +93,18 @@ def stream_audio(source: AudioSource | Any) -> Iterator[np.ndarray]:
 
 
 def read_stretch(source: AudioSource | Any, start: float, end: float) -> np.ndarray:
-    """The samples of a part of a recording of any length, the very same ones that `read_audio` gives of it.
+    """Read a part of a recording of any length; the samples equal those of `read_audio` exactly.
 
     Args:
         source: As in `read_audio`.
-        start: Seconds from its start.
-        end: The same.
+        start: Start of the part, in seconds.
+        end: End of the part, in seconds.
 
     Returns:
         `(samples,)` float32 at 16 kHz.
 
     Raises:
-        UserError: As `read_audio`.
+        UserError: As in `read_audio`.
     """
     first, last, place, parts = round(start * SAMPLING_RATE), round(end * SAMPLING_RATE), 0, []
     for block in stream_audio(source):
@@ -111,29 +116,29 @@ def read_stretch(source: AudioSource | Any, start: float, end: float) -> np.ndar
 
 
 def read_header(source: AudioSource | Any) -> Header:
-    """Length, rate and channels of a recording; no sample is decoded.
+    """Read a recording's length, rate and channels without decoding samples.
 
     Args:
         source: As in `read_audio`.
 
     Raises:
-        UserError: The file is missing, no file, not a sound file, or empty; or PyAV is missing for it.
+        UserError: The file is missing, not a sound file, or empty, or needs PyAV, which is not installed.
     """
     with open_recording(*_named(source)) as recording:
         return recording.header()
 
 
 def audio_seconds(source: AudioSource | Any) -> float:
-    """Length of a recording in seconds; for the rest see `read_header`."""
+    """Return a recording's length in seconds; arguments and errors as in `read_header`."""
     return read_header(source).seconds
 
 
 def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
-    """A name for messages, and an array with its rate, a file or its bytes."""
+    """Return a name for messages, and the content: an array with its rate, a path, or bytes."""
     if hasattr(source, "get_all_samples"):
         try:
             decoded = source.get_all_samples()
-        except Exception as error:  # torchcodec has no class for them
+        except Exception as error:  # torchcodec has no common class of errors
             raise UserError(f"audio decoder: cannot be decoded ({one_line(error)}), expected intact audio") from error
         source = decoded.data, decoded.sample_rate
     if isinstance(source, Mapping):
@@ -159,9 +164,9 @@ def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
             wrong = "is a folder"
         elif not path.exists():
             wrong = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        elif not path.is_file():  # a pipe would be waited for without an end
+        elif not path.is_file():  # reading a pipe could block forever
             wrong = "is a pipe or a device"
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:  # such as a name that is too long for the file system
         wrong = f"cannot be opened ({error.strerror})"
     if wrong:
         raise UserError(f"{path}: {wrong}, expected a sound file")
@@ -169,22 +174,22 @@ def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
 
 
 def _mix(name: str, blocks: Iterable[Block]) -> Iterator[tuple[int, np.ndarray]]:
-    """The mean of the channels, or the louder channel where the mean cancels; with the sampling rates.
+    """Average the channels, or take the louder channel if they cancel out; yield sampling rates and samples.
 
-    Whether the mean cancels is decided for each block, so that a stream needs no look ahead. A last block of less than
-    a second says too little: it goes by the block before it.
+    Each block decides for itself, so that a stream needs no look-ahead. A block shorter than a second is too short to
+    decide and follows the block before it.
     """
     louder, cancels = None, None
     for sampling_rate, samples in blocks:
         _require_plausible(name, samples)
         mono, channels = samples.mean(axis=1), samples.shape[1]
         if cancels is None or len(samples) >= sampling_rate:
-            powers = samples.var(axis=0, dtype=np.float64)  # without a constant offset, which never cancels
+            powers = samples.var(axis=0, dtype=np.float64)  # ignores a constant offset, which never cancels
             cancels = channels > 1 and mono.var(dtype=np.float64) < CANCELLED * powers.sum() / channels**2
             if cancels and (louder is None or louder >= channels):
                 louder = int(powers.argmax())
                 logger.warning(
-                    "%s: the mean of its channels cancels, so channel %d, the louder one, is used",
+                    "%s: its channels cancel each other out, so channel %d, the louder one, is used",
                     *(printable(name), louder + 1),
                 )
         if cancels and louder < channels:
@@ -193,7 +198,7 @@ def _mix(name: str, blocks: Iterable[Block]) -> Iterator[tuple[int, np.ndarray]]
 
 
 def _resample(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Blocks at 16 kHz; where the rate changes, another resampler goes on."""
+    """Resample blocks to 16 kHz; a change of rate starts a new resampler."""
     for sampling_rate, group in groupby(blocks, key=itemgetter(0)):
         if sampling_rate == SAMPLING_RATE:
             yield from (mono for _, mono in group)
@@ -204,7 +209,7 @@ def _resample(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
 
 
 def _require_plausible(name: str, samples: np.ndarray) -> None:
-    """Raise for samples that are no numbers, or far beyond full scale."""
+    """Raise for samples that are not finite, or far beyond full scale."""
     peak = np.abs(samples).max(initial=0.0)
     if not np.isfinite(peak):
         raise UserError(f"{name}: holds samples that are NaN or infinite, expected finite audio, within -1 to 1")

@@ -1,4 +1,4 @@
-"""The metadata of a model card, which the Hub shows and searches: from a run, and from the user's options."""
+"""Metadata of a model card, from a run and from the user's options; the Hub shows and searches them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisper_emotion.corpora.records import corpus_record
 from whisper_emotion.errors import UserError
 from whisper_emotion.options import option
 
-if TYPE_CHECKING:  # the Hub's client takes a second to load, which no help has to wait for
+if TYPE_CHECKING:  # the Hub's client takes a second to load, too long for --help
     from huggingface_hub import ModelCardData
 
 LIBRARY, TASK = "transformers", "audio-classification"
@@ -21,36 +21,36 @@ TAGS = ("speech-emotion-recognition", "emotion-recognition", "whisper", "whisper
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-\w+)*|multilingual")  # BCP 47
 UNSTATED_LICENSE = "terms-of-the-training-data"
-UNNAMED = ("synthetic", "folder", "table")  # corpora that are no datasets of their own
+UNNAMED = ("synthetic", "folder", "table")  # corpora without a dataset name
 
 
 @dataclass
 class CardOptions:
-    """Metadata of the model card that a run cannot know. An option that is given wins over what the run knows.
+    """Metadata of the model card that a run may not know; a given option replaces the run's value.
 
     Raises:
-        UserError: A name or a language that the Hub does not take.
+        UserError: The Hub does not accept a name or a language.
     """
 
     GROUP = "model card"
 
     language: str | None = option(
         None,
-        help="card: the recordings' language, such as de; several with commas between them",
+        help="card: languages of the recordings, such as de,en",
         influences_results=False,
     )
     license: str | None = option(
-        None, help="card: the model's licence by its Hub identifier, such as cc-by-4.0", influences_results=False
+        None, help="card: the model's licence, a Hub identifier such as cc-by-4.0", influences_results=False
     )
     datasets: str | None = option(
-        None, help="card: the training data's Hub names, with commas between them", influences_results=False
+        None, help="card: the training data's Hub names, such as me/a,me/b", influences_results=False
     )
     base_model: str | None = option(
         None, help="card: the encoder's Hub name, such as openai/whisper-base", influences_results=False
     )
 
     def __post_init__(self):
-        """Refuse what the Hub would not link."""
+        """Refuse values that the Hub would not link."""
         for code in _split(self.language):
             if not LANGUAGE.fullmatch(code):
                 raise UserError(f"--language {self.language}: must be language codes, such as de or de,en")
@@ -61,7 +61,7 @@ class CardOptions:
             raise UserError(f"--base_model {self.base_model}: must be a Hub name, such as openai/whisper-base")
 
     def update(self, data: ModelCardData) -> None:
-        """Write the options that are given into a card's metadata."""
+        """Write the given options into a card's metadata."""
         if self.language is not None:
             codes = _split(self.language)
             data.language = codes[0] if len(codes) == 1 else codes
@@ -74,7 +74,7 @@ class CardOptions:
 
 
 def missing_options(data: ModelCardData) -> list[str]:
-    """Name the fields of `CardOptions` that a card's metadata lack. A licence without a text counts as lacking."""
+    """Name the fields of `CardOptions` that a card lacks; a licence without a link to its text counts as missing."""
     unstated = data.license_name == UNSTATED_LICENSE and data.license_link is None
     lacking = {"language": not data.language, "license": not data.license or unstated}
     lacking |= {"datasets": not data.datasets, "base_model": not data.base_model}
@@ -82,18 +82,18 @@ def missing_options(data: ModelCardData) -> list[str]:
 
 
 def describe_missing(names: Sequence[str]) -> str:
-    """Say in one line which options fill what a card lacks."""
+    """Say in one line which options fill a card's missing fields."""
     flags = ", ".join(f"--{name}" for name in names)
-    return f"the model card states no {', '.join(names)}: {flags} (of train.py or push_to_hub.py) would"
+    return f"the model card states no {', '.join(names)}: set {flags} (train.py or push_to_hub.py)"
 
 
 def corpora_of(names: str) -> list[tuple[str, Corpus]]:
-    """The names of one corpus or several, as `load_corpus` takes them, and their records."""
+    """Return the names of one or several corpora, as in `load_corpus`, with their records."""
     return [(name.strip(), corpus_record(name.strip())) for name in names.split(",")]
 
 
 def corpus_title(names: str) -> str:
-    """One corpus or several, as people write them."""
+    """Return the display name of one or several corpora."""
     titles = [record.title for _, record in corpora_of(names)]
     return " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
 
@@ -102,9 +102,8 @@ def run_metadata(corpus: str, encoder: str | None, **more: object) -> ModelCardD
     """Build the metadata of a model that a run trained.
 
     Args:
-        corpus: The corpus or corpora, as `load_corpus` takes them.
-        encoder: The encoder that the model started from; a folder gives no `base_model`. None where it started from
-            random weights.
+        corpus: The corpus or corpora, as in `load_corpus`.
+        encoder: The pretrained encoder; a folder sets no `base_model`. None for random weights.
         **more: Other fields of `ModelCardData`.
     """
     from huggingface_hub import ModelCardData
@@ -129,7 +128,7 @@ def run_metadata(corpus: str, encoder: str | None, **more: object) -> ModelCardD
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether transformers would look for a name on the Hub: a folder that exists comes first."""
+    """Whether transformers would look up a name on the Hub; an existing folder takes precedence."""
     return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 

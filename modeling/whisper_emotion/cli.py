@@ -1,4 +1,4 @@
-"""The command line: flags and YAML recipes become dataclasses of options, and a script's end becomes an exit code."""
+"""Parse flags and YAML recipes into dataclasses of options; run a script and turn errors into exit codes."""
 
 import argparse
 import dataclasses
@@ -22,24 +22,24 @@ from whisper_emotion.termination import Terminated, termination
 
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: ""}
 ALLOWED = {int: "must be a whole number", float: "must be a number", bool: "must be true or false"}
-REFUSED = ("hub_", "push_to_hub")  # beginnings of options that transformers has, and that our scripts refuse
+REFUSED = ("hub_", "push_to_hub")  # prefixes of transformers' options that our scripts do not offer
 
 
 def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and flags into dataclasses; a flag wins over the recipe.
 
-    A boolean option is true where it stands alone, and takes `true` or `false`; a word other than these is left to
-    the other options. A recipe's lists are values with commas between them.
+    A boolean flag without a value is true. It may be followed by `true` or `false`; any other word is not its value.
+    A list in a recipe equals a comma-separated value.
 
     Args:
-        *dataclass_types: Dataclasses whose fields are the options; `options.option` declares one.
+        *dataclass_types: Dataclasses whose fields are the options; see `options.option`.
         argv: The command line; default: `sys.argv[1:]`.
 
     Returns:
-        One instance a dataclass.
+        One instance per dataclass.
 
     Raises:
-        UserError: The recipe cannot be read, an option is unknown or lacking, or a value is not allowed.
+        UserError: The recipe cannot be read, an option is unknown or missing, or a value is not allowed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     groups = {kind: _options_of(kind) for kind in dataclass_types}
@@ -70,17 +70,17 @@ def parse_arguments(*dataclass_types: type, argv: Sequence[str] | None = None) -
 
 @dataclass(frozen=True)
 class _Option:
-    """What the parser knows of a dataclass field.
+    """A dataclass field as the parser sees it.
 
     Args:
         name: The flag without its dashes.
-        kind: What a text is converted to: bool, int, float or str.
-        several: Whether it takes several values.
-        required: Whether it must be given.
-        positional: Whether it takes what stands without a flag.
+        kind: Type of its values: bool, int, float or str.
+        several: Whether the option takes several values.
+        required: Whether the option must be given.
+        positional: Whether the option takes the arguments without a flag.
         choices: The allowed values; empty: all.
         help: The line in `--help`.
-        shown: Whether `--help` has it, and not `--help_all` alone.
+        shown: Whether `--help` shows the option; if not, only `--help_all` does.
     """
 
     name: str
@@ -96,7 +96,7 @@ class _Option:
         """Convert a text, a list of texts, or a recipe's value.
 
         Raises:
-            UserError: It is not allowed; the message begins with `source`.
+            UserError: The value is not allowed; the message begins with `source`.
         """
         if self.several:
             return [self._convert(one, source) for one in (given if isinstance(given, list) else [given])]
@@ -117,7 +117,7 @@ class _Option:
 
 
 def _options_of(kind: type) -> list[_Option]:
-    """The options that a dataclass declares; those that it inherits from a library stand in `--help_all` alone."""
+    """List the options of a dataclass; only `--help_all` shows options inherited from a library."""
     hints = get_type_hints(kind)
     bases = [base for base in kind.__mro__ if not base.__module__.startswith("transformers.")]
     own = {name for base in bases for name in base.__dict__.get("__annotations__", {})}
@@ -140,7 +140,7 @@ def _option(field: dataclasses.Field, hint: Any, own: bool) -> _Option:
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
-    """The type of an annotation's values (text where it allows several types), and whether it is a list of them."""
+    """Return an annotation's value type (str if it allows several types) and whether it is a list."""
     allowed = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     allowed = [one for one in allowed if one is not types.NoneType]
     if len(allowed) > 1:
@@ -151,26 +151,26 @@ def _value_type(hint: Any) -> tuple[type, bool]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises its complaints."""
+    """A parser that raises `UserError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
 
 def _build_parser(groups: Mapping[type, Sequence[_Option]], everything: bool) -> _Parser:
-    """A parser that splits the command line, converts nothing, and prints the help."""
+    """Build a parser that splits the command line and prints the help, but converts no values."""
     files = [option.name.upper() for group in groups.values() for option in group if option.positional]
     parser = _Parser(
         usage=" ".join(["%(prog)s [--config FILE.yaml] [options]", *(f"{name} [{name} ...]" for name in files)]),
         description=sys.modules["__main__"].__doc__,
-        epilog="A recipe names options as `option: value`. Options with neither value nor choice are boolean: "
+        epilog="A recipe sets options as `option: value`. Options without a value are boolean: "
         "`--option`, `--option true`, `--option false`.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--help_all", action="help", help="show all options, rarely used ones too")
-    parser.add_argument("--config", metavar="FILE.yaml", help="recipe, or the name of one of ours; flags win")
+    parser.add_argument("--help_all", action="help", help="show all options, including rarely used ones")
+    parser.add_argument("--config", metavar="FILE.yaml", help="recipe, or a shipped one's name; flags win")
     for kind, options in groups.items():
         title = getattr(kind, "GROUP", None)
         group = parser if title is None else parser.add_argument_group(title)
@@ -187,7 +187,7 @@ def _build_parser(groups: Mapping[type, Sequence[_Option]], everything: bool) ->
 
 
 def _join_booleans(argv: Sequence[str], options: Mapping[str, _Option]) -> list[str]:
-    """`--plot` and `--plot true` as `--plot=true`, so that no other word is taken for its value."""
+    """Rewrite `--plot` and `--plot true` as `--plot=true`, so that argparse takes no other word as the value."""
     booleans = {f"--{option.name}" for option in options.values() if option.kind is bool}
     words, rest = list(argv), []
     while words:
@@ -201,7 +201,7 @@ def _join_booleans(argv: Sequence[str], options: Mapping[str, _Option]) -> list[
 
 
 def _refuse_unknown(unknown: Sequence[str], argv: Sequence[str], options: Mapping[str, _Option]) -> NoReturn:
-    """Name the first word that is no option, without a value that may be a token."""
+    """Name the first unknown option, without its value, which may be a secret token."""
     flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
     if flag is not None:
         raise UserError(f"{flag}: {_no_such_option(flag, [f'--{name}' for name in options])}")
@@ -217,35 +217,35 @@ def _no_such_option(name: str, known: Iterable[str]) -> str:
 
 
 def scripts_folder() -> Path:
-    """The folder of the scripts: beside this file in an installed package, or else the repository's."""
+    """Return the folder of the scripts: beside this file in an installed package, otherwise the repository's."""
     packaged = Path(__file__).with_name("scripts")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "scripts"
 
 
 def _find_recipe(name: str) -> Path:
-    """A recipe's path; a name without an ending, such as `best`, is one of ours."""
+    """Return a recipe's path; a name without a suffix, such as `best`, is a shipped recipe."""
     own = scripts_folder() / "recipes" / f"{name}.yaml"
     return own if not Path(name).suffix and not Path(name).exists() and own.exists() else Path(name)
 
 
 def _read_recipe(path: Path, options: Mapping[str, _Option]) -> dict[str, Any]:
-    """A recipe's values by option, converted as flags are."""
+    """Read a recipe's values by option, converted in the same way as flags."""
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror}), expected a YAML file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"--config {path}: is no text, expected a YAML file") from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two for "\UFFFFFFFF": no character
+        raise UserError(f"--config {path}: not a text file, expected a YAML file") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two for "\UFFFFFFFF", not a character
         raise UserError(f"--config {path}: is not YAML: {one_line(error)}") from error
     if not isinstance(recipe, dict):
-        raise UserError(f"--config {path}: must hold options by name, one `option: value` a line")
+        raise UserError(f"--config {path}: must hold one `option: value` per line")
     values = {}
     for name, value in recipe.items():
         if name not in options:
             raise UserError(f"--config {path}: {name}: {_no_such_option(str(name), options)}")
         if isinstance(value, dict):
-            raise UserError(f"--config {path}: {name}: must be a value, not a table of options")
+            raise UserError(f"--config {path}: {name}: must be a value, not a mapping")
         if value is not None:
             values[name] = options[name].convert(value, f"--config {path}: {name}:")
     return values
@@ -255,11 +255,11 @@ def parse_seeds(text: str) -> list[int]:
     """Parse `0,1,2` into seeds.
 
     Raises:
-        UserError: A seed is no whole number, or stands there twice.
+        UserError: A seed is not a whole number, out of range, or repeated.
     """
-    seeds = parse_numbers("seeds", text, int, "whole numbers with commas between them, such as 0,1,2")
+    seeds = parse_numbers("seeds", text, int, "comma-separated whole numbers, such as 0,1,2")
     if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
-        raise UserError(f"--seeds {text}: give each seed once, none below 0, and all less than 2**32")
+        raise UserError(f"--seeds {text}: must be different seeds from 0 to 2**32 - 1")
     return seeds
 
 
@@ -267,13 +267,14 @@ def run_script(
     main: Callable[[], int | None],
     resumes: str = "finished work is kept; rerun the same command to resume",
 ) -> NoReturn:
-    """Run a script's `main` and exit with its status; a user's mistake is one line on stderr and status 2.
+    """Run a script's `main` and exit with its status.
 
-    SIGTERM and Ctrl-C end it with one line, too, and the statuses 143 and 130; a closed pipe ends it with 141.
+    A `UserError` prints one line on stderr and exits with 2. SIGTERM prints one line and exits with 143, Ctrl-C with
+    130. A closed pipe exits with 141.
 
     Args:
         main: Returns the status; None is 0.
-        resumes: What becomes of the work if it is interrupted.
+        resumes: Message about the unfinished work, printed on SIGTERM and Ctrl-C.
     """
     _silence_libraries()
     before = signal.signal(signal.SIGTERM, termination)
@@ -288,11 +289,11 @@ def run_script(
         _say(f"error: {hint}")
         sys.exit(2)
     except Terminated:
-        if os.environ.get("RANK", "0") == "0":  # under a launcher the others are told as well
+        if os.environ.get("RANK", "0") == "0":  # a launcher terminates every process; one message is enough
             _say(f"terminated; {resumes}")
         sys.exit(143)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which the exit flushes
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # sys.exit flushes stdout
         sys.exit(141)
     except KeyboardInterrupt:
         _say(f"interrupted; {resumes}")
@@ -303,16 +304,16 @@ def run_script(
 
 
 def _silence_libraries() -> None:
-    """Keep transformers' bars of loading and saving from users; the Trainer's stay."""
+    """Hide transformers' progress bars for loading and saving; the Trainer's bars stay."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers reads it when it is imported
     if "transformers" in sys.modules:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-    # It doubts the file system where checkpoints are saved within a second, as a head's are
+    # It warns about the file system when two checkpoints are saved within a second, as happens for heads
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
 
 def _say(message: str) -> None:
-    with suppress(OSError):  # on a disk that is full the status has to do
+    with suppress(OSError):  # stderr may be a file on a full disk
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

@@ -16,7 +16,7 @@ from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFea
 
 
 def read_utterance(utterance: Mapping[str, Any]) -> np.ndarray:
-    """Read the recording of a row, or the part of it from `start`, `seconds` long, where the row has a start.
+    """Read a row's recording, or the part of `seconds` from `start` if the row has a start.
 
     Args:
         utterance: A row of `load_corpus`.
@@ -32,17 +32,17 @@ def read_utterance(utterance: Mapping[str, Any]) -> np.ndarray:
         return read_audio(utterance["audio"])
     samples = read_stretch(utterance["audio"], start, start + utterance["seconds"])
     if len(samples) < SHORTEST:
-        raise UserError(f"{utterance['audio']['path']}: ends before {start:g} s, where an utterance should begin")
+        raise UserError(f"{utterance['audio']['path']}: ends before {start:g} s, where an utterance starts")
     return samples
 
 
 @dataclass
 class AudioCollator:
-    """Turn rows `{audio, label}` of a corpus into features, their mask and labels, as wide as the longest clip.
+    """Turn rows `{audio, label}` of a corpus into features, mask and labels, padded to the longest clip.
 
     Args:
         extractor: Computes the features.
-        copy: 0 for the recordings as they are; 1, 2, … for a distorted copy, drawn by this number and the recording.
+        copy: 0: undistorted recordings. 1, 2, …: a distorted copy; the number and the recording seed the distortion.
     """
 
     extractor: WhisperEmotionFeatureExtractor
@@ -52,7 +52,7 @@ class AudioCollator:
         """Read, extract and pad a batch."""
         clips = [read_utterance(utterance) for utterance in utterances]
         if self.copy:
-            clips = [clip[: self.extractor.n_samples] for clip in clips]  # what the encoder would see
+            clips = [clip[: self.extractor.n_samples] for clip in clips]  # distort no more than the encoder sees
             clips = [distort(clip, [self.copy, zlib.crc32(clip.tobytes())]) for clip in clips]
         batch = dict(self.extractor(clips, sampling_rate=SAMPLING_RATE, padding="longest", return_tensors="pt"))
         batch["labels"] = torch.tensor([utterance["label"] for utterance in utterances])

@@ -13,7 +13,7 @@ from .pooling_whisper_emotion import POOLING_CLASSES
 POOLING_SCORES = ("paper", "released")
 ENCODER_CONTEXTS = ("window", "utterance", "sparse_window")
 PROBLEMS = (None, "single_label_classification", "multi_label_classification", "regression")
-MAX_LAYERS = 1024  # Whisper has 32 at most; a damaged file may claim millions, and building them would never end
+MAX_LAYERS = 1024  # Whisper has at most 32; a damaged file may claim millions
 
 # Fields that a stock Whisper checkpoint and this model share.
 WHISPER_FIELDS = (
@@ -52,7 +52,7 @@ def _one_of(names):
 
 
 def _activation(value):
-    from transformers.activations import ACT2FN  # torch, which a configuration alone does not need
+    from transformers.activations import ACT2FN  # imports torch, which most configurations do not need
 
     return isinstance(value, str) and value in ACT2FN
 
@@ -62,7 +62,7 @@ def _ascending_layers(value):
     return value is None or (layers and list(value) == sorted(set(value)))
 
 
-# What each field may be: a test, and its description for the error message.
+# The allowed values of each field: a test, and its description for the error message
 ALLOWED = {
     "num_mel_bins": (_whole(1, 1024), "a whole number from 1 to 1024"),
     "d_model": (lambda value: _whole(2, 65_536)(value) and value % 2 == 0, "an even number from 2 to 65536"),
@@ -104,13 +104,13 @@ ALLOWED = {
 class WhisperEmotionConfig(PretrainedConfig):
     r"""Configuration of a Whisper encoder with a pooling over its frames and a linear classifier.
 
-    The first eleven fields describe the encoder and have the names and meanings of `WhisperConfig`; a stock Whisper
-    checkpoint's configuration fills them. `PretrainedConfig` adds `id2label`, `problem_type` and its other fields.
+    The first eleven fields describe the encoder, with the names and meanings of `WhisperConfig`. A stock Whisper
+    checkpoint fills them. `PretrainedConfig` adds `id2label`, `problem_type` and its other fields.
 
     Args:
         num_mel_bins: Mel bands of the features (80; 128 for large-v3).
         d_model: Width of an encoder frame.
-        encoder_layers: Transformer layers of the whole checkpoint, also of those that are not built.
+        encoder_layers: Number of transformer layers in the whole checkpoint, built or not.
         encoder_attention_heads: Attention heads of a layer.
         encoder_ffn_dim: Width of a layer's feed-forward network.
         activation_function: Activation of the feed-forward networks, a name that transformers knows.
@@ -119,33 +119,33 @@ class WhisperEmotionConfig(PretrainedConfig):
         activation_dropout: Dropout probability inside the feed-forward network.
         init_std: Standard deviation of newly initialised weights.
         max_source_positions: Encoder frames of the window (1,500 for 30 s).
-        encoder_layer: Hidden state that is pooled: 0 is the convolutions' output with positions, 1..`encoder_layers`
-            the transformer layers; negative values count from the top (-1 is the last). Layers above are not built.
-        concatenated_layers: Pool the frames of these layers side by side, ascending: `len(concatenated_layers) *
-            d_model` wide. `encoder_layer` is then the last of them. None pools `encoder_layer` alone.
+        encoder_layer: Layer to pool: 0 is the convolutions' output with positions, 1..`encoder_layers` are the
+            transformer layers, -1 is the last. Higher layers are not built.
+        concatenated_layers: Concatenate the frames of these ascending layers, `len(concatenated_layers) * d_model`
+            wide, and pool them. `encoder_layer` becomes the last one. None pools `encoder_layer` alone.
         use_weighted_layer_sum: Pool a learned, softmax-weighted sum of the hidden states 0..`encoder_layer`.
-        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256). 0 leaves the
-            projector and its normalisation out: the pooling sees the encoder's frames.
+        classifier_proj_size: Width of the projector (arXiv 2602.06000, section 3: `d_model` = 256). 0 omits the
+            projector and its LayerNorm; the pooling then takes the encoder's frames.
         pooling: One of `mean`, `attentive`, `qkv`, `statistics`, `attentive_statistics`.
         pooling_heads: Attention heads of the attentive poolings.
         pooling_head_dim: Width of one head (`d_hidden`, `d_k`).
         pooling_dropout: Dropout probability inside the attentive poolings, active in training only.
-        pooling_scores: `paper` follows the equations of arXiv 2602.06000, `released` the authors' code, where the two
-            differ (see `pooling_whisper_emotion.py`).
+        pooling_scores: `paper` follows the equations of arXiv 2602.06000, `released` follows the authors' code;
+            `pooling_whisper_emotion.py` lists the differences.
         mask_padding: Pool the real frames only. False pools every encoded frame, silence too, as the paper does.
-        encoder_context: What the encoder sees. `window` is the whole 30 s window, silence included, as Whisper was
-            trained. `utterance` is the audio and `context_margin` seconds of silence. `sparse_window` is the audio and
-            every `silence_stride`-th silent position behind it, weighted by the number of positions it replaces: it
-            approximates the window at nearly the cost of the audio.
+        encoder_context: Audio and silence that the encoder processes. `window`: the whole 30 s window, as in Whisper's
+            training. `utterance`: the audio and `context_margin` seconds of silence. `sparse_window`: the audio and
+            every `silence_stride`-th silent position, weighted by the number of positions it replaces. It
+            approximates `window` at little more than the cost of the audio.
         context_margin: Seconds of silence after the audio in `utterance` context.
         silence_stride: Silent positions that one position replaces in `sparse_window` context.
         logit_temperature: Divisor of the logits that calibrates the probabilities (arXiv 1706.04599, section 4.2).
         adapted_logit_temperature: Divisor for clips adapted to a domain; None uses `logit_temperature`.
-        sure_probability: Probability from which a label is sure: of the labels on held-out speakers that have it, four
-            in five are right. 1 where no probability is high enough for that; None where nothing was held out.
-        adapted_sure_probability: The same for clips adapted to a domain; None uses `sure_probability`.
-        novelty_limit: `EmotionHead.novelty` above which a clip is unlike the training's; None where it is not known.
-        adapted: The model holds a domain, and adapts every clip to it; see the model's `adapt`.
+        sure_probability: Least probability of a sure label. On held-out speakers, four in five labels with at least
+            this probability are right. 1 if no probability reaches that; None without held-out speakers.
+        adapted_sure_probability: `sure_probability` of clips adapted to a domain; None uses `sure_probability`.
+        novelty_limit: `EmotionHead.novelty` above which a clip is unlike the training clips; None if unknown.
+        adapted: Whether the model stores a domain and adapts every clip to it; see the model's `adapt`.
         **kwargs: Fields of `PretrainedConfig`. `label2id` always follows from `id2label`.
 
     Raises:
@@ -201,19 +201,18 @@ class WhisperEmotionConfig(PretrainedConfig):
             labels = len(kwargs["id2label"])
             if kwargs.get("num_labels") not in (None, labels):
                 raise ValueError(
-                    f"num_labels={kwargs['num_labels']!r} does not fit id2label, which has {labels} labels: leave one "
-                    "of them out"
+                    f"num_labels={kwargs['num_labels']!r} does not fit id2label, which has {labels} labels: give one "
+                    "of the two"
                 )
         super().__init__(**kwargs)
-        # A checkpoint from the Hub arrives with "namespace/name--module.Class" here; a copy of it must name its own
-        # files.
+        # From the Hub this holds "namespace/name--module.Class"; a copy of the checkpoint must name its own files
         self.auto_map = dict(AUTO_MAP)
         self.resolve()
 
     def resolve(self) -> None:
-        """Make `encoder_layer` non-negative and check every field of this class, and `problem_type`.
+        """Make `encoder_layer` non-negative, and check `problem_type` and every field of this class.
 
-        The model calls this again, since fields may have been set after construction.
+        The model calls this method again, because fields may change after construction.
         """
         for name, (holds, allowed) in ALLOWED.items():
             if not holds(getattr(self, name)):
@@ -227,7 +226,7 @@ class WhisperEmotionConfig(PretrainedConfig):
             )
         if self.concatenated_layers is not None:
             if self.use_weighted_layer_sum:
-                raise ValueError("concatenated_layers excludes use_weighted_layer_sum=True: leave one of them out")
+                raise ValueError("concatenated_layers excludes use_weighted_layer_sum=True: give one of the two")
             self.encoder_layer = self.concatenated_layers[-1]
         layers = self.encoder_layers
         if not -(layers + 1) <= self.encoder_layer <= layers:
@@ -239,43 +238,43 @@ class WhisperEmotionConfig(PretrainedConfig):
             self.encoder_layer += layers + 1
         if self.encoder_context == "sparse_window" and not self.mask_padding:
             raise ValueError(
-                "mask_padding=False is not allowed with encoder_context='sparse_window', which leaves most of the "
-                "silence out: pool the real frames, or use window"
+                "mask_padding=False is not allowed with encoder_context='sparse_window', which drops most of the "
+                "silence: use mask_padding=True or encoder_context='window'"
             )
 
     def temperature_of(self, adapted: bool) -> float:
-        """Return the divisor of the logits, for clips that are adapted to a domain or for others."""
+        """Return the divisor of the logits, for adapted or for unadapted clips."""
         if adapted and self.adapted_logit_temperature is not None:
             return self.adapted_logit_temperature
         return self.logit_temperature
 
     def sure_probability_of(self, adapted: bool) -> float | None:
-        """Return the probability from which a label is sure, for clips that are adapted to a domain or for others."""
+        """Return the least probability of a sure label, for adapted or for unadapted clips."""
         if adapted and self.adapted_sure_probability is not None:
             return self.adapted_sure_probability
         return self.sure_probability
 
     @property
     def frame_layers(self) -> list[int]:
-        """The layers whose frames the head takes, ascending."""
+        """The layers that the head takes, ascending."""
         if self.use_weighted_layer_sum:
             return list(range(self.encoder_layer + 1))
         return [self.encoder_layer] if self.concatenated_layers is None else list(self.concatenated_layers)
 
     @property
     def frame_size(self) -> int:
-        """Width of a frame once its layers are merged."""
+        """Width of a frame after its layers are merged."""
         return self.d_model * (1 if self.use_weighted_layer_sum else len(self.frame_layers))
 
     @property
     def context(self) -> dict:
-        """The encoder's context: `encoder_context` and the field that belongs to it, by name."""
+        """`encoder_context` and the field that belongs to it, by name."""
         own = {"utterance": "context_margin", "sparse_window": "silence_stride"}.get(self.encoder_context)
         return {"encoder_context": self.encoder_context, **({own: getattr(self, own)} if own else {})}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """Read a configuration file; of a stock Whisper checkpoint's, keep the fields of the encoder."""
+        """Read a configuration file; from a stock Whisper checkpoint, keep the encoder's fields only."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "whisper":
             config_dict = {name: config_dict[name] for name in WHISPER_FIELDS if name in config_dict}
@@ -283,10 +282,10 @@ class WhisperEmotionConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Build a configuration; keyword arguments replace fields before the check, not after.
+        """Build a configuration; keyword arguments replace fields before the check.
 
-        Another number of labels means a new classifier: names and calibration of the old one are dropped. Other
-        layers mean other frames: the stored domain and the limit of novelty are dropped.
+        Another number of labels means a new classifier, so the old label names and calibration are dropped. Other
+        layers mean other frames, so the stored domain and the novelty limit are dropped.
         """
         given = {name: kwargs.pop(name) for name in (*FIELDS, *LABEL_FIELDS, "problem_type") if name in kwargs}
         config_dict = dict(config_dict)
@@ -301,10 +300,10 @@ class WhisperEmotionConfig(PretrainedConfig):
 
 
 def _checked_labels(id2label) -> dict[int, str]:
-    """Return `id2label` with whole numbers as keys, in order; raise unless every id from 0 has a name of its own."""
+    """Return `id2label` sorted by int keys; raise ValueError unless every id from 0 has a unique name."""
     try:
         if isinstance(id2label, dict) and all(isinstance(name, str) and name.strip() for name in id2label.values()):
-            named = {int(str(key)): name for key, name in id2label.items()}  # 0.5 is no id
+            named = {int(str(key)): name for key, name in id2label.items()}  # int(str()) rejects 0.5
             if (
                 len(named) == len(id2label)
                 and sorted(named) == list(range(len(id2label)))
@@ -312,9 +311,9 @@ def _checked_labels(id2label) -> dict[int, str]:
             ):
                 return dict(sorted(named.items()))
     except (TypeError, ValueError):
-        pass  # a key that is no number
+        pass  # a key is not a number
     raise ValueError(
-        f"id2label={id2label!r} is not allowed: it must map each id from 0 on to a name of its own, such as "
+        f"id2label={id2label!r} is not allowed: it must map each id from 0 on to a unique name, such as "
         "{0: 'angry', 1: 'sad'}"
     )
 

@@ -1,4 +1,4 @@
-"""The console command: `whisper-emotion train …` is `python scripts/train.py …` where the package is installed."""
+"""The console command: `whisper-emotion train …` runs `scripts/train.py …` of the installed package."""
 
 import ast
 import difflib
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def main() -> NoReturn:
-    """Run the script of the command line's first word with the words behind it."""
+    """Run the script that the first argument names with the remaining arguments."""
     run_script(_command)
 
 
@@ -46,18 +46,18 @@ def _command() -> None:
 
 
 def _run(script: Path) -> None:
-    """Run a file as the main module. `runpy` would put the file's name in place of the command's."""
+    """Run a file as the main module. `runpy` would replace the command's name by the file's."""
     spec = importlib.util.spec_from_file_location("__main__", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    module.__spec__ = None  # as of any script; argparse and multiprocessing ask
+    module.__spec__ = None  # as for any script; argparse and multiprocessing read it
     sys.modules["__main__"] = module
     spec.loader.exec_module(module)
 
 
 def _help() -> str:
-    """What each command does: the first line of its script."""
-    lines = ["usage: whisper-emotion COMMAND [options]; --version; --help, also behind a command", ""]
+    """List the commands, each with the first docstring line of its script."""
+    lines = ["usage: whisper-emotion COMMAND [options]; --version; --help, also after a command", ""]
     for command, script in COMMANDS.items():
         source = (scripts_folder() / f"{script}.py").read_text(encoding="utf-8")
         said = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Where the audio of a file lies, from its bytes alone: links of chained files, unfinished headers, missing ends."""
+"""Locate the audio in a file's bytes: links of chained files, unfinished headers, missing ends."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
-WINDOW = 2**16  # bytes that are searched at a time
+WINDOW = 2**16  # bytes searched at a time
 
 MEDIA_MAGIC = {
     b"\x1aE\xdf\xa3": "matroska",
     b"0&\xb2u\x8ef\xcf\x11": "asf",
     b"#!AMR": "amr",
 }
-"""First bytes of containers that libsndfile lacks, and FFmpeg's names for them; `media_format` knows MP4 and ADTS."""
+"""First bytes of containers that libsndfile cannot read, with FFmpeg's names; `media_format` adds MP4 and ADTS."""
 
-# The index in the header of an MPEG frame to kbit/s of layer III: MPEG 1, and MPEG 2 and 2.5 (ISO 11172-3, 13818-3).
+# kbit/s of layer III by index in the frame header: MPEG 1, and MPEG 2 and 2.5 (ISO 11172-3, 13818-3)
 _KILOBITS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; MPEG 2 has half of it, MPEG 2.5 a quarter
+_RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; half in MPEG 2, a quarter in MPEG 2.5
 
 
 class Span(io.RawIOBase):
-    """A part of a file as a file of its own: some bytes of memory, then the bytes from `start` to `stop`.
+    """A part of a file as a readable file: the bytes of `head`, then the file's bytes from `start` to `stop`.
 
     Args:
         file: The whole file. Several spans may share it.
-        start: Where the part begins.
-        stop: Where it ends; the end of the file where not given.
+        start: First byte of the part.
+        stop: End of the part; default: the end of the file.
         head: Bytes that come first.
     """
 
@@ -51,7 +51,7 @@ class Span(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, never before the start: a damaged header may ask for that, and no decoder catches an exception."""
+        """Move the position; clamp at 0, because decoders follow damaged headers and catch no exception."""
         self.place = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence])
         return self.place
 
@@ -63,7 +63,7 @@ class Span(io.RawIOBase):
         return len(data)
 
     def peek_at(self, place: int, size: int) -> bytes:
-        """The bytes at a place, fewer at the end; a reader of the span stays where it is."""
+        """Return the bytes at a place, fewer at the end; the position of the span does not change."""
         data = self.head[place : place + size]
         wanted = min(size, self.size - place) - len(data)
         if wanted > 0:
@@ -73,7 +73,7 @@ class Span(io.RawIOBase):
 
 
 def media_format(span: Span) -> str | None:
-    """FFmpeg's name of a container that libsndfile cannot read (MP4, Matroska, ADTS, ASF, AMR), None for others."""
+    """Return FFmpeg's name of a container that libsndfile cannot read (MP4, Matroska, ADTS, ASF, AMR), else None."""
     start = span.peek_at(0, 16)
     if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "mp4"
@@ -84,10 +84,10 @@ def media_format(span: Span) -> str | None:
 
 
 def find_links(span: Span) -> tuple[list[Span], str]:
-    """Divide a file into the parts that libsndfile reads to their true ends, each as a file of its own.
+    """Divide a file into parts that libsndfile reads to their true ends.
 
     Returns:
-        The parts in order, and how the last one ends early; empty if it does not, or if libsndfile notices it.
+        The parts in order, and why the last part ends early; empty if it is complete or libsndfile notices the cut.
     """
     start = span.peek_at(0, 8)
     if start[:4] == b"OggS":
@@ -96,7 +96,7 @@ def find_links(span: Span) -> tuple[list[Span], str]:
         return _mp3(span), ""
     wrong = abs(8 + int.from_bytes(start[4:], "little") - span.size) > 1
     if wrong and b"data\0\0\0\0" in span.peek_at(0, WINDOW):
-        # A writer that never finished its header left 0. At this size, libsndfile takes the samples to go to the end.
+        # The writer left size 0 in the header; with this size, libsndfile reads the samples up to the end
         return [Span(span.file, 8, head=b"RIFF\x08\0\0\0")], ""
     return [span], ""
 
@@ -105,7 +105,7 @@ def find_links(span: Span) -> tuple[list[Span], str]:
 
 
 def _ogg(span: Span) -> tuple[list[Span], str]:
-    """The links of a chained Ogg file (RFC 3533): streams that begin after others have begun and gone on."""
+    """Find the links of a chained Ogg file (RFC 3533): streams that begin after pages of earlier streams."""
     starts, flags, end = [], 0, 0
     for place, new_flags, end in _ogg_pages(span):  # noqa: B007
         if new_flags & 2 and not flags & 2:
@@ -118,7 +118,7 @@ def _ogg(span: Span) -> tuple[list[Span], str]:
 
 
 def _ogg_pages(span: Span) -> Iterator[tuple[int, int, int]]:
-    """Where each page begins, its flags (2 begins a stream, 4 ends it), and where it ends."""
+    """Yield each page's start, flags (2: first page of a stream, 4: last page) and end."""
     place = 0
     while (place := _find(span, b"OggS", place)) >= 0:
         header = span.peek_at(place, 27 + 255)
@@ -131,7 +131,7 @@ def _ogg_pages(span: Span) -> Iterator[tuple[int, int, int]]:
 
 
 def _find(span: Span, wanted: bytes, place: int) -> int:
-    """Where some bytes come next, -1 if nowhere."""
+    """Return the next position of some bytes, or -1."""
     if span.peek_at(place, len(wanted)) == wanted:
         return place
     while len(data := span.peek_at(place, WINDOW)) >= len(wanted):
@@ -149,11 +149,11 @@ class _Frame(NamedTuple):
 
     Args:
         header: Its first four bytes.
-        start: Where it begins.
-        end: Where the next one should begin.
-        rate: In Hz.
-        table: Where a Xing table would lie in it.
-        announced: The frames that its Xing table counts, with or without its own; 0 without a table.
+        start: Position of the frame.
+        end: Expected position of the next frame.
+        rate: Sampling rate in Hz.
+        table: Offset of a Xing table in the frame.
+        announced: Number of frames in its Xing table, with or without itself; 0 without a table.
     """
 
     header: bytes
@@ -165,12 +165,12 @@ class _Frame(NamedTuple):
 
 
 def _mp3(span: Span) -> list[Span]:
-    """The links of an MP3: it may be several behind one another, each with a Xing table of its length or without one.
+    """Find the links of an MP3, which may consist of several files, each with or without a Xing table of its length.
 
-    Without a table libsndfile guesses the length from the first frame's bit rate and stops there. A link without one,
-    or with one that lacks frames, gets a table. A link begins at a table, and where the rate changes.
+    Without a table libsndfile guesses the length from the first frame's bit rate, and stops there. A link with no
+    table, or a table with too few frames, therefore gets a new table. A table or a change of rate starts a link.
     """
-    counts: dict[_Frame, int] = {}  # frames of a link, by its first one
+    counts: dict[_Frame, int] = {}  # number of frames in a link, by the link's first frame
     first, frame = None, _parse_frame(span, _behind_tags(span, 0))
     while frame:
         if first is None or frame.announced or frame.rate != first.rate:
@@ -188,20 +188,20 @@ def _mp3(span: Span) -> list[Span]:
 
 
 def _next_frame(span: Span, place: int) -> _Frame | None:
-    """The next MPEG frame, with tags and up to 1 KiB of other bytes before it: as far as mpg123 looks."""
+    """Find the next MPEG frame behind tags and up to 1 KiB of other bytes, as far as mpg123 looks."""
     place = _behind_tags(span, place)
     if frame := _parse_frame(span, place):
         return frame
     data = span.peek_at(place, 1028)
     for skip in range(1, len(data) - 3):
-        # One header may be there by chance, so another must follow it.
+        # One header may be chance, so a second one must follow
         if data[skip] == 0xFF and (frame := _parse_frame(span, place + skip)) and _parse_frame(span, frame.end):
             return frame
     return None
 
 
 def _parse_frame(span: Span, place: int) -> _Frame | None:
-    """The frame that begins at a place; None if there is no header of one."""
+    """Parse the frame at a place; None if there is no frame header."""
     data = span.peek_at(place, 48)
     if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE6 != 0xE2:
         return None
@@ -218,16 +218,16 @@ def _parse_frame(span: Span, place: int) -> _Frame | None:
 
 
 def _table(first: _Frame, frames: int) -> bytes:
-    """A frame without sound that holds a Xing table with the number of frames behind it."""
+    """Build a silent frame with a Xing table that counts the frames behind it."""
     sync, version, rates, mode = first.header
-    header = bytes((sync, version, rates & 0x0D | 0x80, mode))  # a bit rate with enough room
+    header = bytes((sync, version, rates & 0x0D | 0x80, mode))  # a bit rate whose frames have room for the table
     frame = _parse_frame(Span(io.BytesIO(header)), 0)
     assert frame is not None
     return (header + bytes(first.table - 4) + b"Xing" + struct.pack(">II", 1, frames)).ljust(frame.end, b"\0")
 
 
 def _behind_tags(span: Span, place: int) -> int:
-    """Where a place's ID3v2 tags end."""
+    """Return the position after the ID3v2 tags at a place."""
     while len(tag := span.peek_at(place, 10)) == 10 and tag[:3] == b"ID3":
         place += 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
     return place

@@ -1,4 +1,4 @@
-"""Any recording as blocks of samples: libsndfile decodes most files, FFmpeg (PyAV) what phones and browsers record."""
+"""Decode recordings into blocks of samples, with libsndfile or, for phones' and browsers' formats, FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from whisper_emotion.errors import UserError, one_line, printable
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SECONDS = 10  # of a recording that are in memory at a time
-BLOCK_VALUES = 2**23  # of all its channels together, at most
-RATES = (1_000, 1_000_000)  # Hz; beyond, a header is damaged, and believing it would take all memory
-MEDIA_TOLERANCE = 0.25  # seconds by which containers of compressed audio announce more than they hold
-FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31}  # by type; unsigned samples lie around it
-LARGEST_BYTES = 0x7FFF_0000  # writers to pipes announce this or more, for a length that they do not know
+BLOCK_SECONDS = 10  # in memory at a time
+BLOCK_VALUES = 2**23  # in memory at a time, over all channels
+RATES = (1_000, 1_000_000)  # Hz; a damaged header with a larger rate would exhaust the memory
+MEDIA_TOLERANCE = 0.25  # seconds that containers of compressed audio may announce in excess
+FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31}  # by type; unsigned samples are centred on it
+LARGEST_BYTES = 0x7FFF_0000  # writers to pipes announce this or more as an unknown length
 
-# A FLAC that was written to a pipe has no length in its header; libsndfile then reports its largest count, and can
-# neither seek in the file nor read it in parts.
+# libsndfile reports this length for a FLAC that was written to a pipe, and can read no part of it
 _UNKNOWN_LENGTH = 2**63 - 1
 
-# What libsndfile logs of a file that is shorter than its header announces, in bytes
+# libsndfile's log about a file that is shorter than its header announces, in bytes
 _CUT = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class Header(NamedTuple):
-    """What a sound file says of itself.
+    """The properties that a sound file's header announces.
 
     Args:
-        seconds: Its length, above 0.
+        seconds: Length, above 0.
         sampling_rate: In Hz.
-        channels: How many there are.
+        channels: Number of channels.
     """
 
     seconds: float
@@ -62,15 +61,15 @@ class Block(NamedTuple):
 
 @contextmanager
 def open_recording(name: str, content: tuple | Path | bytes) -> Iterator[_Array | _SoundFile | _Media]:
-    """Open a recording; errors of decoders become `UserError`s with its name.
+    """Open a recording; decoders' errors become `UserError`s with the recording's name.
 
     Args:
         name: For messages.
         content: An array with its rate, a file, or its bytes.
 
     Yields:
-        An object with the recording's `name`, and two methods: `header()` decodes no sample, and `blocks()` decodes
-        all of them; one line is logged if the file ends before its header says so.
+        An object with the recording's `name` and two methods. `header()` decodes no samples. `blocks()` decodes all
+        samples, and warns if the file is shorter than its header announces.
     """
     if isinstance(content, tuple):
         yield _Array(name, *content)
@@ -101,8 +100,8 @@ class _Array:
             raise UserError(f"{name}: has the sampling rate {sampling_rate!r:.50}, expected (array, rate in Hz)")
         try:
             samples = np.asarray(array)
-        except Exception as error:  # of tensors on a device, ragged lists and whatever else
-            raise UserError(f"{name}: is no array ({one_line(error)}), expected (samples,) or two axes") from error
+        except Exception as error:  # tensors on a device, ragged lists and others
+            raise UserError(f"{name}: is not an array ({one_line(error)}), expected (samples,) or two axes") from error
         if samples.ndim not in (1, 2):
             raise UserError(f"{name}: has the shape {samples.shape}, expected (samples,) or (channels, samples)")
         if samples.dtype.kind != "f" and samples.dtype.str[1:] not in FULL_SCALE:
@@ -143,29 +142,29 @@ class _SoundFile:
                 cut = f"{decoded:,} of {file.frames:,} samples could be decoded"
             elif found := _CUT.search(file.extra_info):
                 announced, there = int(found[1]), int(found[2])
-                if announced > there + 1 and not announced >= LARGEST_BYTES > there:  # a padding byte is nothing
+                if announced > there + 1 and not announced >= LARGEST_BYTES > there:  # ignore one padding byte
                     cut = f"{announced - there:,} of {announced:,} bytes are missing"
         if cut:
             _warn_of_cut(self.name, cut)
 
     def _opened(self) -> Iterator[soundfile.SoundFile]:
-        """Each link in its turn, with a plausible header."""
+        """Yield each link in turn, after a check of its header."""
         for link in self.links:
             link.seek(0)
             with _ForwardFile(link) as file:
                 if file.frames == _UNKNOWN_LENGTH:
                     raise UserError(
                         f"{self.name}: has no length in its header, expected a FLAC that was written to a file, "
-                        "not a pipe"
+                        "not to a pipe"
                     )
                 _require_header(self.name, file.frames, file.samplerate)
                 yield file
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A file that is read from its start to its end.
+    """A file that is only read from start to end.
 
-    After each block soundfile seeks to where it is already; MP3 decoders then start anew, which is heard.
+    After each block soundfile seeks to its current position, and MP3 decoders then restart with an audible click.
     """
 
     def seekable(self) -> bool:
@@ -181,7 +180,7 @@ class _Media:
     def header(self) -> Header:
         with self._open() as (container, stream):
             seconds = self._announced(container, stream)
-            if seconds is None:  # only the packets know, which need not be decoded
+            if seconds is None:  # sum up the packets, without decoding them
                 seconds = float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
             _require_header(self.name, round(seconds * stream.rate), stream.rate)
             return Header(seconds, stream.rate, stream.layout.nb_channels)
@@ -209,7 +208,7 @@ class _Media:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """The container and its first audio stream."""
+        """Open the container and its first audio stream."""
         try:
             import av
         except ImportError as error:
@@ -223,13 +222,13 @@ class _Media:
                     raise UserError(f"{self.name}: holds no audio stream, expected one")
                 stream = container.streams.audio[0]
                 if stream.codec_context is None:
-                    raise UserError(f"{self.name}: holds audio of an unknown codec, expected such as AAC or Opus")
+                    raise UserError(f"{self.name}: holds audio of an unknown codec, expected AAC or Opus, for example")
                 yield container, stream
         except av.error.FFmpegError as error:
             raise _undecodable(self.name, error.strerror, error) from error
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
-        """Decoded frames. The last packet may be cut off; one line is logged then."""
+        """Decode the frames; warn if the last packet is incomplete."""
         from av.error import FFmpegError
 
         broken = None
@@ -244,7 +243,7 @@ class _Media:
             _warn_of_cut(self.name, "its last packet is incomplete")
 
     def _announced(self, container: Any, stream: Any) -> float | None:
-        """Seconds by the header; None where there are none, and FFmpeg would guess them from the bit rate."""
+        """Return the header's length in seconds; None if FFmpeg would only guess it from the bit rate."""
         if self.kind in ("aac", "amr"):
             return None
         if stream.duration is not None:
@@ -253,22 +252,22 @@ class _Media:
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:
-    """Samples of any type as float32 with a full scale of 1."""
+    """Convert samples of any type to float32 with a full scale of 1."""
     kind = samples.dtype.str[1:]
     if kind not in FULL_SCALE:
-        with np.errstate(over="ignore"):  # such samples are refused later
+        with np.errstate(over="ignore"):  # `read_audio` refuses infinite samples
             return samples.astype(np.float32)
     offset = FULL_SCALE[kind] if kind == "u1" else 0
     return (samples.astype(np.float32) - np.float32(offset)) / np.float32(FULL_SCALE[kind])
 
 
 def _block_size(sampling_rate: int, channels: int) -> int:
-    """Samples of each channel that are decoded at a time."""
+    """Return the number of samples per channel to decode at a time."""
     return max(1, min(BLOCK_SECONDS * sampling_rate, BLOCK_VALUES // channels))
 
 
 def _require_header(name: str, samples: int, sampling_rate: int) -> None:
-    """Raise for a recording without samples, and for one of an impossible rate."""
+    """Raise for a recording without samples or with an implausible rate."""
     if samples <= 0:
         raise UserError(f"{name}: holds no audio, expected at least one sample at 16 kHz")
     if not RATES[0] <= sampling_rate <= RATES[1]:
@@ -276,11 +275,11 @@ def _require_header(name: str, samples: int, sampling_rate: int) -> None:
 
 
 def _warn_of_cut(name: str, cut: str) -> None:
-    """Log that a recording was read although a part of it is missing."""
-    logger.warning("%s: ends early (%s): the part before that is used", printable(name), cut)
+    """Warn that a recording is truncated."""
+    logger.warning("%s: ends early (%s): the part before the cut is used", printable(name), cut)
 
 
 def _undecodable(name: str, reason: str, error: Exception) -> UserError:
-    """The user's error for a file that its decoder cannot read."""
+    """Build the error for a file that its decoder cannot read."""
     reason = reason.strip().strip(".:").replace("\n", " ")
     return UserError(f"{name}: cannot be decoded ({reason}), expected an intact WAV, FLAC, MP3, Ogg or MP4 file")

@@ -1,20 +1,20 @@
-"""Data augmentation: recordings as other voices, rooms, microphones and channels would give them."""
+"""Data augmentation: random changes of voice, room, microphone and channel."""
 
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy  # loads `scipy.signal`, which takes two seconds, where it is used
+import scipy  # loads `scipy.signal`, which takes two seconds, on first use
 import soundfile
 import soxr
 
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 
-VERSION = 1  # of `distort`: a part of the feature store's key
-QUIETEST = 1e-9  # root mean square below which a recording counts as silent
-MP3 = {"format": "MP3"}  # soundfile's names
-RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz, between which a microphone's response is drawn
+VERSION = 1  # of `distort`; part of the feature store's key
+QUIETEST = 1e-9  # RMS below which a recording counts as silent
+MP3 = {"format": "MP3"}  # arguments of soundfile
+RESPONSE_FREQUENCIES = (0, 100, 300, 800, 2000, 4000, 6000, 8000)  # Hz; a microphone's gain is drawn at each
 
 
 def distort(samples: np.ndarray, seed: Any) -> np.ndarray:
@@ -22,10 +22,10 @@ def distort(samples: np.ndarray, seed: Any) -> np.ndarray:
 
     Args:
         samples: `(samples,)` at 16 kHz, within -1 to 1.
-        seed: Of `numpy.random.default_rng`. The same seed distorts the same recording in the same way.
+        seed: Seed of `numpy.random.default_rng`; equal seeds give equal distortions.
 
     Returns:
-        `(samples,)` float32 at 16 kHz, within -1 to 1; its length may differ.
+        `(samples,)` float32 at 16 kHz, within -1 to 1; the length may change.
     """
     draw = np.random.default_rng(seed)
     changed = np.asarray(samples, np.float64)
@@ -50,7 +50,7 @@ def add_room(
     seconds: tuple[float, float] = (0.1, 0.7),
     decibels: tuple[float, float] = (0, 12),
 ) -> np.ndarray:
-    """Add reverberation: noise that falls by 60 dB in some `seconds`, some `decibels` below the direct sound."""
+    """Add reverberation: noise that decays by 60 dB in `seconds` and starts `decibels` below the direct sound."""
     length = int(draw.uniform(*seconds) * SAMPLING_RATE)
     tail = draw.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
     tail *= 10 ** (-draw.uniform(*decibels) / 20) / np.linalg.norm(tail)
@@ -59,7 +59,7 @@ def add_room(
 
 
 def change_microphone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Filter a recording by a smooth random response: a random walk of 3 dB a step over eight frequencies."""
+    """Filter a recording by a smooth random response: a random walk with 3 dB steps over eight frequencies."""
     gains = np.cumsum(draw.normal(0, 3, len(RESPONSE_FREQUENCIES)))
     frequencies = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
     decibels = np.interp(np.log1p(frequencies), np.log1p(RESPONSE_FREQUENCIES), gains - gains.mean())
@@ -67,7 +67,7 @@ def change_microphone(samples: np.ndarray, draw: np.random.Generator) -> np.ndar
 
 
 def limit_band(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Keep a band from 50 to 350 Hz up to 3.2 to 7.5 kHz."""
+    """Keep a random band: lower limit 50 to 350 Hz, upper limit 3.2 to 7.5 kHz."""
     band = draw.uniform(50, 350), draw.uniform(3200, 7500)
     filters = scipy.signal.butter(4, band, "bandpass", fs=SAMPLING_RATE, output="sos")
     return scipy.signal.sosfilt(filters, samples)
@@ -79,7 +79,7 @@ def add_noise(
     decibels: tuple[float, float] = (5, 35),
     slope: tuple[float, float] = (0, 0.6),
 ) -> np.ndarray:
-    """Add noise some `decibels` below the speech; a `slope` of 0 is white, of 0.5 pink."""
+    """Add noise `decibels` below the speech; a `slope` of 0 is white noise, 0.5 pink noise."""
     spectrum = np.fft.rfft(draw.standard_normal(len(samples)))
     spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** draw.uniform(*slope)
     noise = np.fft.irfft(spectrum, len(samples))
@@ -87,7 +87,7 @@ def add_noise(
 
 
 def pass_telephone(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Send a recording through 8 kHz and eight bits by mu-law (ITU-T G.711)."""
+    """Encode a recording at 8 kHz with 8-bit mu-law (ITU-T G.711), and decode it."""
     narrow = soxr.resample(samples, SAMPLING_RATE, 8000)
     narrow /= np.abs(narrow).max()
     bits = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256) * 127) / 127
@@ -100,7 +100,7 @@ def compress(
     level: tuple[float, float] = (0.7, 0.99),
     codec: Mapping[str, Any] = MP3,
 ) -> np.ndarray:
-    """Compress a recording, by default to MP3 at a low bit rate; a `level` of 1 is soundfile's lowest rate."""
+    """Compress a recording and decode it, by default MP3 at a low bit rate; `level` 1 is soundfile's lowest rate."""
     file = io.BytesIO()
     scaled = samples * (0.9 / np.abs(samples).max())
     soundfile.write(file, scaled, SAMPLING_RATE, compression_level=draw.uniform(*level), **codec)
@@ -109,7 +109,7 @@ def compress(
 
 
 def add_silence(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Add up to 0.6 s of silence before and after a recording, and a faint hiss over all."""
+    """Add up to 0.6 s of silence before and after a recording, and faint noise everywhere."""
     before, after = (int(draw.uniform(0, 0.6) * SAMPLING_RATE) for _ in range(2))
     padded = np.pad(samples, (before, after))
     return padded + draw.standard_normal(len(padded)) * (_level(samples) * 10 ** (-draw.uniform(30, 60) / 20))

@@ -1,17 +1,25 @@
-"""A Whisper encoder up to one layer that pays for the audio, and for as much silence as its context asks for.
+"""A Whisper encoder up to one layer, which encodes the audio and only as much silence as its context asks for.
 
     input_features  (batch, mel, frames)             log-mel, 10 ms a frame, at most the window of 30 s
-          |  crop to the longest clip, write silence behind each clip
+
+          |  crop to the longest clip, write silence after each clip
+
     features        (batch, mel, width)              the longest clip and its margin of silence
+
           |  two convolutions, the second with stride 2
+
     audio frames    (batch, width / 2, d_model)      20 ms a frame
+
           |  Tokens: gather `sources`, add the embeddings of `positions`
+
     hidden state 0  (batch, tokens, d_model)
+
           |  layers 1..encoder_layer; a key with count n gets log(n) added to its scores, padding has count 0
+
     hidden states   (batch, tokens, d_model)         a clip's own frames first, then silence, then padding
 
-The stock encoder always takes the whole window. Here a clip's frames depend neither on the other clips of its batch
-nor on the batch's width. Keys equal those of the stock encoder, so its checkpoints load.
+The stock encoder always encodes the whole window. Here a clip's frames do not depend on the other clips or the width
+of its batch. Parameter names equal the stock encoder's, so its checkpoints load.
 
 This file travels with every checkpoint: it imports torch, transformers, numpy and its siblings, nothing else.
 """
@@ -27,10 +35,10 @@ from .configuration_whisper_emotion import WhisperEmotionConfig
 from .feature_extraction_whisper_emotion import TAIL_FRAMES
 
 MEL_FRAMES_PER_SECOND = 100
-# Encoder frames behind a clip that its end still reaches: the spectrogram's window reaches two mel frames
-# (TAIL_FRAMES), the two convolutions three more, and an encoder frame spans two.
+# Encoder frames after a clip that still depend on it: the spectrogram's window adds two mel frames (TAIL_FRAMES), the
+# two convolutions three more, and an encoder frame spans two.
 SILENT_NEIGHBOURS = 2
-SILENT_MEL_FRAMES = 2 * SILENT_NEIGHBOURS + 4  # the last frame of silence among them is out of reach of the border
+SILENT_MEL_FRAMES = 2 * SILENT_NEIGHBOURS + 4  # keeps the last silent encoder frame clear of the input's border
 
 
 def encoder_frames(mel_frames):
@@ -39,12 +47,12 @@ def encoder_frames(mel_frames):
 
 
 class Tokens(NamedTuple):
-    """The frames that go through the layers, each `(batch, tokens)`.
+    """The frames that go through the layers; each field is `(batch, tokens)`.
 
     Args:
-        sources: Index of the audio frame that a token is.
-        positions: Its position in the window.
-        counts: Number of positions that it stands for; 0 is padding.
+        sources: Index of the token's audio frame.
+        positions: The token's position in the window.
+        counts: Number of positions that the token stands for; 0 is padding.
     """
 
     sources: torch.Tensor
@@ -56,7 +64,7 @@ class Encoded(NamedTuple):
     """Output of the encoder.
 
     Args:
-        frames: `(batch, tokens, layers, d_model)`, the frames of the layers that were asked for.
+        frames: `(batch, tokens, layers, d_model)`, the frames of the requested layers.
         mask: `(batch, tokens)` bool, true on the frames to pool.
         hidden_states: All hidden states `(batch, tokens, d_model)`, on request.
         attentions: The layers' attention maps `(batch, heads, tokens, tokens)`, on request.
@@ -113,7 +121,7 @@ class WhisperEmotionEncoderLayer(nn.Module):
         self.dropout, self.activation_dropout = nn.Dropout(config.dropout), nn.Dropout(config.activation_dropout)
 
     def forward(self, hidden: torch.Tensor, bias: torch.Tensor, eager: bool):
-        """Transform `(batch, tokens, d_model)`; arguments and second output as of the attention."""
+        """Transform `(batch, tokens, d_model)`; arguments and returned pair as in `WhisperEmotionAttention`."""
         attended, weights = self.self_attn(self.self_attn_layer_norm(hidden), bias, eager)
         hidden = hidden + self.dropout(attended)
         inner = self.activation_dropout(self.activation(self.fc1(self.final_layer_norm(hidden))))
@@ -124,7 +132,7 @@ class WhisperEmotionEncoderLayer(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Whisper's fixed position embeddings, a buffer: nothing trains it, and no loading thaws it."""
+    """Whisper's fixed position embeddings, stored as a buffer so that training never changes them."""
 
     weight: torch.Tensor
 
@@ -165,27 +173,27 @@ class WhisperEmotionEncoder(nn.Module):
 
         Args:
             input_features: Log-mel `(batch, mel, frames)`, at most the window wide.
-            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None finds the silence
-                that the extractor padded each clip with, and digital silence at the clip's own end. The features
-                behind a clip have no influence, but for the two frames that its end still reaches.
-            layers: Layers whose frames are returned; None returns those that the head takes.
+            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None detects the
+                extractor's padding, and counts digital silence at a clip's end as padding, too. Features after a clip
+                have no influence, except the two frames that contain its end.
+            layers: Layers to return; None returns the layers that the head takes.
             output_hidden_states: Return all hidden states.
-            output_attentions: Return the attention maps; computes them without the fused kernel.
+            output_attentions: Return the attention maps, computed without the fused kernel.
 
         Raises:
             ValueError: The inputs have a shape or a type that is not allowed.
         """
         self._check(input_features, attention_mask)
         lengths = self._lengths(input_features, attention_mask)
-        # Only here does the forward pass read values: encoding the batch's padding would cost more than the wait.
+        # The only wait for the device in the forward pass; encoding the batch's padding would cost more
         compiling = torch.compiler.is_compiling()
         longest = input_features.shape[-1] if compiling else int(lengths.max())
         hidden = self._convolve(input_features, lengths, longest + self._margin())
         tokens = self._tokens(lengths, longest)
         hidden = hidden.gather(1, tokens.sources[..., None].expand(-1, -1, hidden.shape[2]))
         hidden = self.dropout(hidden + self.embed_positions(tokens.positions))
-        # A key that stands for n equal ones weighs n times as much: proportional attention (Bolya et al. 2023,
-        # arXiv 2210.09461, equation 1). The bias of padding is log(0).
+        # Proportional attention: a key that stands for n positions weighs n times as much (Bolya et al. 2023, arXiv
+        # 2210.09461, equation 1). The bias of padding is log(0).
         bias = tokens.counts.to(hidden.dtype).log()[:, None, None]
         states, attentions = self._run_layers(hidden, bias, output_attentions)
         kept = self.config.frame_layers if layers is None else layers
@@ -198,15 +206,15 @@ class WhisperEmotionEncoder(nn.Module):
         )
 
     def encoded_mel_frames(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the number of mel frames that are encoded of clips of `lengths` `(clips,)`, with their silence."""
+        """Return the number of encoded mel frames, silence included, for clips of `lengths` `(clips,)`."""
         return (lengths + self._margin()).clamp(max=2 * self.config.max_source_positions)
 
     def pooled_frames(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the number of encoder frames `(clips,)` that are pooled of clips with `lengths` `(clips,)` frames."""
+        """Return the number of pooled encoder frames `(clips,)` for clips of `lengths` `(clips,)` mel frames."""
         return encoder_frames(lengths if self.config.mask_padding else self.encoded_mel_frames(lengths))
 
     def _check(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        """Raise for inputs of a wrong shape or type; looks at no values, which would wait for the device."""
+        """Raise for inputs of a wrong shape or type; read no values, which would wait for the device."""
         shape, window = tuple(input_features.shape), 2 * self.config.max_source_positions
         tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         if tracing and not torch.compiler.is_compiling():
@@ -229,14 +237,14 @@ class WhisperEmotionEncoder(nn.Module):
         """Return the number of mel frames of each clip, `(batch,)`, at least 1."""
         if attention_mask is not None:
             return attention_mask.long().sum(dim=1).clamp(min=1)
-        # Padding is one value in all bands, up to the last frame. A clip that ends audibly has no such tail.
+        # Padding is one value in all bands, up to the last frame
         last = input_features[..., -1:]
         padded = ((input_features == last) & (last == last[:, :1])).all(dim=1)
         place = torch.arange(1, padded.shape[1] + 1, device=padded.device)
         return torch.where(padded, 0, place).amax(dim=1).clamp(min=1)
 
     def _margin(self) -> int:
-        """Return the silent mel frames behind a clip that the convolutions see, as far as the window reaches."""
+        """Return the number of silent mel frames that the convolutions process after a clip."""
         return {
             "window": 2 * self.config.max_source_positions,
             "utterance": round(self.config.context_margin * MEL_FRAMES_PER_SECOND),
@@ -244,19 +252,18 @@ class WhisperEmotionEncoder(nn.Module):
         }[self.config.encoder_context]
 
     def _convolve(self, input_features: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
-        """Turn mel frames into audio frames `(batch, width / 2, d_model)`, silent behind each clip."""
+        """Turn mel frames into audio frames `(batch, width / 2, d_model)`, silent after each clip."""
         window, dtype = 2 * self.config.max_source_positions, self.conv1.weight.dtype
         if self.config.encoder_context == "window" or not torch.compiler.is_compiling():
             width = min(width, window)
         features = _extend_with_silence(input_features, lengths, width).to(dtype)
-        # A convolution pads with zeros where its input ends. A clip's input ends at its own length, whatever the
-        # width of the batch: what lies behind must be zero before each of the two.
+        # A convolution zero-pads its input's end; zeros after each clip make this independent of the batch's width
         own = prefix_mask(self.encoded_mel_frames(lengths), width)[:, None]
         hidden = nn.functional.gelu(self.conv1(features.masked_fill(~own, 0.0)))
         return nn.functional.gelu(self.conv2(hidden.masked_fill(~own, 0.0))).transpose(1, 2)
 
     def _tokens(self, lengths: torch.Tensor, longest: int) -> Tokens:
-        """Choose the frames that go through the layers; no clip has more than `longest` mel frames."""
+        """Choose the frames that go through the layers; `longest` is the longest clip's number of mel frames."""
         window, sparse = self.config.max_source_positions, self.config.encoder_context == "sparse_window"
         if sparse:
             return sparse_tokens(encoder_frames(lengths), encoder_frames(longest), window, self.config.silence_stride)
@@ -283,13 +290,13 @@ class WhisperEmotionEncoder(nn.Module):
 
 
 def sparse_tokens(own: torch.Tensor, longest: int, window: int, stride: int) -> Tokens:
-    """Choose the tokens of the sparse window: the audio, its two silent neighbours, every `stride`-th position behind.
+    """Choose the tokens of the sparse window: the audio, two silent frames, then every `stride`-th position.
 
     Args:
         own: `(batch,)` audio frames of each clip.
         longest: Audio frames of the longest clip.
         window: Positions in the whole window.
-        stride: Silent positions that one token stands for; the last token stands for the rest.
+        stride: Silent positions per token; the last token stands for the rest.
     """
     audible = (own + SILENT_NEIGHBOURS).clamp(max=window)[:, None]
     longest = longest + SILENT_NEIGHBOURS
@@ -310,10 +317,10 @@ def prefix_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _extend_with_silence(input_features: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """Make features `width` frames wide, silent behind each clip and the two frames that its end still reaches.
+    """Make features `width` frames wide, silent after each clip and the two frames that contain its end.
 
-    Silence is the value that the extractor pads a clip with: log10(1e-10), raised to the clip's maximum less 8, then
-    scaled by (x + 4) / 4. The maximum is over the clip's own frames and the two behind, as in the stock extractor.
+    Silence has the extractor's padding value: log10(1e-10), clamped at the clip's maximum minus 8, then scaled by
+    (x + 4) / 4. The maximum is over the clip's own frames and the next two, as in the stock extractor.
     """
     reached = (lengths + TAIL_FRAMES).clamp(max=input_features.shape[-1])
     heard = prefix_mask(reached, input_features.shape[-1])[:, None]

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and the one line that it says."""
+"""`UserError`, the exception for users' mistakes, and helpers for its one-line messages."""
 
 import os
 import threading
@@ -13,50 +13,50 @@ TRAINING = frozenset(
 
 
 class UserError(ValueError):
-    """Something that the user can mend: a wrong path, option, file or value.
+    """A mistake that the user can fix: a wrong path, option, file or value.
 
-    The message is one line that names the file or option, what is wrong, and what would be right. Scripts print it
-    on stderr without a traceback and exit with 2; every other exception is a defect and keeps its traceback.
+    The message is one line. It names the file or option, the error, and the fix. Scripts print the message on stderr
+    without a traceback and exit with 2. Every other exception is a bug and keeps its traceback.
     """
 
 
 @contextmanager
 def reading(source: object, expected: str) -> Iterator[None]:
-    """Turn whatever a library raises on what others have written into a `UserError` that names it.
+    """Turn any exception while reading a user's file into a `UserError` that names the file.
 
-    A damaged or foreign file makes KeyErrors and TypeErrors of any depth; only that file's reading belongs in here.
+    A damaged file can raise any exception, even KeyError and TypeError, so put nothing but the reading in this block.
 
     Args:
         source: The file or folder, or the option that names it.
-        expected: What would be right.
+        expected: The expected content, for the message.
     """
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError as error:
-        lacking = f"{error.filename} is not there" if error.filename else one_line(error)
+        lacking = f"{error.filename} is missing" if error.filename else one_line(error)
         raise UserError(f"{source}: {lacking}; expected {expected}") from error
     except Exception as error:
         raise UserError(f"{source}: {error.__class__.__name__}: {one_line(error)}; expected {expected}") from error
 
 
 def one_line(error: Exception) -> str:
-    """An exception's message with its line breaks and runs of blanks folded, to be part of a `UserError`'s."""
+    """Return an exception's message as one line, for use in a `UserError`."""
     return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:
-    """A file's name, or a message with one in it, as one line for a terminal: what is not printable is escaped."""
+    """Escape the unprintable characters of a file name or message, so that it prints as one line."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 @contextmanager
 def without_loading_report() -> Iterator[None]:
-    """Keep what loading reports from users, for whom the caller puts it into one line.
+    """Silence the libraries' loading reports (missing weights, retries to the Hub); the caller reports errors.
 
-    That is, what a checkpoint lacks, and each of the attempts to reach the Hub. Threads load one behind another: how
-    much the libraries say is the whole process's, and two at once would leave them silent.
+    Verbosity belongs to the whole process, so threads load one after another: two at once would leave the libraries
+    silent.
     """
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -67,7 +67,7 @@ def without_loading_report() -> Iterator[None]:
 
 @contextmanager
 def errors_only(*libraries: Any) -> Iterator[None]:
-    """Let libraries log nothing but errors, as their `get_verbosity` and `set_verbosity_error` have it."""
+    """Set libraries to log errors only, through their `get_verbosity` and `set_verbosity_error`."""
     before = [library.get_verbosity() for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
@@ -79,7 +79,7 @@ def errors_only(*libraries: Any) -> Iterator[None]:
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """What to install for a module of the extra `train` that is missing; None for any other module."""
+    """Say what to install for a missing module of the extra `train`; None for any other module."""
     name = (error.name or "").partition(".")[0]
     if name not in TRAINING:
         return None
@@ -87,16 +87,16 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
 
 
 def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
-    """Why a model could not be loaded, from what transformers raised: the end of a `UserError`'s message.
+    """Explain why a model could not be loaded, as the end of a `UserError`'s message.
 
     Args:
-        name: A folder, or what may be a name on the Hub.
-        error: What `from_pretrained` raised.
+        name: A folder or a Hub name.
+        error: The exception of `from_pretrained`.
     """
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     if os.path.isfile(name):
-        return "is a file and no folder"
+        return "is a file, not a folder"
     said = one_line(error).removeprefix("Error ").removesuffix(".")
     if not isinstance(error, OSError):
         said = f"{error.__class__.__name__}: {said}"
@@ -104,9 +104,9 @@ def not_loaded(name: str | os.PathLike[str], error: Exception) -> str:
         return f"holds no model to load: {said}"
     cause = error.__cause__
     if isinstance(cause, HFValidationError):
-        return "is no folder here"
+        return "is not a folder"
     if isinstance(cause, LocalEntryNotFoundError):
-        return "is no folder here, and the Hub could not be reached"
-    if type(cause) is RepositoryNotFoundError:  # and not one of those who may be read by some
-        return "is no folder here, and was not found on the Hub (HF_TOKEN opens what is private)"
-    return f"is no folder here, and could not be loaded from the Hub: {said}"
+        return "is not a folder, and the Hub could not be reached"
+    if type(cause) is RepositoryNotFoundError:  # its subclass means a gated repository
+        return "is not a folder, and was not found on the Hub (set HF_TOKEN for private repositories)"
+    return f"is not a folder, and could not be loaded from the Hub: {said}"

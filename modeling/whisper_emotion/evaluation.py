@@ -1,4 +1,4 @@
-"""Score a trained model, or the predictions of any other, on labelled recordings: over the classes that both have."""
+"""Score a trained model, or another model's predictions, on labelled recordings, over the shared classes."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from whisper_emotion.head_files import find_model
 from whisper_emotion.inference import BATCH_SIZE, EmotionClassifier
 from whisper_emotion.windows import LONGEST_SECONDS
 
-SMALLEST = 1e-30  # probability whose logarithm is taken in place of zero's
+SMALLEST = 1e-30  # added to probabilities before the logarithm
 WRITTEN = (
     'a list of rows with "file" and one number per label, as predict.py writes, or an object that maps each file '
     'name to the list of {"label", "score"} that a pipeline returns'
@@ -36,12 +36,12 @@ WRITTEN = (
 
 @dataclass
 class Classified:
-    """Probabilities of every utterance of a corpus, a dict a row: label to probability.
+    """Probabilities of every utterance of a corpus: one dict from label to probability per row.
 
     Args:
-        found: Of the clips, adapted where that was asked for.
-        unadapted: Of each clip as it is; None where nothing was adapted.
-        familiar: Which clips resemble the model's training, `(clips,)`; None where it knows no limit.
+        found: Probabilities of the clips, adapted if requested.
+        unadapted: Probabilities without adaptation; None without adaptation.
+        familiar: Which clips resemble the training clips, `(clips,)`; None if the model has no novelty limit.
     """
 
     found: list[dict[str, float]]
@@ -59,24 +59,24 @@ def classify_corpus(
 ) -> Classified:
     """Classify every utterance of a corpus.
 
-    A linear head on mean frames encodes each clip once. Other heads encode it again where it is adapted.
+    With a linear head on mean frames, each clip is encoded once. Other heads encode adapted clips twice.
 
     Args:
-        classifier: The model. A domain that it is adapted to stays; the clips as they are include it.
-        corpus: What `load_corpus` returned.
-        adaptation: `none`, or what the clips are adapted to without labels: each `speaker`, or each corpus
-            (`domain`), by all of its clips.
-        change: Distorts the samples of a clip, given its row.
-        description: Of the progress bar.
+        classifier: The model. A domain that it stores also applies to unadapted clips.
+        corpus: Output of `load_corpus`.
+        adaptation: `none`, or the domain to adapt to, without labels: all clips of a `speaker`, or of a corpus
+            (`domain`).
+        change: Function of (samples, row) that distorts a clip.
+        description: Text of the progress bar.
 
     Raises:
-        UserError: A recording cannot be read; speakers are not known; or the model cannot adapt.
+        UserError: A recording cannot be read, the speakers are unknown, or the model cannot adapt.
     """
     if adaptation == "speaker" and not speakers_known(corpus):
-        raise UserError("--adaptation speaker: needs known speakers, give --speaker_pattern or a column of them")
+        raise UserError("--adaptation speaker: needs known speakers, give --speaker_pattern or a speaker column")
     head, device = classifier.model.head, classifier.model.device
     if adaptation != "none" and not head.adaptation.population_mean.any():
-        raise UserError(f"--adaptation {adaptation}: the model does not know its training speakers' mean")
+        raise UserError(f"--adaptation {adaptation}: the model has no mean of its training speakers")
     logits = torch.empty(len(corpus), head.config.num_labels)
     limit = head.config.novelty_limit
     means = np.empty((len(corpus), head.config.frame_size), np.float32)
@@ -107,7 +107,7 @@ def classify_corpus(
 def _encode(
     classifier: EmotionClassifier, corpus: Dataset, change: Callable[[np.ndarray, int], np.ndarray] | None
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Encode clips of like length together: their rows, their frames for the head, and the mask of the frames."""
+    """Encode clips in batches of similar length; yield rows, frames for the head, and mask."""
     order = np.argsort(corpus["seconds"][:], kind="stable")
     longest = LONGEST_SECONDS * SAMPLING_RATE
     for start in range(0, len(order), BATCH_SIZE):
@@ -124,7 +124,7 @@ def _by_label(logits: torch.Tensor, labels: Sequence[str]) -> list[dict[str, flo
 
 
 def trained_on(model: str | None, corpora: str) -> list[str]:
-    """Return which corpora were in a model's training, by the `scores.json` beside it.
+    """Return which corpora were in a model's training, according to its `scores.json`.
 
     Args:
         model: A folder or a Hub name; None for the general model.
@@ -136,11 +136,11 @@ def trained_on(model: str | None, corpora: str) -> list[str]:
     path = Path(find_model(model)) / "scores.json"
     if not path.is_file():
         return []
-    with reading(path, "what train.py wrote"):
+    with reading(path, "a file of train.py"):
         record = json.loads(path.read_text(encoding="utf-8"))
         trained = {name for name, _ in corpora_of(record["corpus"])}
         if record.get("folds") == "loco":
-            trained -= set(record["corpora"])  # the one that was tested, and left out of the training
+            trained -= set(record["corpora"])  # tested corpora were left out of training
     return [name for name, _ in corpora_of(corpora) if name in trained]
 
 
@@ -148,11 +148,11 @@ def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
     """Read the predictions of another model.
 
     Args:
-        path: A JSON file, see `WRITTEN`. Files are found by their names without folders and ending.
-        corpus: What `load_corpus` returned.
+        path: A JSON file, see `WRITTEN`. Recordings match by file name without folder and suffix.
+        corpus: Output of `load_corpus`.
 
     Returns:
-        A dict a row: label to probability.
+        One dict from label to probability per row.
 
     Raises:
         UserError: The file cannot be read, or lacks a recording.
@@ -172,7 +172,7 @@ def read_other(path: Path, corpus: Dataset) -> list[dict[str, float]]:
 
 
 def _probabilities(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row, or those under `probabilities`, as predict.py writes them."""
+    """Read a row's probabilities: its numbers, or the numbers under `probabilities`, as predict.py writes them."""
     numbers = row.get("probabilities")
     return {
         name: float(value)
@@ -188,12 +188,12 @@ def calibrate(
     labels: Sequence[str],
     corpora: pd.Series,
 ) -> dict[str, float]:
-    """Find the temperatures and sure probabilities that suit the evaluated clips; corpora count alike.
+    """Find temperatures and sure probabilities on the evaluated clips; all corpora have equal weight.
 
     Args:
-        config: The model's.
+        config: The model's configuration.
         table: Output of `tabulate`.
-        alone: Output of `tabulate` for the clips as they are; None unless `table` has adapted clips.
+        alone: Output of `tabulate` without adaptation; None unless `table` has adapted clips.
         labels: The shared classes.
         corpora: Corpus of each clip, by its name.
 
@@ -222,17 +222,17 @@ def tabulate(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Restrict predictions to the classes that model and corpus share, and tabulate them.
 
-    Labels of the model count by the vocabulary: `hap` is `happy`. Each clip's probabilities sum to 1 over the shared
-    classes that its corpus has; clips of other classes are left out.
+    The model's labels are mapped to the vocabulary: `hap` is `happy`. Each clip's probabilities sum to 1 over the
+    shared classes in its corpus. Clips of other classes are left out.
 
     Args:
-        corpus: What `load_corpus` returned.
-        probabilities: A dict a row: label to probability.
-        sure_probability: From which a label is sure, if the clip is `familiar`; None: the table does not say it.
-        familiar: As of `Classified`; None: all.
+        corpus: Output of `load_corpus`.
+        probabilities: One dict from label to probability per row.
+        sure_probability: Least probability of a sure label of a `familiar` clip; None omits the column `sure`.
+        familiar: As in `Classified`; None: all clips.
 
     Returns:
-        The table, columns as of `cross_validation.predict`, and the shared classes in the corpus's order.
+        The table, with the columns of `cross_validation.predict`, and the shared classes in the corpus's order.
 
     Raises:
         UserError: Fewer than two classes are shared.
@@ -243,8 +243,8 @@ def tabulate(
     shared = [label for label in labels if label in spoken.values()]
     if len(shared) < 2:
         raise UserError(
-            f"the model knows {', '.join(sorted(spoken.values()))}, the corpus {', '.join(labels)}: expected two or "
-            "more classes that both have; --labels_map renames the corpus's"
+            f"the model has {', '.join(sorted(spoken.values()))}, the corpus {', '.join(labels)}: expected two or "
+            "more shared classes; --labels_map renames the corpus's classes"
         )
     matrix = np.zeros((len(corpus), len(shared)))
     for row, named in enumerate(probabilities):

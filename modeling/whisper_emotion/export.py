@@ -58,21 +58,21 @@ def export_onnx(
 ) -> Comparison:
     """Write a trained model as an ONNX graph (opset 20) and compare it with torch.
 
-    The graph takes `input_features` `(batch, mel, frames)` float32 and `attention_mask` `(batch, frames)` int64, as
-    the feature extractor returns them, of any number of clips and up to 3,000 frames. It returns `probabilities`
-    `(batch, labels)` and `pooling_weights` `(batch, heads, encoder frames)`, which are 0 behind a clip's own frames.
-    The labels are in its metadata under `labels`, a JSON list.
+    The graph takes the feature extractor's `input_features` `(batch, mel, frames)` float32 and `attention_mask`
+    `(batch, frames)` int64, for any number of clips and up to 3,000 frames. It returns `probabilities`
+    `(batch, labels)` and `pooling_weights` `(batch, heads, encoder frames)`, which are 0 after a clip's own frames.
+    Its metadata holds the labels as a JSON list under `labels`.
 
     Args:
-        model: The trained model, on the processor.
+        model: The trained model, on the CPU.
         extractor: Its feature extractor.
         output: The file to write.
-        quantize: Store the weights of the encoder's linear layers as 8-bit integers, of which 7 bits are used, and
-            compute their products with them. The head stays in float32: its weights may differ by orders of magnitude,
-            and one scale for all of them would erase the small ones.
+        quantize: Store the weights of the encoder's linear layers as 8-bit integers (7 bits are used), and multiply
+            in integers. The head stays in float32: its weights differ by orders of magnitude, and one scale would
+            erase the small ones.
 
     Returns:
-        The difference from torch, over 50 clips of generated speech of random lengths up to the window.
+        The difference from torch on 50 clips of generated speech of random lengths up to the window.
 
     Raises:
         UserError: The packages of the extra `onnx` are not installed, or the file cannot be written.
@@ -80,14 +80,14 @@ def export_onnx(
     try:
         import onnx
         import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401  what torch.onnx exports with
+        import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise UserError(f"--output {output}: ONNX needs {error.name}, pip install 'whisper-emotion[onnx]'") from error
     graph, window = _Graph(model).eval(), 2 * model.config.max_source_positions
-    batch = torch.export.Dim("batch", max=2**31)  # torch 2.7 exports none without a bound
+    batch = torch.export.Dim("batch", max=2**31)  # torch 2.7 needs a bound
     frames = torch.export.Dim("frames", min=3, max=window)
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about its own code
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             graph,
@@ -111,8 +111,8 @@ def _quantize(proto: Any) -> Any:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    del proto.graph.value_info[:]  # shapes that torch before 2.13 gets wrong; the quantiser finds its own
-    logging.disable(logging.WARNING)  # of a pre-processing that an exported graph does not need
+    del proto.graph.value_info[:]  # torch before 2.13 stores wrong shapes; the quantiser infers them
+    logging.disable(logging.WARNING)  # the quantiser asks for a pre-processing that this graph does not need
     try:
         with tempfile.TemporaryDirectory() as folder:
             quantize_dynamic(
@@ -120,8 +120,8 @@ def _quantize(proto: Any) -> Any:
                 Path(folder) / "int8.onnx",
                 weight_type=QuantType.QInt8,
                 per_channel=True,
-                reduce_range=True,  # products of 8 bits overflow on processors without VNNI instructions
-                op_types_to_quantize=["MatMul", "Gemm"],  # what the convolutions see is too wide for 8 bits
+                reduce_range=True,  # 8-bit products overflow on CPUs without VNNI instructions
+                op_types_to_quantize=["MatMul", "Gemm"],  # the convolutions' inputs have too wide a range for 8 bits
                 nodes_to_exclude=_head_nodes(proto),
             )
             return onnx.load(Path(folder) / "int8.onnx")
@@ -145,13 +145,13 @@ def _compare(graph: _Graph, extractor: WhisperEmotionFeatureExtractor, path: str
 
 
 def _head_nodes(proto: Any) -> list[str]:
-    """Name the nodes of a graph that the model's head became; the exporter notes the module of each node."""
+    """List the names of the head's nodes; the exporter stores the module of each node."""
     names = [node.name for node in proto.graph.node if any("model.head" in one.value for one in node.metadata_props)]
-    return names + [f"{name}_MatMul" for name in names]  # what the quantiser calls a Gemm's product
+    return names + [f"{name}_MatMul" for name in names]  # the quantiser splits a Gemm and names its product so
 
 
 def open_session(path: str | os.PathLike[str]) -> Any:
-    """Open an exported graph on the processor, with as many threads as torch has."""
+    """Open an exported graph on the CPU, with as many threads as torch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -160,7 +160,7 @@ def open_session(path: str | os.PathLike[str]) -> Any:
 
 
 def _features(extractor: WhisperEmotionFeatureExtractor, samples: list[int]) -> list[torch.Tensor]:
-    """Compute the graph's inputs for generated speech of these lengths; noise would be unlike all training data."""
+    """Compute the graph's inputs for generated speech of these lengths; noise would be unlike any training data."""
     rng = np.random.default_rng(samples)
     clips = []
     for length in samples:

@@ -1,4 +1,4 @@
-"""Accuracy by gender, speaker, language and corpus: whom a model serves worse."""
+"""Accuracy by gender, speaker, language and corpus."""
 
 import math
 from typing import Any
@@ -16,24 +16,24 @@ NOT_KNOWN = "not known"
 
 
 def measure_fairness(predictions: pd.DataFrame, labels: list[str], corpus: Dataset) -> dict[str, Any]:
-    """Score the clips of each group by themselves, over the classes that the group has.
+    """Score the clips of each group separately, over the classes in the group.
 
     Args:
-        predictions: What `tabulate` returned.
+        predictions: Output of `tabulate`.
         labels: The classes.
-        corpus: What `load_corpus` returned.
+        corpus: Output of `load_corpus`.
 
     Returns:
-        Fractions of unweighted accuracy:
+        Unweighted accuracies as fractions, under these keys.
 
-        - `gender`: for each gender `unweighted_accuracy`, its 95 % `interval`, `clips` and `speakers` (None where
-          they are not known).
-        - `gender_difference`: `[value, low, high]`, female less male; None unless both are known.
+        - `gender`: for each gender `unweighted_accuracy`, its 95 % `interval`, `clips`, and `speakers` (None if
+          unknown).
+        - `gender_difference`: `[value, low, high]`, female minus male; None unless both are known.
         - `speakers`: `speakers`, `mean`, `worst_decile` (mean of the worst tenth), `worst` and `worst_speaker`; None
-          where speakers are not known.
+          if unknown.
         - `languages`, `corpora`: as `gender`; empty unless there are several.
 
-        Intervals draw speakers with replacement, or clips where a group has fewer than two known speakers.
+        Intervals resample speakers with replacement, or clips in groups with fewer than two known speakers.
     """
     facts = pd.DataFrame({name: corpus[name][:] for name in ("gender", "speaker", "corpus")})
     facts.index = pd.Index(utterance_names(corpus))
@@ -46,7 +46,7 @@ def measure_fairness(predictions: pd.DataFrame, labels: list[str], corpus: Datas
     difference = None
     if len(genders) == 2:
         female, male = genders["female"], genders["male"]
-        male[1:] = np.roll(male[1:], 1)  # groups of one size have the same draws: shifted, they are independent
+        male[1:] = np.roll(male[1:], 1)  # groups of equal size share their draws; a shift makes them independent
         difference = list(interval(female - male))
     return {
         "gender": _groups(table, "gender", labels, known),
@@ -58,7 +58,7 @@ def measure_fairness(predictions: pd.DataFrame, labels: list[str], corpus: Datas
 
 
 def _groups(table: pd.DataFrame, column: str, labels: list[str], known: bool) -> dict[str, dict[str, Any]]:
-    """The figures of each group."""
+    """Score each group."""
     found = {}
     for name, own in table.groupby(column):
         value, low, high = interval(_draws(own, labels, known))
@@ -69,13 +69,13 @@ def _groups(table: pd.DataFrame, column: str, labels: list[str], known: bool) ->
 
 
 def _several(table: pd.DataFrame, column: str, labels: list[str], known: bool) -> dict[str, dict[str, Any]]:
-    """The figures of each group, if there are two or more."""
+    """Score each group if there are two or more."""
     groups = _groups(table, column, labels, known)
     return groups if len(groups) > 1 else {}
 
 
 def _speakers(table: pd.DataFrame) -> dict[str, Any]:
-    """Recalls of each speaker, averaged over the classes that the speaker has."""
+    """Summarise the mean recall per speaker, over the classes of the speaker."""
     right = table["label"] == table["predicted"]
     recalls = right.groupby([table["speaker"], table["label"]]).mean()
     accuracies = recalls.groupby(level=0).mean().sort_values(kind="stable")
@@ -89,7 +89,7 @@ def _speakers(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _draws(table: pd.DataFrame, labels: list[str], known: bool) -> np.ndarray:
-    """Unweighted accuracy `(1 + RESAMPLES,)` of the clips, then of speakers or clips drawn with replacement."""
+    """Return the unweighted accuracy `(1 + RESAMPLES,)`: of all clips, then of resampled speakers or clips."""
     units = "speaker" if known and len(set(table["speaker"])) > 1 else "name"
     places, names = pd.factorize(table[units])
     classes, predicted = (pd.Index(labels).get_indexer(table[name]) for name in ("label", "predicted"))
@@ -101,4 +101,4 @@ def _draws(table: pd.DataFrame, labels: list[str], known: bool) -> np.ndarray:
     for row in range(1 + RESAMPLES):
         counts = draw.multinomial(len(names), shares) if row else np.ones(len(names))
         np.divide(counts @ hits, support := counts @ clips, out=recalls[row], where=support > 0)
-    return np.nanmean(recalls, axis=1)  # a draw may miss a class
+    return np.nanmean(recalls, axis=1)  # a resample may lack a class

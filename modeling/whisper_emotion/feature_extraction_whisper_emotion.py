@@ -13,11 +13,11 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# A frame is centred on its first sample and reaches half a window (200 of 160-sample hops) to the right, so up to two
-# frames behind the last real one still hear its end. They are computed, not filled, to equal the stock extractor.
+# A frame reaches half a window (200 samples) right of its centre, more than a hop (160 samples). So up to two frames
+# after the last real frame contain audio; they are computed, as in the stock extractor.
 TAIL_FRAMES = 2
 
-# What a configuration may say, from and to: more is a damaged file, and believing it would take all memory.
+# Allowed ranges: larger values in a damaged file would exhaust the memory
 LIMITS = {
     "feature_size": (1, 1024),
     "sampling_rate": (1_000, 1_000_000),
@@ -30,21 +30,21 @@ PAUSE_DECIBELS = -40.0
 MARGIN_SECONDS = 0.1  # kept before and behind the speech
 SPEECH_DECIBELS = -26.0  # of full scale: the level of speech in ITU-T P.56's tests
 
-LOUDEST = 1e15  # beyond, the spectrogram is no longer finite in single precision
+LOUDEST = 1e15  # above it, the spectrogram overflows single precision
 
 
 class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
-    """Whisper's log-mel spectrogram with the mask of its real frames, computed on the audio alone.
+    """Whisper's log-mel spectrogram and the mask of its real frames; only the audio itself is transformed.
 
-    Values equal those of `WhisperFeatureExtractor` on the same audio (1e-5): a clip of `n` samples has
-    `ceil(n / hop_length)` real frames, and the rest of the window holds the value that silence has in that clip.
+    Values equal those of `WhisperFeatureExtractor` on the same audio (1e-5). A clip of `n` samples has
+    `ceil(n / hop_length)` real frames. The rest of the window holds the value of silence in that clip.
 
     With `normalize_speech`, the extractor first cuts each clip to its speech (`find_speech`) and brings it to one
     level. Gain, and silence at both ends, then change nothing.
 
-    Other fields, arguments and defaults are the parent's. `padding_value` and `dither` must be 0.0, or the padding
-    would not be silent. The argument `return_attention_mask` of a call decides whether the mask is returned. The field
-    of that name has no effect, since stock checkpoints say False.
+    Other fields, arguments and defaults equal the parent's. `padding_value` and `dither` must be 0.0, because padding
+    must be silent. The field `return_attention_mask` has no effect, because stock checkpoints set it to False; the
+    argument of the same name decides.
 
     Raises:
         ValueError: A field has a value that is not allowed.
@@ -95,23 +95,23 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
     ) -> BatchFeature:
         """Turn mono audio into log-mel features and their mask.
 
-        Forked processes (`Dataset.map(num_proc=2)`) compute on one thread each once this process has extracted
-        features: a fork inherits a thread pool without its threads, and would wait for them forever.
+        After the first call, forked processes (`Dataset.map(num_proc=2)`) use one thread each: a fork inherits the
+        thread pool without its threads, and would wait for them forever.
 
         Args:
             raw_speech: One clip `(samples,)` or a list of clips: arrays, tensors or lists of floats. A two-dimensional
                 array is a batch `(clips, samples)`.
             truncation: Cut clips longer than `max_length`, with a warning that names the seconds dropped. False
                 refuses such clips.
-            pad_to_multiple_of: Samples; the width is rounded up to it, at most to the window.
-            return_tensors: `pt` or `np`; numpy arrays where not given.
-            return_attention_mask: False leaves the mask out.
-            padding: `max_length` (default: all batches have one width, which keeps the pipeline's batching safe) or
-                `longest` (the longest clip of this batch and two frames).
-            max_length: Samples, at most the window of `chunk_length` seconds, which is the default.
-            sampling_rate: Rate of `raw_speech` in Hz; anything but the extractor's own is refused.
-            do_normalize: Scale each clip to zero mean and unit variance first.
-            device: Where the spectrogram is computed.
+            pad_to_multiple_of: Samples; the width is rounded up to a multiple, at most to the window.
+            return_tensors: `pt` or `np`; default: numpy arrays.
+            return_attention_mask: False omits the mask.
+            padding: `max_length` (default; all batches have the same width, so the pipeline can batch them) or
+                `longest` (the longest clip of the batch and two frames).
+            max_length: Samples, at most the window of `chunk_length` seconds (default).
+            sampling_rate: Rate of `raw_speech` in Hz; must equal the extractor's.
+            do_normalize: First scale each clip to zero mean and unit variance.
+            device: Device that computes the spectrogram.
             **kwargs: Refused by name, unless None or False.
 
         Returns:
@@ -119,8 +119,8 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             clip's own frames.
 
         Raises:
-            ValueError: An argument is not allowed, or a clip is too short, not finite, not mono or wrongly sampled;
-                the message names the argument or the clip's place in the batch.
+            ValueError: An argument is not allowed, or a clip is too short, not finite, not mono or wrongly sampled.
+                The message names the argument or the clip's place in the batch.
         """
         limit = self.n_samples if max_length is None else max_length
         self._check_call(limit, padding, pad_to_multiple_of, sampling_rate, kwargs)
@@ -154,24 +154,24 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Make a batch of features of several widths, such as `Dataset.map` stores. Trainer's collator calls it.
+        """Pad features of several widths, as `Dataset.map` stores them, into a batch; Trainer's collator calls this.
 
         Args:
-            processed_features: A dictionary a clip: this extractor's outputs without their batch dimension, and other
+            processed_features: One dictionary per clip: this extractor's output without the batch dimension, and other
                 keys, such as `label`.
             padding: `longest` (default) or `max_length`, the window.
-            max_length: Not supported, as `truncation` and `pad_to_multiple_of`: give it to the extracting call.
-            truncation: Not supported.
-            pad_to_multiple_of: Not supported.
-            return_attention_mask: Without effect: the mask is returned.
-            return_tensors: `pt` or `np`; lists of arrays where not given.
+            max_length: Not supported: give it when the features are extracted.
+            truncation: Not supported: give it when the features are extracted.
+            pad_to_multiple_of: Not supported: give it when the features are extracted.
+            return_attention_mask: No effect: the mask is always returned.
+            return_tensors: `pt` or `np`; default: lists of arrays.
 
         Returns:
-            As of `__call__`, with the other keys. Zeros fill the features; the model ignores them.
+            The output of `__call__` and the other keys. The features are padded with zeros, which the model ignores.
 
         Raises:
             ValueError: An argument is not supported, features hold NaN or infinity, or a mask is not ones followed by
-                zeros; the message names the clip's place in the batch.
+                zeros. The message names the clip's place in the batch.
         """
         unsupported = {"max_length": max_length, "truncation": truncation, "pad_to_multiple_of": pad_to_multiple_of}
         for name, value in unsupported.items():
@@ -188,7 +188,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
                 )
             if not np.isfinite(clip).all():
                 raise ValueError(
-                    f"input_features of clip {place} of the batch hold NaN or infinity. Extract them anew."
+                    f"input_features of clip {place} of the batch hold NaN or infinity. Extract them again."
                 )
         width = self.nb_max_frames if padding == "max_length" else max(map(len, masks))
         batch["input_features"] = [np.pad(clip, ((0, 0), (0, width - clip.shape[-1]))) for clip in features]
@@ -247,10 +247,10 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             if not holds:
                 raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}")
         if sampling_rate is None:
-            logger.warning_once(f"sampling_rate is not given: the audio is taken to be at {rate} Hz")
+            logger.warning_once(f"sampling_rate is not given: {rate} Hz is assumed")
 
     def _check_clip(self, clip, place: int, limit: int, truncation: bool) -> np.ndarray:
-        """Return one clip as float32 `(samples,)`, or raise the ValueError that says what is wrong with it."""
+        """Return one clip as float32 `(samples,)`; raise ValueError if the clip is not allowed."""
         where, numbers = f"audio {place} of the batch", "it must hold floats in [-1, 1]"
         if isinstance(clip, torch.Tensor):
             clip = clip.detach().cpu()
@@ -258,7 +258,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         try:
             clip = np.asarray(clip)
         except ValueError as error:  # lists of several lengths
-            raise ValueError(f"{where} is no array of numbers ({error}): {numbers}") from error
+            raise ValueError(f"{where} is not an array of numbers ({error}): {numbers}") from error
         if clip.ndim != 1:
             raise ValueError(f"{where} has shape {clip.shape}: it must be `(samples,)`. Mix channels down to mono.")
         if len(clip) < self.n_fft:
@@ -282,17 +282,17 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         return clip[:limit]
 
     def _log_mel(self, clip: np.ndarray, width: int, device: str) -> np.ndarray:
-        """Compute the features `(mel, width)` of one clip: its own frames, the tail, and silence behind them."""
+        """Compute the features `(mel, width)` of one clip: its own frames, the tail, then silence."""
         _compute_on_one_thread_after_fork()
         span = min(-(-len(clip) // self.hop_length) + TAIL_FRAMES, width)
-        # As the stock extractor does: zeros behind the clip, and half a window reflected at either end.
+        # As in the stock extractor: zeros after the clip, and half a window reflected at either end
         signal = np.pad(np.pad(clip, (0, span * self.hop_length - len(clip))), self.n_fft // 2, mode="reflect")
         frames = torch.from_numpy(signal).to(device).unfold(0, self.n_fft, self.hop_length)[:span]
         power = torch.fft.rfft(frames * torch.hann_window(self.n_fft, device=device)).abs() ** 2
         filters = torch.from_numpy(self.mel_filters).to(device, torch.float32)
         with torch.autocast(frames.device.type, enabled=False):  # half precision is too coarse for a spectrum
             log_mel = (power @ filters).clamp(min=1e-10).log10()
-        # The stock extractor clamps at the clip's maximum less 8, and silence has the value of the clamp.
+        # The stock extractor clamps at the clip's maximum minus 8, and silence has the value of the clamp
         floor = log_mel.max() - 8.0
         features = floor.clamp(min=-10.0).repeat(width, self.feature_size)
         features[:span] = torch.maximum(log_mel, floor)
@@ -311,7 +311,7 @@ def _as_clips(raw_speech) -> list:
 
 @cache
 def _compute_on_one_thread_after_fork() -> None:
-    """Make torch leave its thread pool alone in processes forked from now on: the pool's threads are not forked."""
+    """Limit torch to one thread in processes forked from now on: a fork lacks the threads of the pool."""
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 

@@ -1,6 +1,6 @@
-"""A store of a frozen encoder's frames on disk: the encoder runs once over a corpus, heads train on it many times.
+"""Store a frozen encoder's frames on disk, so that it encodes a corpus once for many heads.
 
-Where the pooling is fixed, the store keeps pooled vectors, which are a hundredth of the size.
+With a fixed pooling the store holds pooled vectors, a hundredth of the size.
 """
 
 import hashlib
@@ -29,31 +29,32 @@ from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassifica
 from whisper_emotion.run_folder import write_whole, writing_to
 from whisper_emotion.stored_frames import INDEX, INTACT, KINDS, PooledClips, StoredFrames, read_index
 
-FORMAT = 3  # of the store; another number is another store
-BATCH_SIZE = 8  # utterances that the encoder sees together: part of what a store's bits depend on
-DONE = "done"  # file of a layer's folder, a byte a batch
-CLIPS = "clips.sha256"  # file of a layer's folder, a digest of each utterance
+FORMAT = 3  # version of the store; part of the store key
+BATCH_SIZE = 8  # utterances per batch of the encoder; changes the stored bits
+DONE = "done"  # file in a layer's folder: one byte per batch
+CLIPS = "clips.sha256"  # file in a layer's folder: one digest per utterance
 DIGEST_BYTES = 32  # of SHA-256
 LARGEST = 65_504  # of half precision
 
 
 class FeatureStore:
-    """The frames or pooled vectors of a corpus at some layers of an encoder, on disk or still to be computed.
+    """The frames or pooled vectors of a corpus at some layers of an encoder, computed on demand.
 
-    A layer's folder is named by a hash of all that its content depends on: the encoder's weights up to that layer, the
-    extractor, the context, which frames are pooled and how, and the bytes of every recording. Utterances are encoded
-    in batches that depend on nothing else, each is written to its own place, and then ticked off: a run that was
-    killed goes on from there, several processes (`torchrun --nproc_per_node 2`) share the batches, and the bits are
-    the same. What another, finished store of the same encoder holds of an utterance is copied and not encoded again.
+    The name of a layer's folder is a hash of everything that determines its content. That is the encoder's weights up
+    to the layer, the extractor, the context, the pooling and its mask, and the bytes of every recording.
+
+    Fixed batches of utterances are encoded, written to fixed places and marked as done. So a killed run resumes, and
+    several processes (`torchrun --nproc_per_node 2`) share the batches, with identical bits. Utterances that another
+    finished store of the same encoder holds are copied, not encoded again.
 
     Args:
-        model: Its encoder is used as it is, up to `encoder_layer`; the head plays no part.
+        model: Model whose encoder is used, up to `encoder_layer`; its head is not used.
         extractor: The encoder's feature extractor.
         corpus: Rows with `audio`, `label` and `seconds`.
-        layers: Encoder layers to keep, none above the model's.
-        store_dir: The store's folder; among Hugging Face's assets (`HF_ASSETS_CACHE`) where not given.
-        kind: One of `KINDS`: `frames`, or the pooling whose vectors are kept.
-        copy: 0 for the recordings as they are; 1, 2, … for a distorted copy of each, which only the pooled kinds have.
+        layers: Encoder layers to store, up to the model's top layer.
+        store_dir: The store's folder; default: among Hugging Face's assets (`HF_ASSETS_CACHE`).
+        kind: One of `KINDS`: `frames`, or the pooling of the stored vectors.
+        copy: 0: undistorted recordings. 1, 2, …: a distorted copy of each; for pooled kinds only.
     """
 
     def __init__(
@@ -77,16 +78,16 @@ class FeatureStore:
         }
         clips = hashlib.sha256(b"".join(self._clips)).hexdigest()
         self.folders = {layer: self.root / _digest(source, clips) for layer, source in self._sources.items()}
-        order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # utterances of like length together
+        order = np.argsort(corpus["seconds"][:], kind="stable").tolist()  # batch utterances of similar length
         self._batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
     def lay_out(self) -> None:
-        """Give every utterance its place in every layer's file, if the disk has room for them all.
+        """Reserve disk space for every utterance and layer.
 
         Raises:
-            UserError: The disk has no room, or the folder cannot be written.
+            UserError: The disk is too small, or the folder cannot be written.
         """
-        with PartialState().main_process_first():  # the others then find it done
+        with PartialState().main_process_first():  # the other processes then find the index
             new = {layer: folder for layer, folder in self.folders.items() if not (folder / INDEX).exists()}
             if not new:
                 return
@@ -101,8 +102,8 @@ class FeatureStore:
                 free = shutil.disk_usage(self.root).free
                 if len(new) * size > free:
                     raise UserError(
-                        f"--store_dir {self.root}: {what}, and {_gigabytes(free)} are free there: make room, or "
-                        "name a folder on a larger disk, or fewer layers"
+                        f"--store_dir {self.root}: {what}, but only {_gigabytes(free)} are free: free space, name a "
+                        "folder on a larger disk, or use fewer layers"
                     )
                 for layer, folder in new.items():
                     index = {
@@ -115,24 +116,23 @@ class FeatureStore:
                     self._reserve(folder, size, json.dumps(index))
             except OSError as error:
                 raise UserError(
-                    f"--store_dir {self.root}: cannot be written ({error.strerror}), {what}: make room there, or name "
-                    "a folder on a larger disk"
+                    f"--store_dir {self.root}: cannot be written ({error.strerror}), {what}: free space, or name a "
+                    "folder on a larger disk"
                 ) from error
 
     def _measure(self) -> list[int]:
-        """Read every recording for its number of frames."""
-        clips = tqdm(self.corpus, desc="measuring", unit="clip")  # one by one: they may be bytes
+        """Read every recording and compute its number of frames."""
+        clips = tqdm(self.corpus, desc="measuring", unit="clip")  # row by row, because rows may hold the audio itself
         samples = [self.extractor.count_samples(read_utterance(clip)) for clip in clips]
         mel = torch.tensor([-(-count // self.extractor.hop_length) for count in samples])
         return self.model.encoder.pooled_frames(mel).tolist()
 
     def _reserve(self, folder: Path, size: int, index: str) -> None:
-        """Give a layer's rows their room. The index comes last: a folder that has one is laid out.
+        """Reserve space for a layer's rows. The index is written last and marks the folder as complete.
 
-        Nothing that is there is emptied, so a run that was killed goes on here, and one that does the same at the
-        same time does no harm.
+        Existing bytes are kept, so a killed run can resume here, and two runs may do this at the same time.
         """
-        if (folder / INDEX).exists():  # another run was faster
+        if (folder / INDEX).exists():  # another run did it
             return
         try:
             folder.mkdir(exist_ok=True)
@@ -140,19 +140,19 @@ class FeatureStore:
             for name, length in ((self.kind.file, size), (DONE, len(self._batches))):
                 with open(folder / name, "ab") as file:
                     file.truncate(length)
-                    if hasattr(os, "posix_fallocate"):  # a disk that fills up later then takes nothing away
+                    if hasattr(os, "posix_fallocate"):  # claims the space now, so that the disk cannot fill up later
                         os.posix_fallocate(file.fileno(), 0, length)
             write_whole(folder / INDEX, index)
         except (OSError, UserError):
             if not (folder / INDEX).exists():
-                shutil.rmtree(folder, ignore_errors=True)  # and give back what room it has taken
+                shutil.rmtree(folder, ignore_errors=True)  # free the reserved space
             raise
 
     def fill(self) -> None:
-        """Run the encoder for the utterances that are not there yet.
+        """Encode the utterances that are missing.
 
         Raises:
-            UserError: As `lay_out`; or several machines do not share the folder.
+            UserError: As in `lay_out`, or several machines do not share the folder.
         """
         self.lay_out()
         state = PartialState()
@@ -165,17 +165,17 @@ class FeatureStore:
         state.wait_for_everyone()
         if self._missing():
             raise UserError(
-                f"--store_dir {self.root}: lacks what other processes have encoded, expected a folder that all "
+                f"--store_dir {self.root}: lacks frames that other processes encoded, expected a folder that all "
                 "machines share"
             )
 
     def open(self, layers: Sequence[int]) -> StoredFrames | PooledClips:
-        """Open some of the layers, ascending, once the store is filled."""
+        """Open some layers of the filled store, ascending."""
         folders = [self.folders[layer] for layer in layers]
         return StoredFrames(folders) if self.kind.name == "frames" else PooledClips(folders, self.kind)
 
     def _check(self, folder: Path) -> None:
-        """Raise for a layer's folder that is not as it was laid out."""
+        """Raise if a layer's folder does not match the corpus and the model."""
         index, width = read_index(folder, self.kind), self.model.config.d_model
         if index.d_model != width or len(index.rows) != len(self.corpus):
             raise UserError(f"{folder / INDEX}: does not match its store key, expected {INTACT}")
@@ -183,14 +183,14 @@ class FeatureStore:
         for name, size in sizes.items():
             with reading(folder / name, INTACT):
                 if (found := (folder / name).stat().st_size) != size:
-                    raise UserError(f"{folder / name}: has {found} bytes and not {size}, expected {INTACT}")
+                    raise UserError(f"{folder / name}: has {found} bytes, not {size}, expected {INTACT}")
 
     def _missing(self) -> dict[int, Path]:
-        """The folders of the layers that are not wholly encoded."""
+        """Return the folders of the layers that are not completely encoded."""
         return {layer: folder for layer, folder in self.folders.items() if not _ticks(folder).all()}
 
     def _find_elsewhere(self, layer: int) -> dict[int, np.ndarray]:
-        """The bytes of the utterances that another, finished store of this encoder holds, by their row here."""
+        """Return the bytes of utterances in other finished stores of this encoder, by row of this corpus."""
         folder, found = self.folders[layer], dict[bytes, np.ndarray]()
         width = self.kind.row_bytes(self.model.config.d_model)
         for index in sorted(self.root.glob(f"*/{INDEX}")):
@@ -214,7 +214,7 @@ class FeatureStore:
 
     @torch.inference_mode()
     def _encode(self, folders: dict[int, Path], state: PartialState) -> None:
-        """Encode the batches that are not ticked off, this process's share of them."""
+        """Encode this process's share of the batches that are not done."""
         self.model.eval()
         collate = AudioCollator(self.extractor, self.copy)
         lengths = read_index(next(iter(folders.values())), self.kind).rows
@@ -234,7 +234,7 @@ class FeatureStore:
 
         cut = 0
         with ExitStack() as stack:
-            # Not through a map: there, a disk that is full is no error but the end of the process.
+            # Plain files, because a full disk kills a process that writes to a memory map
             row_files, tick_files = (
                 {layer: stack.enter_context(open(folder / name, "r+b", 0)) for layer, folder in folders.items()}
                 for name in (self.kind.file, DONE)
@@ -256,21 +256,21 @@ class FeatureStore:
                 for row, layers in zip(rows, self._run_encoder(collate, rows, open_layers), strict=True):
                     for layer, frames in zip(open_layers, layers, strict=True):
                         if self.kind.name == "frames":
-                            # Half precision ends at 65,504, which a large encoder's upper layers may pass.
+                            # The upper layers of a large encoder may exceed half precision
                             cut += int((frames.abs() > LARGEST).sum())
                             values = frames.clamp(-LARGEST, LARGEST).half().numpy()
                         else:
                             values = self.kind.summarise(frames.numpy())
                         _write_at(row_files[layer], starts[row] * row_bytes, values.tobytes())
-                for layer in open_layers:  # rows first, then the tick, also if the machine goes down between them
+                for layer in open_layers:  # flush the rows before the mark, in case the machine crashes in between
                     os.fsync(row_files[layer].fileno())
                     _write_at(tick_files[layer], number, b"\1")
-                bar.update(finished() - bar.n)  # other processes tick, too
+                bar.update(finished() - bar.n)  # other processes mark batches, too
         if cut:
-            tqdm.write(f"feature store: {cut} values beyond half precision were cut to ±{LARGEST:,}")
+            tqdm.write(f"feature store: {cut} values beyond half precision were clipped to ±{LARGEST:,}")
 
     def _run_encoder(self, collate: AudioCollator, rows: list[int], layers: list[int]) -> Iterator[list[torch.Tensor]]:
-        """Encode a batch; yields for each utterance its frames `(frames, d_model)` at each layer."""
+        """Encode a batch; yield each utterance's frames `(frames, d_model)` at each layer."""
         if not rows:
             return
         batch = collate([self.corpus[row] for row in rows])
@@ -281,21 +281,21 @@ class FeatureStore:
 
 
 def _write_at(file: RawIOBase, place: int, content: bytes) -> None:
-    """Write bytes to their place in a file, all of them."""
+    """Write all bytes at a place in a file."""
     file.seek(place)
     while content:
         content = content[file.write(content) :]
 
 
 def _ticks(folder: Path) -> np.ndarray:
-    """A byte a batch, 1 where it is done, as it is now and as other processes change it."""
+    """Map the marks of a layer, one byte per batch, 1 if done; other processes' marks appear in it."""
     return np.memmap(folder / DONE, np.uint8, "r")
 
 
 def _describe_input(
     model: WhisperForEmotionClassification, extractor: WhisperEmotionFeatureExtractor
 ) -> dict[str, dict[str, Any]]:
-    """What the encoder hears of a recording, and which of its frames are kept or pooled."""
+    """Describe the encoder's input, and which of its frames are stored or pooled."""
     config, dtype = model.config, model.encoder.conv1.weight.dtype
     return {
         "extractor": {
@@ -310,7 +310,7 @@ def _describe_input(
 
 
 def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]) -> list[str]:
-    """For each layer a hash of the encoder's weights up to it; those above have no influence."""
+    """Hash the encoder's weights up to each layer; higher layers have no influence."""
     encoder, config = model.encoder, model.config
     running = hashlib.sha256(f"{config.encoder_attention_heads} {config.activation_function}".encode())
     digests = []
@@ -320,13 +320,13 @@ def _digest_layers(model: WhisperForEmotionClassification, layers: Sequence[int]
                 running.update(tensor.float().cpu().contiguous().numpy())
         if part is None or digests:
             digests.append(running.copy())
-    for tensor in encoder.layer_norm.state_dict().values():  # the top layer's output is normalised
+    for tensor in encoder.layer_norm.state_dict().values():  # normalises the top layer's output
         digests[-1].update(tensor.float().cpu().numpy())
     return [digests[layer].hexdigest() for layer in layers]
 
 
 def _digest_clips(corpus: Dataset) -> list[bytes]:
-    """A digest of each utterance: of its recording's bytes, and of the part that it is."""
+    """Hash each utterance: its recording's bytes, and its part of the recording."""
     digests, read = [], {}
     parts = zip(corpus["start"], corpus["seconds"], strict=True) if "start" in corpus.features else repeat(())
     for audio, part in zip(corpus["audio"], parts, strict=False):

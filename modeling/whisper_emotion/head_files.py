@@ -1,7 +1,7 @@
-"""A head without its encoder, in a folder of its own: the weights above a Whisper encoder that is named.
+"""Save and load a head without its encoder: the weights above a named Whisper encoder.
 
-The folder holds `head.safetensors`, the configurations of model and extractor, and `encoder.json`: the encoder's name
-and revision on the Hub, and the checksum of the weights that the head was trained on.
+The folder holds `head.safetensors`, the configurations of model and extractor, and `encoder.json`. `encoder.json`
+names the encoder and its revision on the Hub, with the checksum of its weights.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassifica
 ENCODER, WEIGHTS = "encoder.json", "head.safetensors"
 HEADS = Path(__file__).with_name("heads")
 SHIPPED = ("general", "permissive")
-"""The heads that come with the package: `general` is trained on six corpora, `permissive` on EMO-DB alone."""
+"""The shipped heads: `general` is trained on six corpora, `permissive` on EMO-DB alone."""
 GENERAL = HEADS / "general"
 
 
 class EncoderSource(NamedTuple):
-    """Which encoder a head is for.
+    """The encoder that a head was trained on.
 
     Args:
-        name: Its name on the Hub.
-        revision: The commit.
-        sha256: `checksum` of its weights.
+        name: Name on the Hub.
+        revision: Commit on the Hub.
+        sha256: `checksum` of the weights.
     """
 
     name: str
@@ -46,7 +46,7 @@ def save_head(
     name: str,
     revision: str,
 ) -> None:
-    """Write the head of a model, the configurations, and which encoder it needs.
+    """Write a model's head, its configurations and the name of its encoder.
 
     Args:
         folder: An existing folder.
@@ -56,7 +56,7 @@ def save_head(
         revision: The commit of the encoder's repository.
     """
     config = json.loads(model.config.to_json_string())
-    config.pop("auto_map", None)  # it names files of code, which a head leaves out
+    config.pop("auto_map", None)  # names code files, which a head's folder lacks
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     extractor.to_json_file(folder / "preprocessor_config.json")
     save_file({key: tensor.contiguous() for key, tensor in model.head.state_dict().items()}, folder / WEIGHTS)
@@ -67,12 +67,11 @@ def save_head(
 def load_head(
     folder: str | os.PathLike[str], encoder: str | os.PathLike[str] | None = None
 ) -> tuple[WhisperForEmotionClassification, WhisperEmotionFeatureExtractor]:
-    """Put a head on its encoder.
+    """Load a head together with its encoder.
 
     Args:
-        folder: What `save_head` wrote.
-        encoder: A folder of the encoder, or a name on the Hub. None takes the named revision from the Hub, or from the
-            cache.
+        folder: A folder that `save_head` wrote.
+        encoder: The encoder's folder or Hub name. None takes the recorded revision from the cache or the Hub.
 
     Returns:
         The model, and its feature extractor.
@@ -88,18 +87,18 @@ def load_head(
     name, revision = (source.name, source.revision) if encoder is None else (os.fspath(encoder), "main")
     try:
         with without_loading_report():
-            WhisperEmotionConfig.from_pretrained(name, revision=revision)  # whose errors say why there is none
+            WhisperEmotionConfig.from_pretrained(name, revision=revision)  # its errors give the clearest reason
             model = cast(
                 WhisperForEmotionClassification,
                 WhisperForEmotionClassification.from_pretrained(
                     name, config=config, revision=revision, ignore_mismatched_sizes=True
-                ),  # whose checksum differs
+                ),  # the checksum below reports mismatched weights
             )
     except Exception as error:  # damaged files raise exceptions of any class
         expected = f"give the folder of {source.name} by --encoder" if encoder is None else f"expected {source.name}"
         raise UserError(f"encoder {name}: {not_loaded(name, error)}; {expected}") from error
     if checksum(model) != source.sha256:
-        raise UserError(f"encoder {name}: has other weights than {source.name}, which the head was trained on")
+        raise UserError(f"encoder {name}: has other weights than {source.name}, the encoder of this head")
     with reading(folder / WEIGHTS, "the weights of this head"):
         model.head.load_state_dict(weights)
     return model, extractor
@@ -114,7 +113,7 @@ def load_whole(
         model: A trained folder or a Hub name.
 
     Raises:
-        UserError: It cannot be loaded, or its head is random.
+        UserError: The model cannot be loaded, or has no trained head.
     """
     try:
         with without_loading_report():
@@ -131,12 +130,12 @@ def load_whole(
         ) from error
     if report["missing_keys"]:
         lacking = min(report["missing_keys"])
-        raise UserError(f"{model}: is no trained emotion classifier, it has no weights for {lacking}")
+        raise UserError(f"{model}: is not a trained emotion classifier: it has no weights for {lacking}")
     return loaded, extractor
 
 
 def read_source(folder: str | os.PathLike[str]) -> EncoderSource:
-    """Read which encoder a head is for.
+    """Read a head's `encoder.json`.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -147,7 +146,7 @@ def read_source(folder: str | os.PathLike[str]) -> EncoderSource:
 
 
 def checksum(model: WhisperForEmotionClassification) -> str:
-    """Return the SHA-256 of the encoder's weights in float32, up to the layer that the model has: half a second."""
+    """Return the SHA-256 of the encoder's weights in float32, up to the model's top layer (half a second)."""
     running = hashlib.sha256()
     for key, tensor in sorted(model.encoder.state_dict().items()):
         running.update(key.encode())
@@ -156,7 +155,7 @@ def checksum(model: WhisperForEmotionClassification) -> str:
 
 
 def find_model(model: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    """Return a model's folder or Hub name: None is the general model, and a name in `SHIPPED` a head's folder here."""
+    """Return a model's folder or Hub name; None means the general head, and `SHIPPED` names map to their folders."""
     if model is None:
         return GENERAL
     return HEADS / model if model in SHIPPED and not Path(model).exists() else model

@@ -1,6 +1,6 @@
 """Label recordings with a trained model: files of any length and format, and arrays.
 
-`EmotionClassifier` labels whole clips when it is called; `predict` also cuts long files into windows (`windows.py`).
+Calling an `EmotionClassifier` labels whole clips; `predict` also cuts long files into windows (`windows.py`).
 """
 
 import logging
@@ -26,11 +26,11 @@ from whisper_emotion.windows import LONGEST_SECONDS, SILENCE_DBFS, Emotion, Pred
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
-PRIOR_RECORDINGS = 5  # of the training population that count beside a domain's own
-ONE_SIDED = 0.7  # share of recordings with one label that suggests one mood
+PRIOR_RECORDINGS = 5  # weight of the training population's mean, in recordings
+ONE_SIDED = 0.7  # share of recordings with the same label that suggests a shared mood
 ENOUGH_TO_JUDGE = 10  # recordings
-MOST_MEL_FRAMES = 8192  # of a batch on a processor, padding included: more takes memory and no less time
-PRIOR_ROUNDING = 0.01  # by which shares that were rounded may miss a sum of 1
+MOST_MEL_FRAMES = 8192  # in a batch on a CPU, padding included: more takes memory but saves no time
+PRIOR_ROUNDING = 0.01  # allowed deviation of rounded shares from a sum of 1
 WHOLE = "; `predict` labels all of it, in windows"
 
 
@@ -38,17 +38,17 @@ class EmotionClassifier:
     """Label recordings with a trained model.
 
     Args:
-        model: A trained folder or a Hub name, or `general` (the default) or `permissive`, the models that come with
-            the package: their encoder is loaded from the Hub at the first use, and from the cache afterwards.
-        encoder: Of the general model, or of another head without its encoder: the encoder's folder or Hub name.
-        device: `auto` (the accelerator that torch finds, otherwise the processor), or torch's name of a device.
-        priors: How often labels are expected, such as `{"neutral": 0.6}`: shares of 1. The labels that are not named
-            have the rest, all alike. None expects all labels alike, as balanced training did.
-        encoder_dtype: Precision of the encoder; `torch.bfloat16` is faster where the device has it.
+        model: A trained folder, a Hub name, or one of the shipped heads `general` (default) and `permissive`. The
+            first use downloads a shipped head's encoder from the Hub.
+        encoder: Folder or Hub name of the encoder, for a shipped head or another head without its encoder.
+        device: `auto` (the accelerator that torch finds, otherwise the CPU), or torch's name of a device.
+        priors: Expected shares of labels, such as `{"neutral": 0.6}`. The other labels share the rest equally. None
+            expects all labels equally often, as in balanced training.
+        encoder_dtype: Precision of the encoder; `torch.bfloat16` is faster on devices that support it.
 
     Raises:
-        UserError: The model or its encoder cannot be loaded, the model names no classes, the device does not exist, or
-            `priors` are no shares of the model's labels.
+        UserError: The model or its encoder cannot be loaded, the model is not a classifier, the device does not exist,
+            or `priors` are not shares of the model's labels.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class EmotionClassifier:
         if is_head(model):
             loaded, self.extractor = load_head(model, encoder)
         elif encoder is not None:
-            raise UserError(f"encoder {encoder}: is given, but {model} has an encoder of its own; leave it out")
+            raise UserError(f"encoder {encoder}: not needed, because {model} contains its encoder; leave it out")
         else:
             loaded, self.extractor = load_whole(model)
         kind = loaded.config.problem_type or ("regression" if loaded.config.num_labels == 1 else None)
         if kind not in (None, "single_label_classification"):
-            raise UserError(f"{model}: is a model for {kind}: expected one that chooses one of several labels")
+            raise UserError(f"{model}: is a model for {kind}, expected a single-label classifier")
         self.model = loaded.eval().to(place)
         self.model.encoder.to(encoder_dtype)
         self._weights = None if priors is None else torch.tensor(label_weights(priors, self.labels), device=place)
-        self._domain_sum: torch.Tensor | None = None  # of the mean frames of the recordings that it is adapted to
-        self._domain_labels: Counter[int] = Counter()  # of these recordings, each as it is
+        self._domain_sum: torch.Tensor | None = None  # of the domain recordings' mean frames
+        self._domain_labels: Counter[int] = Counter()  # unadapted labels of these recordings
 
     @property
     def labels(self) -> list[str]:
@@ -86,12 +86,12 @@ class EmotionClassifier:
 
         Args:
             recordings: One recording or a list of them, each as in `read_audio`: a path, `(array, sampling_rate)` or
-                a row of an `Audio` column. Only the first 30 s of each are used: `predict` takes longer files.
-            batch_size: Recordings in a batch; has no influence on the probabilities.
+                a row of an `Audio` column. Only the first 30 s of each are used; `predict` takes longer files.
+            batch_size: Recordings per batch; does not influence the probabilities.
 
         Returns:
-            A list with one dict a recording, also for one recording: label to probability, the most probable first;
-            with the attributes of `Emotion`.
+            A list of one `Emotion` per recording, also for a single recording: a dict from label to probability, the
+            most probable first.
 
         Raises:
             UserError: A recording cannot be read, or lasts less than 25 ms.
@@ -112,26 +112,26 @@ class EmotionClassifier:
         *,
         forget: bool = True,
     ) -> int:
-        """Adapt to a domain: a speaker, a microphone or a call that all later recordings share.
+        """Adapt to a domain: a speaker, microphone or call that all later recordings share.
 
-        The mean of a few recordings reflects their moods more than their domain. It is averaged with the mean of the
-        training speakers, which counts as `prior_recordings`: a few recordings move the model little.
+        The mean of a few recordings reflects their moods more than their domain. It is therefore averaged with the
+        training speakers' mean, which counts as `prior_recordings`: a few recordings change the model little.
 
-        A mood that all recordings share is removed as if it were the voice. A warning is logged where most of ten or
-        more recordings have one label, each as it is.
+        A mood that all recordings share is removed as if it were the voice. A warning is logged if most of ten or
+        more recordings have the same unadapted label.
 
         Args:
-            recordings: Recordings of the domain in varied moods, without labels, up to 30 s of each. An iterator's are
-                in memory one at a time.
-            prior_recordings: Recordings of the training population in the average.
-            forget: Forget the recordings of earlier calls first; with no recordings, that is all. False adds to them,
-                so that a stream adapts as it comes.
+            recordings: Recordings of the domain in varied moods, without labels. Up to 30 s of each are used. An
+                iterator's recordings are in memory one at a time.
+            prior_recordings: Weight of the training population's mean, in recordings.
+            forget: Drop the recordings of earlier calls first; without recordings, only drop them. False adds to the
+                earlier recordings, to adapt to a stream as it arrives.
 
         Returns:
             The number of recordings that the model is adapted to.
 
         Raises:
-            UserError: A recording cannot be read, or the model does not know the mean of its training speakers.
+            UserError: A recording cannot be read, or the model does not store its training speakers' mean.
         """
         sources = recordings if isinstance(recordings, Iterator) else _as_list(recordings)
         head, population = self.model.head, self.model.head.adaptation.population_mean
@@ -139,12 +139,12 @@ class EmotionClassifier:
         before = chosen.total()
         for source in sources:
             if not population.any():
-                raise UserError("adapt: this model does not know its training speakers' mean, so it cannot adapt")
+                raise UserError("adapt: this model has no mean of its training speakers, so it cannot adapt")
             encoded = self.model.encoder(**self._extract([_beginning(source)]))
             frames = self.model._to_head(encoded.frames)
             mean = head.mean_frames(frames, encoded.mask)[0]
             total = mean if total is None else total + mean
-            chosen[int(head(frames, encoded.mask, population[None]).logits.argmax())] += 1  # unmoved
+            chosen[int(head(frames, encoded.mask, population[None]).logits.argmax())] += 1  # unadapted
         self._domain_sum, self._domain_labels = total, chosen
         if total is None:
             self.model.adapt(None)
@@ -169,22 +169,22 @@ class EmotionClassifier:
         on_error: Callable[[str, UserError], None] | None = None,
         progress: bool = False,
     ) -> Iterator[Prediction]:
-        """Label files of any number and length in constant memory, and yield results as they come.
+        """Label any number of files of any length in constant memory, and yield results as they come.
 
         The probabilities of a window depend neither on its batch nor on the audio around it.
 
         Args:
             files: Paths.
-            window: Seconds of a window. None labels a file of up to 30 s whole, and a longer one in windows of 4 s.
-            hop: Seconds from one window to the next; None is half a window.
-            silence_dbfs: A window whose loudest 25 ms are quieter is silence, and gets no label.
-            batch_size: Windows in a batch.
+            window: Seconds per window. None labels a file of up to 30 s whole, and a longer one in windows of 4 s.
+            hop: Seconds from one window's start to the next; None: half a window.
+            silence_dbfs: A window whose loudest 25 ms are quieter is silent and gets no label.
+            batch_size: Windows per batch.
             on_error: Called with a file that cannot be read to its end, and its error; the other files are labelled.
                 None raises the first error.
-            progress: Show a bar in a terminal.
+            progress: Show a progress bar in a terminal.
 
         Yields:
-            One prediction a file or window, in order.
+            One prediction per file or window, in order.
 
         Raises:
             UserError: A wrong window, hop or batch size, or a file that cannot be read.
@@ -204,7 +204,7 @@ class EmotionClassifier:
 
     @torch.inference_mode()
     def _classify(self, clips: list[np.ndarray]) -> list[tuple[dict[str, float], float]]:
-        """Return each clip's probabilities by label, in the model's order, and its novelty as of `Prediction`."""
+        """Return each clip's probabilities by label, in the model's order, and its novelty as in `Prediction`."""
         head, limit = self.model.head, self.model.config.novelty_limit
         encoded = self.model.encoder(**self._extract(clips))
         frames = self.model._to_head(encoded.frames)
@@ -241,7 +241,7 @@ class EmotionClassifier:
             bar.update(bar.total - bar.n)
 
     def _batches(self, pieces: list[Piece], batch_size: int) -> Iterator[list[Piece]]:
-        """Group pieces of like length; a processor gets at most `MOST_MEL_FRAMES` at once."""
+        """Batch pieces of similar length; a batch on a CPU has at most `MOST_MEL_FRAMES`."""
         pieces = sorted(pieces, key=lambda piece: len(piece.samples))
         mel_frames = torch.tensor([-(-len(piece.samples) // self.extractor.hop_length) for piece in pieces])
         most = MOST_MEL_FRAMES if self.model.device.type == "cpu" else math.inf
@@ -256,18 +256,18 @@ class EmotionClassifier:
 
 
 def label_weights(priors: Mapping[str, float], labels: Sequence[str]) -> list[float]:
-    """Return what each label's probability is multiplied by, given how often it is expected.
+    """Return a factor for each label's probability, given the expected shares.
 
     Args:
-        priors: As of `EmotionClassifier`.
-        labels: The model's.
+        priors: As in `EmotionClassifier`.
+        labels: The model's labels.
 
     Raises:
-        UserError: An unknown label, a number outside 0 to 1, or a sum that leaves too much or too little.
+        UserError: A label is unknown, a share is outside 0 to 1, or the sum is wrong.
     """
     for name, share in priors.items():
         if name not in labels:
-            raise UserError(f"--priors {name}={share:g}: the model has no such label, it has {', '.join(labels)}")
+            raise UserError(f"--priors {name}={share:g}: unknown label, the model has {', '.join(labels)}")
         if not 0 <= share <= 1:
             raise UserError(f"--priors {name}={share:g}: must be a share from 0 to 1")
     total, others = sum(priors.values()), len(labels) - len(priors)
@@ -278,10 +278,10 @@ def label_weights(priors: Mapping[str, float], labels: Sequence[str]) -> list[fl
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Find a device by torch's name; `auto` is the accelerator that torch finds, otherwise the processor.
+    """Find a device by torch's name; `auto` is the accelerator that torch finds, otherwise the CPU.
 
     Raises:
-        UserError: There is no such device here.
+        UserError: The device does not exist.
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
@@ -290,12 +290,12 @@ def choose_device(name: str = "auto") -> torch.device:
     if found is not None:
         names += [found.type, *(f"{found.type}:{index}" for index in range(torch.accelerator.device_count()))]
     if name not in names:
-        raise UserError(f"--device {name}: is not here: it must be auto or one of {', '.join(names)}")
+        raise UserError(f"--device {name}: does not exist: it must be auto or one of {', '.join(names)}")
     return torch.device(name)
 
 
 def _as_list(recordings: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
-    """Make a list of one recording or several; a tuple whose second item is a number is `(array, rate)`."""
+    """Make a list of one or several recordings; a pair whose second item is a number is `(array, rate)`."""
     pair = isinstance(recordings, tuple) and len(recordings) == 2 and isinstance(recordings[1], numbers.Real)
     if pair or isinstance(recordings, (str, os.PathLike, Mapping)):
         return [cast(AudioSource, recordings)]
@@ -303,7 +303,7 @@ def _as_list(recordings: AudioSource | Sequence[AudioSource]) -> list[AudioSourc
 
 
 def _beginning(source: AudioSource, instead: str = "") -> np.ndarray:
-    """Return the samples of a recording up to 30 s; warn if it is longer, and name what to use `instead`."""
+    """Return the first 30 s of a recording; warn if it is longer, with the hint `instead`."""
     samples = read_audio(source)
     if len(samples) > LONGEST_SECONDS * SAMPLING_RATE:
         logger.warning(

@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 from .configuration_whisper_emotion import WhisperEmotionConfig
 from .encoder_whisper_emotion import SinusoidalPositions, WhisperEmotionEncoder
 
-# The encoder needs it, and transformers before 5.1 copies only files that this one imports itself.
+# The encoder needs this file, but transformers before 5.1 only copies files that this module imports directly
 from .feature_extraction_whisper_emotion import TAIL_FRAMES  # noqa: F401
 from .pooling_whisper_emotion import POOLING_CLASSES
 
@@ -24,10 +24,10 @@ class WhisperEmotionOutput(ModelOutput):
     """Output of `WhisperForEmotionClassification`.
 
     Args:
-        loss: Scalar, where labels were given.
+        loss: Scalar, if labels were given.
         logits: `(batch, labels)`.
-        embedding: `(batch, pooling's output_dim)`, the pooled vector that the classifier takes.
-        pooling_weights: `(batch, heads, tokens)`; sum to 1 over the pooled frames of a clip, 0 elsewhere.
+        embedding: `(batch, pooling's output_dim)`, the pooled vectors.
+        pooling_weights: `(batch, heads, tokens)`; they sum to 1 over a clip's pooled frames and are 0 elsewhere.
         hidden_states: `encoder_layer + 1` tensors `(batch, tokens, d_model)`, on request.
         attentions: `encoder_layer` tensors `(batch, heads, tokens, tokens)`, on request.
     """
@@ -56,16 +56,16 @@ class LayerMerge(nn.Module):
         self.weight = nn.Parameter(torch.zeros(config.encoder_layer + 1)) if config.use_weighted_layer_sum else None
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Put the layers side by side, or sum them with softmax weights."""
+        """Concatenate the layers, or sum them with softmax weights."""
         if self.weight is None:
             return frames.flatten(-2)
         return torch.einsum("l,...ld->...d", self.weight.softmax(dim=0).to(frames.dtype), frames)
 
 
 class DomainAdaptation(nn.Module):
-    """Move frames by the difference between the training population's mean frame and a domain's own.
+    """Shift frames by the difference between the training population's mean frame and a domain's mean frame.
 
-    A domain is what recordings share apart from their moods: a speaker, a microphone, a language.
+    A domain is a set of recordings with the same speaker, microphone or language, for example.
     """
 
     population_mean: torch.Tensor
@@ -74,9 +74,9 @@ class DomainAdaptation(nn.Module):
 
     def __init__(self, frame_size: int):
         super().__init__()
-        self.register_buffer("population_mean", torch.zeros(frame_size))  # 0 where no training has set it
-        self.register_buffer("population_deviation", torch.zeros(frame_size))  # of the clips' means
-        self.register_buffer("domain_mean", torch.zeros(frame_size))  # used where the configuration says `adapted`
+        self.register_buffer("population_mean", torch.zeros(frame_size))  # 0 until training sets it
+        self.register_buffer("population_deviation", torch.zeros(frame_size))  # of the clips' mean frames
+        self.register_buffer("domain_mean", torch.zeros(frame_size))  # used if `config.adapted`
 
     def forward(self, frames: torch.Tensor, domain_mean: torch.Tensor | None = None) -> torch.Tensor:
         """Adapt frames `(batch, frames, frame_size)` to domains `(batch, frame_size)`, or to the stored domain."""
@@ -84,7 +84,7 @@ class DomainAdaptation(nn.Module):
             domain_mean = self.domain_mean[None]
         elif domain_mean.shape != (frames.shape[0], frames.shape[-1]):
             needed = (frames.shape[0], frames.shape[-1])
-            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be {needed}, a mean a clip")
+            raise ValueError(f"domain_mean has shape {tuple(domain_mean.shape)}: it must be {needed}, one per clip")
         return frames + (self.population_mean - domain_mean).to(frames.dtype)[:, None]
 
 
@@ -114,7 +114,7 @@ class EmotionHead(nn.Module):
 
         Args:
             frames: `(batch, frames, layers, d_model)` of the layers in `config.frame_layers`.
-            mask: `(batch, frames)` bool, true on the frames to pool; the others have no influence.
+            mask: `(batch, frames)` bool, true on the frames to pool; masked frames have no influence.
             domain_mean: `(batch, frame_size)`, see `WhisperForEmotionClassification.forward`.
         """
         merged = self.merge(frames)
@@ -130,21 +130,21 @@ class EmotionHead(nn.Module):
         return self.projector_norm(self.projector(merged))
 
     def mean_frames(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Average each clip's merged frames `(batch, frame_size)`; arguments as of `forward`."""
+        """Average each clip's merged frames to `(batch, frame_size)`; arguments as in `forward`."""
         merged = self.merge(frames).masked_fill(~mask[..., None], 0.0)
         return merged.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
 
     def novelty(self, means: torch.Tensor) -> torch.Tensor:
-        """Measure how far clips lie from the training's: 1 on average there.
+        """Measure how far clips lie from the training clips, whose average is 1.
 
         Args:
-            means: `(batch, frame_size)`, as `mean_frames` gives them: of the clips as they are, without adaptation.
+            means: `(batch, frame_size)`, the unadapted clips' `mean_frames`.
 
         Returns:
-            `(batch,)`: the mean over the dimensions of the squared distance from the population's mean in the
-            training clips' deviations.
+            `(batch,)`: squared distance from the population mean in units of the training clips' standard deviation,
+            averaged over the dimensions.
         """
-        known = self.adaptation.population_deviation > 0  # a constant dimension says nothing
+        known = self.adaptation.population_deviation > 0  # a constant dimension carries no information
         scaled = (means - self.adaptation.population_mean)[:, known] / self.adaptation.population_deviation[known]
         return scaled.square().mean(dim=1)
 
@@ -152,9 +152,11 @@ class EmotionHead(nn.Module):
 class WhisperForEmotionClassification(PreTrainedModel):
     """Whisper encoder up to `encoder_layer`, then `EmotionHead`; source: arXiv 2602.06000, section 3.
 
-    Loads its own checkpoints and OpenAI's Whisper checkpoints
-    (`from_pretrained("openai/whisper-small", encoder_layer=8, pooling="qkv", num_labels=4)`). Of the latter it leaves
-    the decoder and the upper layers out, and initialises the head.
+    `from_pretrained` loads this class's checkpoints and OpenAI's Whisper checkpoints. From a Whisper checkpoint it
+    drops the decoder and the upper layers, and initialises the head.
+
+    Example:
+        `from_pretrained("openai/whisper-small", encoder_layer=8, pooling="qkv", num_labels=4)`
     """
 
     config_class = WhisperEmotionConfig
@@ -162,13 +164,13 @@ class WhisperForEmotionClassification(PreTrainedModel):
     main_input_name = "input_features"
     input_modalities = "audio"
     supports_gradient_checkpointing = True
-    # The loss is a mean over the batch, so Trainer must divide it by its accumulation steps itself.
+    # The loss is a mean over the batch, so Trainer must divide it by the accumulation steps
     accepts_loss_kwargs = False
     _no_split_modules = ["WhisperEmotionEncoderLayer", "EmotionHead"]
     _supports_sdpa = True
-    # A bias on the keys is no mask of zeros and ones, which these kernels expect.
+    # These kernels accept no bias on the keys
     _supports_flash_attn = _supports_flash_attn_2 = _supports_flex_attn = False
-    # Parts of a Whisper checkpoint that are left out on purpose.
+    # Parts of a Whisper checkpoint that this model does not use
     _keys_to_ignore_on_load_unexpected = [
         r"decoder\.",
         r"proj_out\.",
@@ -188,14 +190,14 @@ class WhisperForEmotionClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load a checkpoint from safetensors, in float32 unless `dtype` says otherwise."""
+        """Load a checkpoint from safetensors, in float32 unless `dtype` is given."""
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
         kwargs.setdefault("use_safetensors", True)  # a pickle could run code
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def freeze_encoder(self) -> None:
-        """Exclude the encoder from training; call it again after loading, as with transformers' own models."""
+        """Exclude the encoder from training; call it again after loading, as with other transformers models."""
         self.encoder.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -216,14 +218,14 @@ class WhisperForEmotionClassification(PreTrainedModel):
 
         Args:
             input_features: Log-mel `(batch, mel, frames)`, at most the window (3,000 frames) wide.
-            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None finds the silence
-                behind each clip in the features, to within two frames, and takes digital silence at a clip's own end
-                for padding, too. Keep the two frames behind a clip's own: its end still reaches them.
+            attention_mask: `(batch, frames)`, 1 on each clip's own mel frames, from its start. None detects padding in
+                the features, to within two frames, and counts digital silence at a clip's end as padding, too. Keep
+                the two frames after a clip in the features: they contain its end.
             labels: Class ids `(batch,)` or distributions over the classes `(batch, labels)`; with
                 `problem_type="multi_label_classification"` or `"regression"`, numbers `(batch, labels)`.
-            domain_mean: Adapts each clip to its speaker or another domain: `(batch, frame_size)`, the average of
-                `mean_frames` over recordings of the domain in varied moods. None leaves the clips as they are, or
-                takes the domain of `adapt`.
+            domain_mean: `(batch, frame_size)`, adapts each clip to its speaker or another domain. A domain's mean is
+                the average of `mean_frames` over recordings in varied moods. None uses the stored domain of `adapt`,
+                if any.
             output_hidden_states: Return the encoder's hidden states.
             output_attentions: Return the encoder's attention maps.
             return_dict: False returns a tuple.
@@ -251,8 +253,8 @@ class WhisperForEmotionClassification(PreTrainedModel):
         """Average the frames of each clip; the average over a domain's clips is its `domain_mean`.
 
         Args:
-            input_features: As of `forward`.
-            attention_mask: As of `forward`.
+            input_features: As in `forward`.
+            attention_mask: As in `forward`.
 
         Returns:
             `(batch, frame_size)`, float32.
@@ -262,10 +264,10 @@ class WhisperForEmotionClassification(PreTrainedModel):
 
     @torch.no_grad()
     def adapt(self, domain_mean: torch.Tensor | None) -> None:
-        """Store a domain, to which every later clip is adapted. The model is saved and exported with it.
+        """Store a domain in the model; the model adapts every later clip to it, also after saving or exporting.
 
         Args:
-            domain_mean: `(frame_size,)`, as of `forward`. None forgets the domain.
+            domain_mean: `(frame_size,)`, as in `forward`. None removes the domain.
 
         Raises:
             ValueError: `domain_mean` has another shape, or is not finite.
@@ -281,15 +283,15 @@ class WhisperForEmotionClassification(PreTrainedModel):
         self.config.adapted = domain_mean is not None
 
     def _to_head(self, frames: torch.Tensor) -> torch.Tensor:
-        """Cast frames to the head's precision: the encoder alone may be in half precision."""
+        """Cast frames to the head's precision: the encoder may be in half precision, the head is not."""
         return frames.to(self.head.adaptation.population_mean.dtype)
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the loss of logits `(batch, labels)` in float32, by `config.problem_type` as in transformers.
 
-        Cross-entropy for `single_label_classification`, whose labels may be distributions; binary cross-entropy for
-        `multi_label_classification`; mean squared error for `regression`. Where `problem_type` is None, one label is a
-        regression, and several are a single-label classification.
+        `single_label_classification` uses cross-entropy; its labels may be distributions. `multi_label_classification`
+        uses binary cross-entropy, and `regression` mean squared error. If `problem_type` is None, one label means
+        regression, and several mean single-label classification.
         """
         logits, labels = logits.float(), labels.to(logits.device)
         kind = self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
@@ -309,7 +311,7 @@ class WhisperForEmotionClassification(PreTrainedModel):
 
 @torch.no_grad()
 def initialise(module: nn.Module, std: float) -> None:
-    """Initialise the parameters and buffers that a module itself holds.
+    """Initialise a module's own parameters and buffers, without its children's.
 
     Args:
         module: Any module of the model.

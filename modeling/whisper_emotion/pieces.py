@@ -1,4 +1,4 @@
-"""Pieces of recordings on their way to a model: files whole or cut into windows, read ahead within bounds."""
+"""Read recordings as pieces for a model: whole files or windows, read ahead within limits."""
 
 import logging
 import sys
@@ -13,18 +13,18 @@ from whisper_emotion.windows import LONGEST_SECONDS, Prediction, cut_windows, lo
 
 logger = logging.getLogger(__name__)
 
-# Read ahead, to batch clips of like length: batches or seconds of speech, and pieces, silent ones included.
+# Limits of the read-ahead, which batches clips of similar length: batches or seconds of speech, and all pieces
 POOL_BATCHES, POOL_SECONDS, POOL_PIECES = 8, 240, 1024
 
 
 @dataclass
 class Piece:
-    """A window of a recording, or all of it, on its way to its probabilities.
+    """A window of a recording, or all of it, before classification.
 
     Args:
-        window: Where it lies; has no probabilities until it is labelled.
-        samples: `(samples,)` at 16 kHz; none of a silent window.
-        done: Number of files that are finished with this piece, with a fraction for the current one.
+        window: File, start, end and loudness; the probabilities are None.
+        samples: `(samples,)` at 16 kHz; empty for a silent window.
+        done: Number of files finished after this piece, with a fraction of the current file.
     """
 
     window: Prediction
@@ -60,9 +60,9 @@ def read_pieces(
 
 
 def pool_pieces(pieces: Iterable[Piece], silence_dbfs: float, batch_size: int) -> Iterator[list[Piece]]:
-    """Group pieces in order, as many as may be read ahead: all batches of a group are full, but for the last group.
+    """Group pieces in order, up to the limits of the read-ahead; only the last group may have a partial batch.
 
-    Full batches are faster, and batches of few sizes do not fragment the memory.
+    Full batches are faster, and few different sizes do not fragment the memory.
     """
     pool, loud, samples = [], 0, 0
     for piece in pieces:

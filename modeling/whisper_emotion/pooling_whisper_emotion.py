@@ -1,17 +1,26 @@
-"""Poolings over the frames of a clip: frames `(batch, frames, dim)` and a mask -> one vector a clip.
+"""Poolings over the frames of a clip: frames `(batch, frames, dim)` and a mask become one vector per clip.
 
-Equations: arXiv 2602.06000, section 3. The paper's equations and its authors' released code differ in places; the
-argument `scores` chooses between them:
+Equations: arXiv 2602.06000, section 3. The argument `scores` chooses between the paper's equations (`paper`) and the
+authors' released code (`released`). They differ as follows.
 
-| | `paper` | `released` |
-|---|---|---|
-| attentive scores | `w2_i . tanh(h_t W1_i + b_i) + k_i`: one `w2` a head | one layer over all heads, over `sqrt(d)` |
-| attentive dropout | on the scores | before `tanh` and on the values |
-| qkv scores | dot product over `sqrt(d)` | `tanh` of it |
-| qkv dropout | on the scores | on queries, keys and values |
-| after the heads | add the mean of the frames, then LayerNorm ("Add and Norm") | LayerNorm only |
+Attentive scores:
+    `paper`: `w2_i . tanh(h_t W1_i + b_i) + k_i`, one `w2` per head.
 
-The released code leaves its dropout on at test time. Here dropout is active in training only.
+    `released`: one layer over all heads, divided by `sqrt(d)`.
+
+Attentive dropout:
+    `paper`: on the scores. `released`: before `tanh`, and on the values.
+
+QKV scores:
+    `paper`: dot product divided by `sqrt(d)`. `released`: `tanh` of the same.
+
+QKV dropout:
+    `paper`: on the scores. `released`: on queries, keys and values.
+
+After the heads:
+    `paper`: add the mean of the frames, then LayerNorm ("Add and Norm"). `released`: LayerNorm only.
+
+The released code keeps dropout active at test time. Here dropout is active in training only.
 
 This file travels with every checkpoint: it imports torch, transformers, numpy and its siblings, nothing else.
 """
@@ -23,7 +32,7 @@ from torch import nn
 class MeanPooling(nn.Module):
     """Average the real frames; the paper's baseline.
 
-    All poolings share this signature and ignore the arguments that their formula does not have.
+    All poolings share this signature and ignore the arguments that their formula does not use.
 
     Args:
         dim: Width of a frame.
@@ -42,7 +51,7 @@ class MeanPooling(nn.Module):
 
         Args:
             frames: `(batch, frames, dim)`.
-            mask: `(batch, frames)` bool, true on real frames. The other frames have no influence, not even NaN.
+            mask: `(batch, frames)` bool, true on real frames. Masked frames have no influence, not even NaN.
 
         Returns:
             The pooled vectors `(batch, output_dim)` and the weights `(batch, heads, frames)`. The weights of a head
@@ -78,8 +87,7 @@ class AttentivePooling(MeanPooling):
         self.heads, self.head_dim, self.released = heads, head_dim, scores == "released"
         width = heads * head_dim
         self.hidden = nn.Linear(dim, width)  # W1, b
-        # A convolution over one frame mixes the heads with 1 group (released) and separates them with one group each
-        # (paper: w2_i, k_i).
+        # One group mixes the heads (released); one group per head keeps them apart (paper: w2_i, k_i)
         self.score = nn.Conv1d(width, heads, kernel_size=1, groups=1 if self.released else heads)
         self.value = nn.Linear(dim, width, bias=False)  # W^V
         self.combine = _Combine(self.statistics_per_head * width, dim, residual=not self.released)
@@ -130,14 +138,14 @@ class QKVPooling(MeanPooling):
         if self.released:
             query, key, value = self.dropout(query), self.dropout(key), self.dropout(value)
         query, key, value = (_split_heads(projected, self.heads) for projected in (query, key, value))
-        scores = (query.float() * key.float()).sum(dim=-1) / self.head_dim**0.5  # would overflow half precision
+        scores = (query.float() * key.float()).sum(dim=-1) / self.head_dim**0.5  # half precision would overflow
         scores = torch.tanh(scores) if self.released else self.dropout(scores)
         weights = _softmax_over_real_frames(scores, mask).to(value.dtype)
         return self.combine(_weighted_mean(weights, value), mean), weights
 
 
 class _Combine(nn.Module):
-    """Concatenate the heads, project them to `dim` (`W_out`), add the mean where asked, and normalise."""
+    """Concatenate the heads, project them to `dim` (`W_out`), optionally add the mean, and normalise."""
 
     def __init__(self, width: int, dim: int, residual: bool):
         super().__init__()
@@ -151,7 +159,7 @@ class _Combine(nn.Module):
 
 
 def _mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average the real frames, where the others are zero: `(batch, dim)`. The sum overflows half precision."""
+    """Average the real frames to `(batch, dim)`; masked frames must be zero. Half precision would overflow."""
     return (frames.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)).to(frames.dtype)
 
 
@@ -180,7 +188,7 @@ def _mean_and_deviation(weights: torch.Tensor, values: torch.Tensor) -> torch.Te
     weights, wide = weights.float(), values.float()
     mean = weights @ wide
     variance = weights @ (wide - mean) ** 2
-    # The root's slope is infinite at 0, which a clip of one frame reaches.
+    # The root's gradient is infinite at 0, the variance of a clip of one frame
     return torch.cat([mean, variance.clamp(min=1e-7).sqrt()], dim=-1).to(values.dtype)
 
 

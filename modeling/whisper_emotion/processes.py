@@ -1,20 +1,21 @@
-"""The processes of `accelerate launch` or `torchrun`: they share what is long, and one of them does what is short."""
+"""Processes of `accelerate launch` or `torchrun`: all share the encoding, the main process trains the head."""
 
 import os
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
-GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what makes a process one of several
+GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by the launcher
 
 
 def leave_group() -> bool:
-    """Dissolve the group once the frames are stored, since a head is trained in no time: the main process goes on.
+    """Dissolve the process group once the frames are stored; only the main process goes on.
 
-    It is then a process like any other, so it trains what one that was alone from the start trains, bit for bit.
+    The main process then trains exactly what a single process would train, bit for bit. Training a head is too quick
+    to share.
 
     Returns:
-        Whether this is the main process; the others have nothing left to do.
+        Whether this is the main process; the others should end.
     """
     state = PartialState()
     main = state.is_main_process
@@ -27,6 +28,6 @@ def leave_group() -> bool:
 
 
 def forget_group() -> None:
-    """Make libraries take this process for one that is alone."""
+    """Remove the launcher's variables, so that libraries see a single process."""
     for name in GROUP:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Upload a model folder or a Space to the Hugging Face Hub, checked before anything is sent, in one commit."""
+"""Check a model folder or a Space, and upload it to the Hugging Face Hub in one commit."""
 
 import json
 import os
@@ -25,13 +25,12 @@ from whisper_emotion.inference import EmotionClassifier
 
 CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_whisper_emotion.py")))
 REQUIRED = ("config.json", "preprocessor_config.json", *CODE)
-# Only these are published: a folder may also hold checkpoints, caches, or predictions.csv, which names every test
-# recording and its label, and these belong to the corpus's owners.
+# Only these files are published. A folder may also hold checkpoints, or predictions.csv with the corpus's labels.
 PUBLISHED = (
     "*.safetensors", "model.safetensors.index.json", "*.png", "LICENSE*", "README.md", "scores.json", *REQUIRED
 )  # fmt: skip
 EXAMPLE = re.compile(r'(pipeline\("audio-classification", model=)"[^"\n]*"')
-HEAD_USE = re.compile(r"(?<=## How to use\n\n).*?(?=\n## )", re.DOTALL)  # a card's section on a head alone
+HEAD_USE = re.compile(r"(?<=## How to use\n\n).*?(?=\n## )", re.DOTALL)  # a head's section, replaced for whole models
 HOW_TO_USE = """```python
 import soundfile
 from transformers import pipeline
@@ -41,7 +40,7 @@ audio, rate = soundfile.read("speech.wav", dtype="float32")  # 16 kHz, mono, at 
 print(recognise({{"raw": audio, "sampling_rate": rate}}, top_k=None))
 ```
 
-`trust_remote_code=True` runs the Python files of this repository: read them, or pin a `revision` that you have read.
+`trust_remote_code=True` runs the Python files of this repository. Read them, and pin their `revision`.
 """
 UNTESTED_CARD = """---
 {{}}
@@ -49,33 +48,33 @@ UNTESTED_CARD = """---
 
 # {name}
 
-Names the emotion of a spoken utterance: {labels}. The frames of a Whisper encoder are pooled into one
-vector, and a linear classifier gives one probability a class.
+Labels the emotion of a spoken utterance: {labels}. The model pools the frames of a Whisper encoder into one
+vector. A linear classifier gives one probability per class.
 
 ## How to use
 
 {how_to_use}
 ## Results
 
-**No test of this model is recorded here.** How well it does on speakers that it was not trained on is not known.
+**No test of this model is recorded here.** Its accuracy on new speakers is unknown.
 
 ## Intended use
 
-Research on speech emotion recognition. Decisions about a person must not rest on it. It must not be used to infer the
-emotions of people at work or in education: article 5(1)(f) of the EU AI Act (Regulation 2024/1689) forbids that,
-medical and safety reasons excepted.
+Research on speech emotion recognition. Do not base decisions about a person on it. Do not use it to infer emotions at
+work or in education: article 5(1)(f) of the EU AI Act (Regulation 2024/1689) forbids that, except for medical and
+safety reasons.
 """
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The files of an upload and where they go.
+    """The files of an upload and their repository.
 
     Args:
         repo_id: The repository, `namespace/name`.
-        files: By name, the file itself, or its content where that differs from the file's.
-        left_out: Names of the other files and folders, which stay where they are.
-        remarks: Lines that the user should read before the upload.
+        files: By name, a path, or bytes that replace the file's content.
+        left_out: Names of files and folders that are not uploaded.
+        remarks: Lines to show the user before the upload.
         repo_type: `model` or `space`.
     """
 
@@ -86,7 +85,7 @@ class Upload:
     repo_type: str = "model"
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by name."""
+        """Return the size of each file in bytes, by name."""
         return {
             name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in self.files.items()
         }
@@ -94,19 +93,19 @@ class Upload:
 
 @contextmanager
 def whole_model(folder: str | os.PathLike[str], encoder: str | None = None) -> Iterator[Path]:
-    """Give the folder of a model with its encoder: of a head, a temporary one that holds both.
+    """Yield the folder of a model with its encoder; for a head, a temporary folder with both.
 
     Args:
         folder: A whole model, or a head without its encoder.
-        encoder: Of a head: the encoder's folder or Hub name, as of `load_head`.
+        encoder: For a head: the encoder's folder or Hub name, as in `load_head`.
 
     Raises:
-        UserError: The head or the encoder cannot be loaded, or a whole model has an encoder of its own.
+        UserError: The head or the encoder cannot be loaded, or `encoder` is given for a whole model.
     """
     folder = Path(folder)
     if not is_head(folder):
         if encoder is not None:
-            raise UserError(f"--encoder {encoder}: is given, but {folder} has an encoder of its own; leave it out")
+            raise UserError(f"--encoder {encoder}: not needed, because {folder} contains its encoder; leave it out")
         yield folder
         return
     with tempfile.TemporaryDirectory() as work:
@@ -125,12 +124,12 @@ def whole_model(folder: str | os.PathLike[str], encoder: str | None = None) -> I
 def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptions | None = None) -> Upload:
     """Check that a folder is a complete model with a valid card, and list the files of its upload.
 
-    A folder that `Trainer` or `save_pretrained` wrote has no `scores.json` and often no `README.md`: it gets a short
-    card that says that no test is recorded. Nothing in the folder is changed, and no network is used.
+    A folder without a `README.md`, as `Trainer` and `save_pretrained` write it, gets a short card, which says that no
+    test is recorded. The folder itself is not changed, and the network is not used.
 
     Args:
         folder: A folder that `train.py`, a `Trainer` or `save_pretrained` wrote.
-        repo_id: The repository, `namespace/name`; the card's example gets this name.
+        repo_id: The repository, `namespace/name`; used in the card's example.
         card: Metadata that replace the card's own.
 
     Raises:
@@ -144,44 +143,44 @@ def prepare_upload(folder: str | os.PathLike[str], repo_id: str, card: CardOptio
             f"--model {folder}: lacks {', '.join(missing)}, expected a complete model; save_pretrained(folder) of the "
             "model and of its feature extractor writes these files"
         )
-    classifier = EmotionClassifier(folder)  # weights that are cut off, or not of this configuration, do not load
+    classifier = EmotionClassifier(folder)  # fails for truncated weights, or weights of another configuration
     scores = folder / "scores.json"
     if scores.is_file():
-        with reading(scores, "what train.py wrote"):
+        with reading(scores, "a file of train.py"):
             labels = json.loads(scores.read_text(encoding="utf-8"))["labels"]
         if classifier.labels != labels:
-            raise UserError(f"{scores}: has other labels than the model, expected what train.py wrote")
+            raise UserError(f"{scores}: has other labels than the model, expected the file of the same training")
     paths = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(paths)}
     readme, remarks = folder / "README.md", []
     if not readme.is_file():
-        remarks.append("README.md: is not there, so a short card is uploaded; it says that no test is recorded")
+        remarks.append("README.md: missing, so a short card is uploaded, which says that no test is recorded")
     files["README.md"], lacking = _published_card(readme, repo_id, classifier.labels, card or CardOptions())
     if lacking:
         remarks.append(describe_missing(lacking))
     if classifier.model.config.adapted:
         remarks.append(
-            "config.json: the model is adapted to a domain, and takes all recordings as ones of that domain"
+            "config.json: the model is adapted to a domain, and treats all recordings as part of that domain"
         )
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in files)
     return Upload(repo_id, dict(sorted(files.items())), left_out, tuple(remarks))
 
 
 def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
-    """Check that a folder is a Gradio Space, and list what would be uploaded: all that is not hidden.
+    """Check that a folder is a Gradio Space, and list the files of its upload, all but hidden ones.
 
     Args:
-        folder: What `demo.py --space` left behind.
+        folder: A folder that `demo.py --space` wrote.
         repo_id: The repository, `namespace/name`.
 
     Raises:
-        UserError: The name is not allowed, or the folder is no such Space.
+        UserError: The name is not allowed, or the folder is not a Gradio Space.
     """
     folder = _check_target("--space", Path(folder), repo_id, "demo.py --space")
     readme = folder / "README.md"
     data = _read_card(readme, readme.read_bytes()).data.to_dict() if readme.is_file() else {}
     if data.get("sdk") != "gradio" or not (folder / str(data.get("app_file"))).is_file():
-        raise UserError(f"--space {folder}: is no Gradio Space, expected a folder that demo.py --space wrote")
+        raise UserError(f"--space {folder}: is not a Gradio Space, expected a folder that demo.py --space wrote")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files: dict[str, Path | bytes] = {
         name: path
@@ -194,31 +193,31 @@ def prepare_space(folder: str | os.PathLike[str], repo_id: str) -> Upload:
 
 
 def push_upload(upload: Upload, private: bool = False, revision: str | None = None) -> str:
-    """Upload in one commit, with the token of `HF_TOKEN` or of `hf auth login`, to the Hub of `HF_ENDPOINT`.
+    """Upload in one commit to the Hub of `HF_ENDPOINT`, with the token of `HF_TOKEN` or `hf auth login`.
 
     Args:
-        upload: What `prepare_upload` or `prepare_space` returned.
-        private: Make the repository private; one that exists must be so already.
-        revision: The branch, made from `main` where it does not exist; `main` where not given.
+        upload: Output of `prepare_upload` or `prepare_space`.
+        private: Create a private repository; an existing one must be private already.
+        revision: The branch (default: `main`); created from `main` if missing.
 
     Returns:
-        The commit's address.
+        The commit's URL.
 
     Raises:
-        UserError: There is no token, the Hub refuses it, the repository or the files, or it cannot be reached.
+        UserError: There is no token, the Hub refuses the token, the repository or the files, or cannot be reached.
     """
     repo_id, kind, token = upload.repo_id, upload.repo_type, get_token()
     if token is None:
-        raise UserError("HF_TOKEN: is not set, give a token that may write, or log in with `hf auth login`")
-    if not token.isascii() or not token.isprintable():  # which HTTP's library would refuse, and show
-        raise UserError("HF_TOKEN: holds characters that no token has, copy it again")
+        raise UserError("HF_TOKEN: not set: set a token with write access, or log in with `hf auth login`")
+    if not token.isascii() or not token.isprintable():  # the HTTP library's error message would show the token
+        raise UserError("HF_TOKEN: contains invalid characters, copy it again")
     api = HfApi(token=token, library_name="whisper_emotion")
     with _one_line_errors(repo_id, token):
-        # Without --private an organisation's own default holds
+        # None keeps an organisation's own default
         sdk = "gradio" if kind == "space" else None
         api.create_repo(repo_id, repo_type=kind, space_sdk=sdk, private=private or None, exist_ok=True)
         if private and not api.repo_info(repo_id, repo_type=kind).private:
-            raise UserError(f"--private: {repo_id} exists and is public, change that in its settings or name another")
+            raise UserError(f"--private: {repo_id} is public, make it private in its settings or name another")
         if revision is not None:
             api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
         commit = api.create_commit(
@@ -232,7 +231,7 @@ def push_upload(upload: Upload, private: bool = False, revision: str | None = No
 
 
 def _check_target(option: str, folder: Path, repo_id: str, writer: str) -> Path:
-    """Return the folder if it is one and a repository may have this name."""
+    """Return the folder; raise if it is not a folder, or if the repository's name is not allowed."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -240,12 +239,12 @@ def _check_target(option: str, folder: Path, repo_id: str, writer: str) -> Path:
     if "/" not in repo_id:
         raise UserError(f"--repo_id {repo_id}: has no namespace, expected NAMESPACE/NAME such as me/{repo_id}")
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: is no folder, expected one that {writer} wrote")
+        raise UserError(f"{option} {folder}: is not a folder, expected one that {writer} wrote")
     return folder
 
 
 def _published_card(path: Path, repo_id: str, labels: list[str], options: CardOptions) -> tuple[bytes, list[str]]:
-    """The card with complete metadata and the repository's name in its example, and the options that it lacks."""
+    """Complete the card's metadata and its example; return the card and the names of missing options."""
     if path.is_file():
         content = path.read_bytes()
     else:
@@ -262,17 +261,17 @@ def _published_card(path: Path, repo_id: str, labels: list[str], options: CardOp
 
 
 def _read_card(path: Path, content: bytes) -> ModelCard:
-    """Read a card as the Hub's own classes do; one without metadata gets an empty block of them."""
+    """Read a card with the Hub's own class; a card without metadata gets an empty block."""
     try:
         text = content.decode()
         return ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
-    except Exception as error:  # a YAML parser raises any class on a person's typing
+    except Exception as error:  # the YAML parser raises various classes
         raise UserError(f"{path}: its metadata are not valid: {one_line(error)}") from error
 
 
 @contextmanager
 def _one_line_errors(repo_id: str, token: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into a `UserError` without the token, and keep its log of retries quiet."""
+    """Turn the Hub client's errors into a `UserError` without the token; silence its log of retries."""
     try:
         with errors_only(logging):
             yield
@@ -283,22 +282,22 @@ def _one_line_errors(repo_id: str, token: str) -> Iterator[None]:
 
 
 def _explain(error: BaseException, repo_id: str) -> str:
-    """What went wrong and what would be right, in one line."""
+    """Explain an error and its fix in one line."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__  # the upload's threads wrap what they meet
+        error = error.__cause__  # the upload's threads wrap their errors
     response = getattr(error, "response", None)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE: is set, unset it to upload"
-    if response is None and isinstance(error, ValueError):  # of the card's metadata, or an answer that is no Hub's
-        return f"--repo_id {repo_id}: {constants.ENDPOINT} did not take the upload: {one_line(error)}"
+    if response is None and isinstance(error, ValueError):  # invalid metadata, or the server is not a Hub
+        return f"--repo_id {repo_id}: {constants.ENDPOINT} refused the upload: {one_line(error)}"
     if response is None:
         return (
             f"--repo_id {repo_id}: the upload to {constants.ENDPOINT} broke off ({one_line(error)}); "
-            "the local folder is whole, give the same command again"
+            "the local folder is unchanged, rerun the same command"
         )
     said = " ".join((getattr(error, "server_message", None) or response.reason_phrase).split())
     if response.status_code == 401:
-        return f"HF_TOKEN: {constants.ENDPOINT} does not accept this token ({said}), give a valid one that may write"
+        return f"HF_TOKEN: {constants.ENDPOINT} rejects this token ({said}), set a valid one with write access"
     if response.status_code == 403:
-        return f"--repo_id {repo_id}: this token may not write there ({said}), name a repository of your own"
+        return f"--repo_id {repo_id}: this token has no write access ({said}), name a repository of your own"
     return f"--repo_id {repo_id}: {constants.ENDPOINT} refused the upload with status {response.status_code} ({said})"

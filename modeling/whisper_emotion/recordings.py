@@ -1,4 +1,4 @@
-"""From what a user names, files, folders and patterns, to the sound files that are meant."""
+"""Find the sound files that a user names by files, folders and patterns."""
 
 import glob
 import logging
@@ -16,22 +16,23 @@ SUFFIXES = (
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"),
     *(".m4a", ".mp4", ".mov", ".3gp", ".aac", ".webm", ".mka", ".mkv", ".amr", ".wma"),  # need the extra `media`
 )
-"""Endings, in any case, of the files that are taken from a folder; a file that is named itself may have any."""
+"""Suffixes, in any case, of the files that are taken from a folder; a file named directly may have any suffix."""
 
-MOST_ENDINGS = 5  # are named of the files that are left out
+MOST_ENDINGS = 5  # suffixes of skipped files that a warning names
 
 
 def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserError]]:
-    """The sound files that some names stand for, in the order of the names, each once.
+    """Find the sound files that some names stand for, in the order of the names, each once.
+
+    A warning names the number and the suffixes of the files that are skipped in each folder.
 
     Args:
-        names: Files; folders, of which all files with a known ending are taken, in sub-folders, too, sorted by path;
-            and patterns such as `talks/**/*.wav`, for shells that leave them as they are.
+        names: Files, folders, or patterns such as `talks/**/*.wav`. From a folder all files with a known suffix are
+            taken, recursively, sorted by path.
 
     Returns:
-        Paths, and for each name that stands for none (and each folder that cannot be listed) what is wrong with it.
-        Whether a named file can be read is found out by reading it. One line is logged for each folder with files of
-        other endings: how many were left out, and their endings.
+        Paths, and the error of each name without files and of each folder that cannot be listed. A file that is named
+        directly is not checked.
     """
     found: dict[str, None] = {}
     wrong: dict[str, UserError] = {}
@@ -41,7 +42,7 @@ def find_recordings(names: Iterable[str]) -> tuple[list[str], dict[str, UserErro
         if not os.path.lexists(name) and glob.has_magic(name):
             paths = sorted(glob.glob(name, recursive=True))
             if not paths:
-                wrong[name] = UserError(f"{name}: no file has such a name")
+                wrong[name] = UserError(f"{name}: matches no file")
         for path in paths:
             if not os.path.isdir(path):
                 found[path] = None
@@ -60,10 +61,10 @@ def find_domain(name: str) -> list[str]:
     """Find the recordings to adapt to.
 
     Args:
-        name: As of `find_recordings`.
+        name: A file, folder or pattern, as in `find_recordings`.
 
     Raises:
-        UserError: It stands for none, or a folder cannot be listed.
+        UserError: There are no recordings, or a folder cannot be listed.
     """
     recordings, wrong = find_recordings([name])
     for error in wrong.values():
@@ -72,7 +73,7 @@ def find_domain(name: str) -> list[str]:
 
 
 def _count(left_out: Counter[str]) -> str:
-    """How many files were left out, and their most common endings."""
+    """Describe how many files were skipped, and their most common suffixes."""
     total = left_out.total()
     endings = [f"{count} {ending or 'without an ending'}" for ending, count in left_out.most_common(MOST_ENDINGS)]
     more = [] if len(left_out) <= MOST_ENDINGS else ["…"]
@@ -84,18 +85,18 @@ def walk(
     on_error: Callable[[str, UserError], None] | None = None,
     left_out: Counter[str] | None = None,
 ) -> Iterator[Path]:
-    """All sound files (`SUFFIXES`, in any case) below a folder.
+    """Find all sound files (`SUFFIXES`, in any case) below a folder.
 
-    Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
-    are followed, each folder once.
+    Hidden files and folders are skipped, including the `._*` files of macOS archives. Links to folders are followed,
+    each folder once.
 
     Args:
         root: The folder.
         on_error: Called with a folder that cannot be listed, and its error. None raises the first error.
-        left_out: Counts the endings of the other visible files.
+        left_out: Counter for the suffixes of the other visible files.
 
     Yields:
-        Paths, in no order.
+        Paths, in no particular order.
     """
 
     def refuse(error: OSError) -> None:
@@ -122,5 +123,5 @@ def walk(
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file's name is that of a visible sound file."""
+    """Whether a file name belongs to a visible sound file."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")

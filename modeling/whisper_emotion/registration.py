@@ -1,14 +1,14 @@
-"""Registration with transformers' Auto classes, without importing transformers for those who do not use it."""
+"""Registration with transformers' Auto classes, without importing transformers."""
 
 import sys
 from importlib.abc import MetaPathFinder
 
-AUTO = "transformers.models.auto.configuration_auto"  # which all Auto classes import
+AUTO = "transformers.models.auto.configuration_auto"  # all Auto classes import it
 PACKAGES = ("transformers", "whisper_emotion")
 
 
 def register() -> None:
-    """Register the package's classes: `AutoModel` and `pipeline` then know them without remote code."""
+    """Register the package's classes, so that `AutoModel` and `pipeline` load them without remote code."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
     from .configuration_whisper_emotion import WhisperEmotionConfig
@@ -22,7 +22,7 @@ def register() -> None:
 
 
 def register_when_needed() -> None:
-    """Register at once where the Auto classes are loaded, else as soon as something has loaded them."""
+    """Register now if the Auto classes are loaded, otherwise as soon as they are."""
     if AUTO in sys.modules:
         register()
     elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
@@ -32,14 +32,14 @@ def register_when_needed() -> None:
 class _Watcher(MetaPathFinder):
     """An import hook that registers once the Auto classes are loaded and no module of `PACKAGES` is half loaded.
 
-    Transformers imports its Auto classes while it defines configurations, ours among them.
+    Transformers imports its Auto classes while it defines configurations, including ours.
     """
 
     def __init__(self):
         self._loading: list[str] = []
 
     def find_spec(self, name, path=None, target=None):
-        """Let the other finders find a module, and watch its loading."""
+        """Find a module with the other finders, and watch its loading."""
         if name.partition(".")[0] not in PACKAGES:
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)

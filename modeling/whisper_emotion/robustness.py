@@ -1,4 +1,4 @@
-"""How much accuracy a model loses on distorted recordings, in the spirit of audEERING's tests (arXiv 2312.06270)."""
+"""Measure a model's loss of accuracy on distorted recordings, similar to audEERING's tests (arXiv 2312.06270)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,33 +17,35 @@ from whisper_emotion.scoring import CALIBRATION, compare, score_table
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 CLEAN = "clean"
-CLIPPED = 0.1  # share of the samples that clipping cuts
+CLIPPED = 0.1  # share of clipped samples
 PINK = (0.5, 0.5)
 MP3_32 = {"level": (0.85, 0.85), "codec": {"format": "MP3", "bitrate_mode": "CONSTANT"}}  # 32 kbit/s of mono at 16 kHz
 OPUS_12 = {
     "level": (0.976, 0.976),
     "codec": {"format": "OGG", "subtype": "OPUS"},
-}  # 12 kbit/s, and the container's pages
+}  # 12 kbit/s without the container's pages
 
 
 def measure_robustness(
     classifier: EmotionClassifier, corpus: Dataset, adaptation: str, clips_at_most: int
 ) -> dict[str, Any]:
-    """Classify clean and distorted clips, always the same ones.
+    """Classify the same clips clean and distorted.
 
     Args:
         classifier: The model.
-        corpus: What `load_corpus` returned.
-        adaptation: As of `classify_corpus`; under each condition, the distorted clips are the domain.
-        clips_at_most: Clips of each corpus, drawn by their classes' shares.
+        corpus: Output of `load_corpus`.
+        adaptation: As in `classify_corpus`; in each condition, the distorted clips form the domain.
+        clips_at_most: Number of clips per corpus, stratified by class.
 
     Returns:
+        Fractions under these keys.
+
         - `robustness`: for `CLEAN` and each of `CONDITIONS`: `unweighted_accuracy`, its `loss` against the clean
-          clips with its paired 95 % `interval` over clips, `ece` and `mean_confidence`; all are fractions.
+          clips with a paired 95 % `interval` over clips, `ece` and `mean_confidence`.
         - `robustness_clips`: Number of clips.
 
     Raises:
-        UserError: As of `classify_corpus`.
+        UserError: As in `classify_corpus`.
     """
     rows = draw_clips(corpus, clips_at_most)
     clips = corpus.select(rows)
@@ -61,21 +63,21 @@ def measure_robustness(
 
 
 def draw_clips(corpus: Dataset, clips_at_most: int) -> np.ndarray:
-    """Draw clips of each corpus by their classes' shares, the same ones every time; ascending rows."""
+    """Draw clips of each corpus, stratified by class, always the same; return ascending rows."""
     corpora, labels = np.asarray(corpus["corpus"][:]), np.asarray(corpus["label"][:])
     parts = [np.flatnonzero(corpora == name) for name in np.unique(corpora)]
     return np.sort(np.concatenate([own[sample_clips(labels[own], clips_at_most)] for own in parts]))
 
 
 def _distort(change: Change, rows: np.ndarray, clip: np.ndarray, place: int) -> np.ndarray:
-    """Distort a clip; its row in the corpus is the seed, so that all levels of noise have the same noise."""
+    """Distort a clip; its row in the corpus is the seed, so that all noise levels use the same noise."""
     if np.sqrt(np.mean(np.square(clip, dtype=np.float64))) < QUIETEST:
         return clip
     return change(clip.astype(np.float64), np.random.default_rng(int(rows[place]))).astype(np.float32)
 
 
 def at_the_same_peak(change: Change) -> Change:
-    """Undo the change of level that a distortion brings along."""
+    """Restore a clip's peak level after a distortion."""
 
     def changed(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         found = change(samples, draw)
@@ -90,7 +92,7 @@ def _amplify(samples: np.ndarray, draw: np.random.Generator, *, decibels: float)
 
 
 def _clip(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Cut the peaks off at the same level above and below zero."""
+    """Clip the peaks symmetrically."""
     limit = np.quantile(np.abs(samples), 1 - CLIPPED)
     return samples.clip(-limit, limit) if limit > 0 else samples
 

@@ -1,4 +1,4 @@
-"""The folder of a run: taken by one set of settings, and never seen with half a file in it."""
+"""The folder of a run: tied to one set of settings, and free of half-written files."""
 
 import hashlib
 import json
@@ -16,24 +16,24 @@ from whisper_emotion.errors import UserError, one_line, reading
 if TYPE_CHECKING:
     from datasets import Dataset
 
-UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, gone when it ends; a sweep's, which stays and may grow
+UNFINISHED, CELLS = "unfinished", "cells"  # a run's work, removed at its end; a sweep's, which stays and may grow
 SETTINGS = "settings.json"
-FINISHED = UNFINISHED + ".part"  # the work on its way out: its files go one by one, and some must not pass for all
+FINISHED = UNFINISHED + ".part"  # work that is being deleted: a partly deleted folder must not be resumed
 
 
 @contextmanager
 def claim(
     output_dir: Path, corpus: "Dataset", encoders: Sequence[str], settings: dict[str, Any], work: str = UNFINISHED
 ) -> Iterator[Path]:
-    """Take a folder for a run, if what an interrupted run left there was made with the same settings.
+    """Reserve an output folder for a run; an interrupted run there can be resumed with the same settings.
 
-    A run that ends before it has written any work leaves the folder as it was. Of several processes (`torchrun`,
-    `accelerate launch`) the first one does all of it.
+    A run that ends before it writes any work leaves the folder unchanged. Of several processes (`torchrun`,
+    `accelerate launch`), only the main process writes.
 
     Args:
-        output_dir: Where the results go: a new or empty folder, or one that holds an earlier run.
-        corpus: What is trained on; all its rows belong to the settings.
-        encoders: The encoders' names; where one is a folder, the sizes of its files belong to the settings, too.
+        output_dir: Folder of the results: new, empty, or of an earlier run.
+        corpus: The corpus of the run; its rows are part of the settings.
+        encoders: Names of the encoders; the file sizes of a local encoder are part of the settings.
         settings: Options by name.
         work: `UNFINISHED` or `CELLS`.
 
@@ -41,8 +41,8 @@ def claim(
         The folder of the run's work.
 
     Raises:
-        UserError: The folder cannot be made, holds something else, or a run with other settings; the message names
-            the first that differs.
+        UserError: The folder cannot be made, holds other files, or an unfinished run with other settings; the message
+            names the first setting that differs.
     """
     settings = {**settings, "contents of the corpus and the encoder": _fingerprint(corpus, encoders)}
     from accelerate import PartialState  # this module also writes files for light commands
@@ -61,7 +61,7 @@ def claim(
 
 
 def _check(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that a run with these settings may not use; nothing is written."""
+    """Refuse a folder that a run with these settings may not use; write nothing."""
     work = work_dir.name
     record = work_dir / SETTINGS
     try:
@@ -73,9 +73,9 @@ def _check(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"--output_dir {output_dir}: holds other files; name a new folder, or an earlier run's")
     if not (record.exists() and _holds_work(work_dir)):
         return
-    with reading(record, "what an earlier run wrote: delete its folder, or name another --output_dir"):
+    with reading(record, "a file of an earlier run: delete its folder, or name another --output_dir"):
         before, now = dict(json.loads(record.read_text(encoding="utf-8"))), json.loads(_as_text(settings))
-    for name in sorted(before.keys() & now.keys()):  # an option that only one version has is not at odds
+    for name in sorted(before.keys() & now.keys()):  # ignore options that only one version of the package has
         if before[name] != now[name]:
             raise UserError(
                 f"--output_dir: {work_dir} holds {'a sweep' if work == CELLS else 'an unfinished run'} with "
@@ -96,7 +96,7 @@ def _make(output_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
 
 
 def _give_back(work_dir: Path, missing: Sequence[Path]) -> None:
-    """Remove what a run that has done no work left there: its record, and the folders that were missing before it."""
+    """Remove the record and the new folders of a run that has written no work."""
     if work_dir not in missing or not work_dir.exists() or _holds_work(work_dir):
         return
     shutil.rmtree(work_dir)
@@ -115,20 +115,20 @@ def _as_text(settings: dict[str, Any]) -> str:
 
 
 def _not_writable(output_dir: Path, error: OSError) -> UserError:
-    return UserError(f"--output_dir {output_dir}: is no folder that can be written ({error.strerror})")
+    return UserError(f"--output_dir {output_dir}: cannot be written ({error.strerror}), expected a writable folder")
 
 
 @contextmanager
 def results_of(work_dir: Path) -> Iterator[Path]:
-    """A folder in which a run's results are put together; they move beside its work when they are all there.
+    """Collect a run's results in a temporary folder; move them to the output folder when they are complete.
 
-    The work is over then, and removed. What a kill leaves goes on to the same results.
+    The folder of the work is removed then. A killed run resumes to the same results.
 
     Args:
-        work_dir: What `claim` returned.
+        work_dir: The folder that `claim` yields.
 
     Yields:
-        The folder; its name is that of the run's.
+        The temporary folder; it has the output folder's name.
     """
     output_dir = work_dir.parent
     made = work_dir / "results" / output_dir.resolve().name
@@ -143,10 +143,10 @@ def results_of(work_dir: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is never seen half written.
+    """Write a text file atomically.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
@@ -154,12 +154,12 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file under, which gets its own when it is whole; one that fails is removed.
+    """Yield a temporary path beside `path`, renamed to `path` at the end of the block; an error deletes the file.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
-    part = path.with_name(path.name + ".part")  # always the same: what a kill leaves is replaced by the next run
+    part = path.with_name(path.name + ".part")  # a fixed name, so that the next run overwrites a killed run's file
     with writing_to(path.parent):
         try:
             yield part
@@ -170,10 +170,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn what libraries raise when they cannot write, say for want of room, into one line that names the folder.
+    """Turn a library's writing error, such as a full disk, into a `UserError` that names the folder.
 
     Raises:
-        UserError: In their place.
+        UserError: The block could not write.
     """
     try:
         yield
@@ -182,18 +182,18 @@ def writing_to(folder: Path) -> Iterator[None]:
             reason = error.strerror or one_line(error)
         elif isinstance(error, SafetensorError):
             reason = one_line(error)
-        elif "inline_container" in str(error):  # torch.save's, which says nothing of the disk
+        elif "inline_container" in str(error):  # torch.save's message does not mention the disk
             reason = "a checkpoint was cut off, is the disk full?"
         else:
             raise
         raise UserError(
-            f"{folder}: cannot be written ({reason}), expected a folder with room that may be written to; what was "
-            "finished is kept"
+            f"{folder}: cannot be written ({reason}), expected a writable folder with free space; finished work is "
+            "kept"
         ) from error
 
 
 def _fingerprint(corpus: "Dataset", encoders: Sequence[str]) -> str:
-    """A hash of all rows of the corpus and of the sizes of the encoders' files, where they are folders."""
+    """Hash all rows of the corpus and the file sizes of local encoders."""
     from whisper_emotion.corpora import utterance_names
 
     rows = [utterance_names(corpus), *(corpus[column][:] for column in ("label", "speaker", "seconds"))]

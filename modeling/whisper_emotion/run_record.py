@@ -1,4 +1,4 @@
-"""`scores.json`, the record of a run: write it, and read the record of a cross-validation for a model's card."""
+"""Write `scores.json`, the record of a run; read a cross-validation's record for a model card."""
 
 import json
 import os
@@ -23,9 +23,9 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
 
     Args:
         path: The file.
-        scores: The result of `summarise`; empty where no test was held out.
+        scores: The result of `summarise`; empty without a test fold.
         experiment: The experiment.
-        **facts: Other entries: `corpus`, `folds`, `seeds`, `seconds`; and `config`, the model's, which is not written.
+        **facts: Other entries: `corpus`, `folds`, `seeds`, `seconds`. `config`, the model's, is read but not written.
 
     Returns:
         The content of the file.
@@ -41,7 +41,7 @@ def write_scores(path: Path, scores: dict[str, Any], experiment: Experiment, **f
 
 
 def describe_recipe(experiment: Experiment, config: WhisperEmotionConfig) -> dict[str, Any]:
-    """Return the entries of `scores.json` that say how models were made, without corpus and hyper-parameters."""
+    """Return the entries of `scores.json` that describe the training, without corpus and hyper-parameters."""
     return {
         "select_on": experiment.select_on,
         "held_out": experiment.held_out,
@@ -76,24 +76,23 @@ def read_cross_validation(folder: Path, corpus: str, recipe: Mapping[str, Any]) 
         recipe: `describe_recipe` of the model whose card will show the scores.
 
     Raises:
-        UserError: The folder holds no scores, damaged ones, or scores of another recipe; the message names the
-            difference.
+        UserError: The scores are missing, damaged or of another recipe; the message names the difference.
     """
     option, path = f"--cross_validation {folder}", folder / "scores.json"
     for needed in (path, folder / "confusion_matrix.png"):  # the card needs both at the end of the training
         if not needed.exists():
             raise UserError(f"{option}: holds no {needed.name}, expected a finished cross-validation")
-    with reading(path, "what cross_validate.py wrote"):
+    with reading(path, "a file of cross_validate.py"):
         scores = dict(json.loads(path.read_text(encoding="utf-8")))
         found = {name: (scores[name], value) for name, value in {"corpus": corpus, **recipe}.items()}
         adapted = any(map(any, scores.get("adapted", [])))
         for name in ("folds", "seeds", *CARD_NEEDS, *(["unadapted"] if adapted else [])):
-            scores[name]  # a KeyError names an entry that is missing
+            scores[name]  # raises a KeyError that names a missing entry
     if "test_fold" in scores:
-        raise UserError(f"{option}: is the folder of a model, expected a finished cross-validation")
+        raise UserError(f"{option}: is a model's folder, expected a finished cross-validation")
     for name, (theirs, ours) in found.items():
         if theirs != ours:
-            raise UserError(f"{option}: was made with {name}={theirs}, not {ours}: its figures are of other models")
+            raise UserError(f"{option}: was made with {name}={theirs}, not {ours}: its scores are of another recipe")
     return scores
 
 
@@ -101,7 +100,7 @@ def describe_machine(device: str = "cpu") -> str:
     """Describe the machine of a measurement, with its accelerator if `device` is not the processor."""
     parts = [platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
     if device != "cpu":
-        name = getattr(torch.get_device_module(device), "get_device_name", None)  # Apple's has none
+        name = getattr(torch.get_device_module(device), "get_device_name", None)  # torch.mps has none
         parts.append(device if name is None else name())
     return ", ".join([*parts, f"torch {torch.__version__}"])
 

@@ -1,4 +1,4 @@
-"""Score predictions: figures a fold and pooled, their bootstrap intervals, paired differences between systems."""
+"""Score predictions per fold and pooled, with bootstrap intervals and paired differences between systems."""
 
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,24 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
         folds: Its test folds.
 
     Returns:
-        The part of `scores.json` that follows from predictions:
+        The entries of `scores.json` that depend on predictions.
 
-        - `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`: each `{mean, std, folds}`, fractions. `mean` and
-          population deviation are taken over folds, then averaged over seeds; `folds` has one list a seed.
-        - `pooled`: the same three of all folds' clips together, mean over seeds.
-        - `interval`: 95 % percentile bootstrap of the pooled figures, `[low, high]` each (see `bootstrap`).
+        - `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`: each `{mean, std, folds}`, fractions. `mean` and the
+          population deviation `std` are over folds, averaged over seeds. `folds` has one list per seed.
+        - `pooled`: the same three scores of all folds' clips together, mean over seeds.
+        - `interval`: 95 % percentile bootstrap of the pooled scores, `[low, high]` each (see `bootstrap`).
         - `confusion_matrix`: counts, rows are references, summed over folds and seeds.
         - `ece`, `mean_confidence`: calibration error and mean of the largest probability, pooled, mean over seeds.
-        - `speakers_shared`: for each fold, the number of its test speakers that are also in its training rows.
-        - `temperature`, `adapted`: the choices of dev, one list a seed. Only where dev had to choose.
-        - `ece_unscaled`: `ece` without the temperature. Only with one.
-        - `sure`: of the labels called sure the share that is right (`accuracy`; None without any) and their share
-          of all (`coverage`), pooled. Only where clips were held out.
-        - `corpora`: for each tested corpus `unweighted_accuracy` with its 95 % `interval`, `weighted_accuracy`,
-          `macro_f1`, `ece`, `mean_confidence` and `sure`, over the `classes` that it has, and its `clips`. Only with
-          several.
-        - `transfer`: for each training corpus and each tested one the unweighted accuracy. Only where every fold
-          trains on one corpus and tests on another.
-        - `unadapted`: the figures of the same models without adaptation to the speaker. Only where both are known.
+        - `speakers_shared`: for each fold, the number of its test speakers that are also in its training clips.
+        - `temperature`, `adapted`: the choices on held-out speakers, one list per seed. Only if dev chose.
+        - `ece_unscaled`: `ece` without the temperature. Only with temperature scaling.
+        - `sure`: `accuracy` of the sure labels (None without any) and `coverage`, their share of all labels, pooled.
+          Only if clips were held out.
+        - `corpora`: scores of each tested corpus: `unweighted_accuracy`, its 95 % `interval`, `weighted_accuracy`,
+          `macro_f1`, `ece`, `mean_confidence`, `sure`, `classes`, `clips`. Only with several corpora.
+        - `transfer`: unweighted accuracy by training and test corpus. Only if every fold trains on one corpus and
+          tests on another.
+        - `unadapted`: scores of the same models without adaptation. Only if both are known.
     """
     labels, numbers = experiment.labels, [fold.number for fold in folds]
     corpus_of = None
@@ -72,12 +71,11 @@ def summarise(predictions: pd.DataFrame, experiment: Experiment, folds: list[Fol
 
 
 def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Resample the pooled figures of several systems on the same test clips.
+    """Resample the pooled scores of several systems on the same test clips.
 
-    Clips are drawn with replacement, and so are seeds where there are several. All systems get the same draws, in
-    this call and in every other call with as many clips and seeds: the difference of two systems is a paired one.
-    Speakers are not drawn: intervals cover the choice of clips and the training's chance, not other speakers.
-    Memory does not grow with the number of draws.
+    Clips and seeds are resampled with replacement. All systems get the same resamples, in every call with as many
+    clips and seeds, so differences of systems are paired. Speakers are not resampled: intervals cover the choice of
+    clips and the randomness of training, not other speakers. Memory does not grow with the number of resamples.
 
     Args:
         predicted: Class ids `(systems, seeds, clips)`.
@@ -85,7 +83,7 @@ def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> di
         num_classes: Number of classes.
 
     Returns:
-        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over seeds first, then one row a draw.
+        For each of `FIGURES` fractions `(1 + RESAMPLES, systems)`: the mean over seeds, then one row per resample.
     """
     seeds, clips = predicted.shape[1:]
     cells = _confusion_cells(predicted, labels, num_classes)
@@ -103,7 +101,7 @@ def bootstrap(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> di
 
 
 def _confusion_cells(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> sparse.csr_array:
-    """Indicators `(clips, systems * seeds * classes²)`: the cell of each confusion matrix that a clip falls into."""
+    """Indicators `(clips, systems * seeds * classes²)` of each clip's cell in each confusion matrix."""
     systems, seeds, clips = predicted.shape
     runs = systems * seeds
     places = labels * num_classes + predicted.reshape(runs, clips) + num_classes**2 * np.arange(runs)[:, None]
@@ -114,7 +112,7 @@ def _confusion_cells(predicted: np.ndarray, labels: np.ndarray, num_classes: int
 def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """`FIGURES` of confusion matrices `(…, labels, labels)`, equal to `compute_scores`."""
     hits, support, answers = confusion.diagonal(axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
-    recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)  # a draw may miss a class
+    recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)  # a resample may lack a class
     f1 = np.where(support + answers > 0, 2 * hits / np.maximum(support + answers, 1), np.nan)
     return {
         "weighted_accuracy": hits.sum(axis=-1) / support.sum(axis=-1),
@@ -124,7 +122,7 @@ def _figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
-    """Return a figure `(1 + draws,)` and its 95 % percentile interval: `value, low, high`."""
+    """Return `value, low, high`: the first of `(1 + resamples,)` values and the 95 % percentile interval."""
     low, high = np.percentile(draws[1:], [2.5, 97.5])
     return float(draws[0]), float(low), float(high)
 
@@ -144,9 +142,9 @@ def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: l
     path = folder / "predictions.csv"
     if not path.exists():
         raise UserError(f"--compare_with {folder}: holds no predictions.csv, expected a finished cross-validation")
-    with reading(path, "what cross_validate.py wrote"):
+    with reading(path, "a file of cross_validate.py"):
         predictions = read_predictions(path)
-        predictions[["name", "label", "predicted", "seed"]]  # a KeyError names the columns that are missing
+        predictions[["name", "label", "predicted", "seed"]]  # raises a KeyError that names missing columns
     if set(predictions["seed"]) != set(seeds):
         raise UserError(f"--compare_with {folder}: has other seeds than this run")
     mine = clips[["name", "label"]].sort_values("name").to_numpy().tolist()
@@ -154,15 +152,15 @@ def read_compared(folder: Path, clips: pd.DataFrame, seeds: list[int], labels: l
         if table[["name", "label"]].sort_values("name").to_numpy().tolist() != mine:
             raise UserError(f"--compare_with {folder}: has other test clips than this run, or other labels")
     if not set(predictions["predicted"]) <= set(labels):
-        raise UserError(f"--compare_with {folder}: has classes that this run has not")
+        raise UserError(f"--compare_with {folder}: has classes that this run lacks")
     return predictions
 
 
 def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -> dict[str, list[float]]:
-    """Subtract the scores of other predictions of the same clips with the same seeds.
+    """Subtract the pooled scores of other predictions for the same clips and seeds.
 
     Returns:
-        For each of `FIGURES` the difference of the pooled figures and its paired 95 % interval, `[value, low, high]`.
+        For each of `FIGURES` the difference and its paired 95 % interval, `[value, low, high]`.
     """
     tables = [table.sort_values(["seed", "name"]) for table in (predictions, other)]
     draws = _bootstrap_tables(tables, labels)
@@ -170,7 +168,7 @@ def compare(predictions: pd.DataFrame, other: pd.DataFrame, labels: list[str]) -
 
 
 def _bootstrap_tables(tables: list[pd.DataFrame], labels: list[str]) -> dict[str, np.ndarray]:
-    """Resample the pooled figures of tables of predictions whose clips are in the same order for each seed."""
+    """Resample the pooled scores of tables whose clips are in the same order for each seed."""
     seeds = tables[0]["seed"].nunique()
     predicted = np.stack([_ids(table["predicted"], labels).reshape(seeds, -1) for table in tables])
     return bootstrap(predicted, _ids(tables[0]["label"], labels)[: predicted.shape[2]], len(labels))
@@ -179,7 +177,7 @@ def _bootstrap_tables(tables: list[pd.DataFrame], labels: list[str]) -> dict[str
 def score_table(
     predictions: pd.DataFrame, labels: list[str], folds: list[int], corpus_of: pd.Series | None = None
 ) -> dict[str, Any]:
-    """Score a table of predictions: each fold by itself, all folds' clips together, and each corpus by itself."""
+    """Score a table of predictions: per fold, pooled, and per corpus."""
     tables = [table.sort_values(["fold", "name"]) for _, table in predictions.groupby("seed", sort=False)]
     by_fold = [[_score(table[table["fold"] == fold], labels) for fold in folds] for table in tables]
     scores: dict[str, Any] = {}
@@ -204,7 +202,7 @@ def score_table(
 
 
 def _transfer(scores: dict[str, Any], pairs: list[tuple[set[str], set[str]]]) -> dict[str, Any]:
-    """The unweighted accuracy of each fold by its training and its test corpus, mean over seeds."""
+    """Arrange the folds' unweighted accuracies, means over seeds, by training and test corpus."""
     transfer: dict[str, dict[str, float]] = {}
     for (train, test), value in zip(pairs, np.mean(scores["unweighted_accuracy"]["folds"], axis=0), strict=True):
         transfer.setdefault(next(iter(train)), {})[next(iter(test))] = float(value)
@@ -212,7 +210,7 @@ def _transfer(scores: dict[str, Any], pairs: list[tuple[set[str], set[str]]]) ->
 
 
 def _score_corpus(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any]:
-    """Score the clips of one corpus together, over the classes that it has."""
+    """Score the clips of one corpus together, over the corpus's classes."""
     by_seed = _score_seeds(predictions, labels)
     draws = _bootstrap_tables([predictions.sort_values(["seed", "name"])], labels)
     return {
@@ -225,7 +223,7 @@ def _score_corpus(predictions: pd.DataFrame, labels: list[str]) -> dict[str, Any
 
 
 def _score_sure(predictions: pd.DataFrame) -> dict[str, Any]:
-    """Count the labels called sure, and those of them that are right."""
+    """Compute accuracy and coverage of the sure labels."""
     if "sure" not in predictions:
         return {}
     right = (predictions["label"] == predictions["predicted"])[predictions["sure"]]
@@ -252,12 +250,12 @@ def _mean(scores: list[dict[str, Any]], name: str) -> float:
 
 
 def _ids(names: pd.Series, labels: list[str]) -> np.ndarray:
-    """Class names as ids."""
+    """Convert class names to ids."""
     return names.map({label: index for index, label in enumerate(labels)}).to_numpy()
 
 
 def _unscale(predictions: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
-    """Undo the temperature: probabilities of the logits before their division."""
+    """Compute the probabilities without the temperature."""
     columns = probability_columns(labels)
     powers = predictions[columns].to_numpy() ** predictions[["temperature"]].to_numpy()
     unscaled = predictions.copy()

@@ -1,4 +1,4 @@
-"""What a feature store holds of a corpus, frames or pooled vectors, read from disk when it is looked at."""
+"""Read a feature store: frames or pooled vectors of a corpus, loaded from disk on access."""
 
 import functools
 import json
@@ -15,19 +15,19 @@ from whisper_emotion.encoder_whisper_emotion import prefix_mask
 from whisper_emotion.errors import UserError, reading
 
 FRAMES, INDEX = "frames.f16", "index.json"  # files of a layer's folder
-INTACT = "a whole feature store: delete the folder to have it made anew"
-CLIPS_AT_ONCE = 8192  # vectors that are mapped together
+INTACT = "an intact feature store: delete the folder to build it again"
+CLIPS_AT_ONCE = 8192  # vectors mapped together
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a store keeps of a clip at a layer: its frames, or the statistics that a fixed pooling takes of them.
+    """The stored representation of a clip at a layer: its frames, or statistics for a fixed pooling.
 
     Args:
         name: `frames`, or the pooling.
-        file: File of a layer's folder.
-        dtype: Of its values.
-        statistics: Vectors of `d_model` values side by side in a row; one for frames, of which each is a row.
+        file: File in a layer's folder.
+        dtype: Type of the values.
+        statistics: Number of concatenated vectors of `d_model` values in a row; 1 for frames, which are one row each.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Kind:
     def summarise(self, frames: np.ndarray) -> np.ndarray:
         """Pool frames `(frames, d_model)` to a row `(statistics * d_model,)` float32: the mean, then the deviation.
 
-        NumPy adds frame after frame in double precision, so the bits do not depend on the number of threads.
+        NumPy sums frame by frame in double precision, so the bits do not depend on the number of threads.
         """
         found = [frames.mean(axis=0, dtype=np.float64), frames.std(axis=0, dtype=np.float64)]
         return np.concatenate(found[: self.statistics]).astype(np.float32)
@@ -59,15 +59,15 @@ KINDS = {
 
 
 class StoredFrames:
-    """The frames of a corpus at one encoder layer or several, read from disk when they are looked at.
+    """The frames of a corpus at one or several encoder layers, loaded from disk on access.
 
     Args:
         folders: The store's folder of each layer, ascending.
 
     Attributes:
-        lengths: Frames of each clip, `(clips,)`.
-        starts: Row at which each clip begins in a layer, `(clips,)`.
-        layers: One tensor `(all frames, d_model)` a layer, half precision, clip behind clip.
+        lengths: Number of frames of each clip, `(clips,)`.
+        starts: First row of each clip in a layer, `(clips,)`.
+        layers: One tensor `(all frames, d_model)` per layer, half precision, all clips concatenated.
     """
 
     def __init__(self, folders: Sequence[Path]):
@@ -77,7 +77,7 @@ class StoredFrames:
         self.starts = np.cumsum(self.lengths) - self.lengths
         shape = (int(self.lengths.sum()), index.d_model)
         with warnings.catch_warnings():
-            # A map that may be written to would count as memory in use.
+            # A writable map would count as memory in use
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self.layers: list[torch.Tensor] = []
             for folder in self.folders:
@@ -88,19 +88,19 @@ class StoredFrames:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        """Frames of one clip, `(frames, layers, d_model)` in half precision."""
+        """Return the frames of one clip, `(frames, layers, d_model)` in half precision."""
         rows = slice(self.starts[row], self.starts[row] + self.lengths[row])
         return torch.stack([layer[rows] for layer in self.layers], dim=1)
 
     def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames of clips `(clips, frames, layers, d_model)` float32 and their mask, as `EmotionHead` takes them."""
+        """Return the inputs of `EmotionHead` for some clips: frames `(clips, frames, layers, d_model)` and mask."""
         clips = [self[row].float() for row in rows]
         lengths = torch.from_numpy(self.lengths[list(rows)])
         return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), prefix_mask(lengths, int(lengths.max()))
 
     @functools.cached_property
     def means(self) -> np.ndarray:
-        """Mean of each clip's frames, layers side by side, `(clips, layers * d_model)`.
+        """Mean of each clip's frames, layers concatenated, `(clips, layers * d_model)`.
 
         Raises:
             UserError: The store holds NaN or infinity.
@@ -109,7 +109,7 @@ class StoredFrames:
 
     @functools.cached_property
     def deviations(self) -> np.ndarray:
-        """Standard deviation of each clip's frames; shape and error as of `means`."""
+        """Standard deviation of each clip's frames; shape and error as in `means`."""
         return self._over_clips(lambda clip: clip.std(dim=0, correction=0))
 
     def pooled(self, pooling: str) -> np.ndarray:
@@ -124,14 +124,14 @@ class StoredFrames:
 
 
 class Vectors:
-    """Vectors `(clips, width)` in files, which NumPy takes for an array: `vectors[rows]`, `np.asarray(vectors)`.
+    """Vectors `(clips, width)` in files with the interface of an array: `vectors[rows]`, `np.asarray(vectors)`.
 
-    The pages of a map count as memory in use while it is open, so `CLIPS_AT_ONCE` rows are mapped at a time.
+    An open map's pages count as memory in use, so only `CLIPS_AT_ONCE` rows are mapped at a time.
 
     Args:
-        files: Files of float32 rows, one a clip.
+        files: Files of float32 rows, one row per clip.
         shape: Shape of each file.
-        columns: Columns of the files, a file's beside the other's, then the next columns.
+        columns: Slices of columns. For each slice in turn, the columns of all files are concatenated.
     """
 
     def __init__(self, files: Sequence[Path], shape: tuple[int, int], columns: Sequence[slice]):
@@ -144,7 +144,7 @@ class Vectors:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Read rows: a number, a slice, a mask or numbers."""
+        """Read rows, given as a number, a slice, a mask or numbers."""
         numbers = self._numbers[rows]
         found, blocks = np.empty((numbers.size, self.shape[1]), np.float32), numbers.ravel() // CLIPS_AT_ONCE
         for block in np.unique(blocks):
@@ -167,7 +167,7 @@ class Vectors:
 
 
 class Stacked:
-    """Arrays `(clips, width)`, one below the other, as one array. Rows are read when they are asked for."""
+    """Arrays `(clips, width)` concatenated along the clips; rows are read on access."""
 
     def __init__(self, arrays: Sequence[Any]):
         self._arrays = list(arrays)
@@ -187,11 +187,11 @@ class Stacked:
 
 
 class Rows:
-    """Some rows of an array, read when they are looked at: `Rows(array, rows)[part]` is `array[rows[part]]`.
+    """Some rows of an array, read on access: `Rows(array, rows)[part]` is `array[rows[part]]`.
 
     Args:
-        array: `(clips, width)`: an array, a memory map, or what takes row numbers as one does.
-        rows: Numbers of the rows.
+        array: `(clips, width)`: an array, a memory map, or another object that is indexed by row numbers.
+        rows: Row numbers.
     """
 
     def __init__(self, array: Any, rows: np.ndarray):
@@ -202,23 +202,23 @@ class Rows:
         return len(self._rows)
 
     def __getitem__(self, part: Any) -> np.ndarray:
-        """Read rows by their places among these: a slice, a mask or numbers."""
+        """Read rows by their places in `rows`: a slice, a mask or numbers."""
         return np.asarray(self._array[self._rows[part]])
 
 
 class PooledClips:
-    """The pooled vectors of a corpus at one encoder layer or several.
+    """The pooled vectors of a corpus at one or several encoder layers.
 
-    It stands in for `StoredFrames` where the pooling is fixed and a linear classifier is all that is learned.
+    It replaces `StoredFrames` if the pooling is fixed and only a linear classifier is trained.
 
     Args:
         folders: The store's folder of each layer, ascending.
-        kind: `mean` or `statistics` among the kinds.
+        kind: The kind `mean` or `statistics`.
 
     Attributes:
         layers: The file of each layer.
-        lengths: Frames of each clip in a `batch`, `(clips,)`.
-        copies: The pooled vectors of distorted copies of the clips, if there are any.
+        lengths: Number of frames of each clip in a `batch`, `(clips,)`.
+        copies: The pooled vectors of the clips' distorted copies, if any.
     """
 
     def __init__(self, folders: Sequence[Path], kind: Kind):
@@ -233,7 +233,7 @@ class PooledClips:
 
     @functools.cached_property
     def means(self) -> Vectors:
-        """Mean of each clip's frames, layers side by side, `(clips, layers * d_model)`.
+        """Mean of each clip's frames, layers concatenated, `(clips, layers * d_model)`.
 
         Raises:
             UserError: The store holds NaN or infinity.
@@ -242,7 +242,7 @@ class PooledClips:
 
     @functools.cached_property
     def deviations(self) -> Vectors:
-        """Standard deviation of each clip's frames; shape and error as of `means`.
+        """Standard deviation of each clip's frames; shape and error as in `means`.
 
         Raises:
             AttributeError: The store holds means only.
@@ -255,14 +255,14 @@ class PooledClips:
         """Return each clip's vector of a pooling, `mean` or `statistics`: `(clips, width)`."""
         if pooling == "mean":
             return self.means
-        _ = self.means, self.deviations  # each looks for NaN
+        _ = self.means, self.deviations  # each checks for NaN
         width = self._width
         return Vectors(self.layers, self._shape, [slice(0, width), slice(width, 2 * width)])
 
     def batch(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames that have the statistics of these clips, and their mask; shapes as of `StoredFrames.batch`.
+        """Build frames with the statistics of these clips, and their mask; shapes as in `StoredFrames.batch`.
 
-        One frame has the mean. Two, a deviation below it and above it, have the mean and the deviation.
+        One frame reproduces the mean. Two frames, one deviation below and above it, reproduce mean and deviation.
         """
         mean = self.means[list(rows)]
         frames = [mean]
@@ -273,7 +273,7 @@ class PooledClips:
         return stacked, torch.ones(stacked.shape[:2], dtype=torch.bool)
 
     def _columns(self, columns: slice) -> Vectors:
-        """One statistic, once all of its values are seen to be finite."""
+        """Return one statistic; raise unless all its values are finite."""
         with reading(self.folders[0], INTACT):
             for file in self.layers:
                 one = Vectors([file], self._shape, [columns])
@@ -284,7 +284,7 @@ class PooledClips:
 
 
 class Index(NamedTuple):
-    """What a layer's index says: the encoder's width, and the rows of each clip, `(clips,)`."""
+    """A layer's index: the encoder's width, and the number of rows of each clip, `(clips,)`."""
 
     d_model: int
     rows: np.ndarray
@@ -294,7 +294,7 @@ def read_index(folder: Path, kind: Kind) -> Index:
     """Read the index of a layer's folder.
 
     Raises:
-        UserError: It is missing or damaged.
+        UserError: The index is missing or damaged.
     """
     with reading(folder / INDEX, INTACT):
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

@@ -1,10 +1,11 @@
 """Source-filter speech with an emotion: glottal pulses and breath through the formants of random syllables.
 
-The source is a polynomial glottal pulse (Klatt and Klatt, JASA 1990, their KLGLOTT88) with jitter, shimmer, tilt and
-aspiration, the filter a cascade of resonators at a vowel's formants (Peterson and Barney, JASA 1952). Emotions move
-pitch, pitch range, loudness, tempo and voice quality the way that is reported for acted speech (Scherer, Speech
-Communication 2003), with variation between speakers and utterances, random recording levels, channels and noise: no
-single measure tells the emotions apart. It is babble, made to try pipelines on; nothing about people follows from it.
+Source: a polynomial glottal pulse (Klatt and Klatt, JASA 1990, KLGLOTT88) with jitter, shimmer, tilt and aspiration.
+Filter: a cascade of resonators at a vowel's formants (Peterson and Barney, JASA 1952). Emotions change pitch, pitch
+range, loudness, tempo and voice quality as reported for acted speech (Scherer, Speech Communication 2003).
+
+Speakers, utterances, recording levels, channels and noise vary at random, so no single measure separates the emotions.
+The speech is babble for testing pipelines; it says nothing about real speakers.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # loads `scipy.signal`, which takes two seconds, where it is used
+import scipy  # loads `scipy.signal`, which takes two seconds, on first use
 
 SAMPLING_RATE = 16_000
 
-# Formants of an adult man in Hz; F4 and F5 are nearly the same for all vowels.
+# Formants of an adult man in Hz; F4 and F5 are nearly constant across vowels
 VOWELS = np.array([(730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570, 840, 2410), (300, 870, 2240)])
 UPPER_FORMANTS = np.array([3500.0, 4500.0])
 BANDWIDTHS = np.array([70.0, 100.0, 140.0, 220.0, 280.0])
@@ -30,8 +31,8 @@ class Voice:
         pitch: Habitual fundamental frequency in Hz.
         tract: Factor on all formants (shorter vocal tracts have higher ones).
         brightness: Cutoff of the source's spectral tilt in Hz.
-        breath: Level of aspiration against voicing.
-        tempo: Syllables a second.
+        breath: Level of aspiration relative to voicing.
+        tempo: Syllables per second.
     """
 
     pitch: float
@@ -43,15 +44,15 @@ class Voice:
 
 @dataclass(frozen=True)
 class Style:
-    """How an emotion changes a voice, on average.
+    """The average effect of an emotion on a voice.
 
     Args:
-        level: Pitch above the habitual, in semitones.
+        level: Pitch above the habitual pitch, in semitones.
         span: Standard deviation of the syllables' pitch accents, in semitones.
         slope: Pitch change from the utterance's start to its end, in semitones.
         loudness: Level in dB.
         tempo: Factor on the tempo.
-        open_quotient: Share of a glottal cycle in which the glottis is open: small is pressed, large is lax.
+        open_quotient: Share of a glottal cycle in which the glottis is open: small is pressed, large is lax voice.
         brightness: Factor on the cutoff of the spectral tilt.
         breath: Factor on the aspiration.
         jitter: Relative standard deviation of the cycles' lengths; their amplitudes vary four times as much.
@@ -81,7 +82,7 @@ STYLES = {
 
 
 def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
-    """A random speaker, `female` or `male`."""
+    """Draw a random speaker, `female` or `male`."""
     pitch, tract = (205.0, 1.16) if gender == "female" else (118.0, 1.0)
     return Voice(
         pitch=pitch * np.exp(rng.normal(0, 0.08)),
@@ -93,12 +94,12 @@ def draw_voice(gender: str, rng: np.random.Generator) -> Voice:
 
 
 def synthesise(voice: Voice, emotion: str, rng: np.random.Generator) -> np.ndarray:
-    """An utterance of 1.5 to 3 seconds.
+    """Synthesise an utterance of 1.5 to 3 seconds.
 
     Args:
-        voice: Who speaks.
+        voice: The speaker.
         emotion: One of `STYLES`.
-        rng: Source of everything that differs between utterances.
+        rng: Generator for the variation between utterances.
 
     Returns:
         `np.ndarray` of shape `(samples,)`, float64, within -1 to 1, at 16 kHz.
@@ -120,14 +121,14 @@ def synthesise(voice: Voice, emotion: str, rng: np.random.Generator) -> np.ndarr
 
 
 def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """The glottal source of an utterance, `(samples,)`: pulses and breath, the pitch moving with the syllables."""
+    """Make the glottal source of an utterance, `(samples,)`: pulses and breath, with a pitch accent per syllable."""
     time = np.linspace(0, 1, samples)
     accents = rng.normal(0, style.span * np.exp(rng.normal(0, 0.2)), len(bounds) - 1)
     semitones = style.level + rng.normal(0, 1.0) + (style.slope + rng.normal(0, 1.0)) * (time - 0.5)
     semitones += np.interp(np.arange(samples), (bounds[:-1] + bounds[1:]) / 2, accents)
     pitch = voice.pitch * 2 ** (semitones / 12)
 
-    # Jitter belongs to whole cycles, so the cycles are counted once before they are made uneven.
+    # Jitter is constant within a cycle, so the cycles are counted before it is applied
     cycles = np.cumsum(pitch / SAMPLING_RATE).astype(int)
     jitter = style.jitter * np.exp(rng.normal(0, 0.3))
     phase = np.cumsum(pitch * (1 + jitter * rng.normal(size=cycles[-1] + 1))[cycles] / SAMPLING_RATE)
@@ -135,7 +136,7 @@ def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: n
     strength = 1 + 4 * jitter * rng.normal(size=cycles[-1] + 1)[cycles]
     quotient = np.clip(style.open_quotient + rng.normal(0, 0.03), 0.3, 0.85)
     position = (phase - cycles) / quotient
-    # Derivative of the flow `x**2 - x**3` over the open phase; its jump at the end is the closure that excites.
+    # Derivative of the flow `x**2 - x**3` over the open phase; the jump at its end is the excitation
     pulses = np.where(position < 1, 2 * position - 3 * position**2, 0) * strength
     breath = voice.breath * style.breath * np.exp(rng.normal(0, 0.15))
     pulses += breath * rng.normal(size=samples) * np.where(position < 1, 1.0, 0.3)
@@ -145,7 +146,7 @@ def _source(voice: Voice, style: Style, bounds: np.ndarray, samples: int, rng: n
 
 
 def _syllable(source: np.ndarray, style: Style, formants: float, rng: np.random.Generator) -> np.ndarray:
-    """A consonant and a vowel, `(samples,)`: a little longer than its source, since formants ring on."""
+    """Make a consonant and a vowel, `(samples,)`, a little longer than the source, because formants ring on."""
     vowel = VOWELS[rng.integers(len(VOWELS))] * np.exp(rng.normal(0, 0.04, 3))
     onset = int(min(0.06, 0.3 * len(source) / SAMPLING_RATE) * SAMPLING_RATE)
     rise = max(int(style.attack * np.exp(rng.normal(0, 0.2)) * SAMPLING_RATE), 16)
@@ -157,14 +158,14 @@ def _syllable(source: np.ndarray, style: Style, formants: float, rng: np.random.
     voiced = np.concatenate([source * envelope, np.zeros(int(0.03 * SAMPLING_RATE))])
     speech = np.asarray(scipy.signal.sosfilt(_resonators(np.append(vowel, UPPER_FORMANTS) * formants), voiced))
     if rng.random() < 0.5:
-        # A fricative: differenced noise, strong in the high frequencies; otherwise the onset is a stop's silence.
+        # A fricative: differenced noise with strong high frequencies; without it, the onset is a stop's silence
         noise = np.diff(rng.normal(size=onset + 1)) * np.hanning(onset)
         speech[:onset] += noise * 0.03 * np.exp(rng.normal(0, 0.2))
     return speech
 
 
 def _resonators(frequencies: np.ndarray) -> np.ndarray:
-    """Second-order sections `(formants, 6)` of resonators at these frequencies in Hz, each with gain 1 at 0 Hz."""
+    """Return second-order sections `(formants, 6)` of resonators at frequencies in Hz, with gain 1 at 0 Hz."""
     radius = np.exp(-np.pi * BANDWIDTHS / SAMPLING_RATE)
     first = -2 * radius * np.cos(2 * np.pi * np.minimum(frequencies, 7500) / SAMPLING_RATE)
     zeros, ones = np.zeros_like(radius), np.ones_like(radius)
@@ -172,7 +173,7 @@ def _resonators(frequencies: np.ndarray) -> np.ndarray:
 
 
 def _record(speech: np.ndarray, loudness: float, rng: np.random.Generator) -> np.ndarray:
-    """Through a random channel, at a random level, into noise; `(samples,)` within -1 to 1."""
+    """Apply a random channel, level and noise; return `(samples,)` within -1 to 1."""
     speech = np.asarray(scipy.signal.lfilter([1, rng.uniform(-0.1, 0.1)], [1], speech))
     noise = np.asarray(scipy.signal.lfilter([1], [1, -rng.uniform(0.5, 0.95)], rng.normal(size=len(speech))))
     level = 10 ** ((-26 + loudness + rng.normal(0, 2.0)) / 20)

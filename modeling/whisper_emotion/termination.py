@@ -1,11 +1,11 @@
-"""SIGTERM as an exception: at once, or, where work can be kept first, when it is kept."""
+"""SIGTERM as an exception, raised at once or, in a protected block, after the work is saved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Terminated(BaseException):
-    """The process was asked to end. Like `KeyboardInterrupt`, it is no error that anything should recover from."""
+    """The process received SIGTERM. Like `KeyboardInterrupt`, this is not an error to recover from."""
 
 
 class Termination:
@@ -15,14 +15,14 @@ class Termination:
         self.asked = self._held = False
 
     def __call__(self, *_) -> None:
-        """Take note, and raise `Terminated` unless it is held back."""
+        """Set `asked`, and raise `Terminated` outside a `held` block."""
         self.asked = True
         if not self._held:
             raise Terminated
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within, the process is not ended by the signal, but looks at `asked` itself; at its end it is."""
+        """Delay termination to the end of the block; code in the block may check `asked` and stop early."""
         self._held = True
         try:
             yield

@@ -1,12 +1,14 @@
-"""Long recordings in windows: where they lie, which are silent, and how overlapping ones become segments.
+"""Cut long recordings into windows, find silent ones, and merge overlapping windows into segments.
 
-- Window `k` starts at `k` times the hop. The first one that reaches the end of the recording is the last, and ends
-  there: it is shorter than the others by what the recording lacks. Where less than 25 ms would be left for it, it
-  begins earlier and has 25 ms. So every sample is in a window.
-- A window is silent if its loudest 25 ms lie below a threshold in dBFS (`SILENCE_DBFS`).
-- A moment has the mean of the probabilities of all windows that cover it, and the label with the largest. Where one of
-  them is silent, the moment is, too.
-- Neighbouring moments of the same label are one segment; it has the mean of their probabilities over time.
+Windows: window `k` starts at `k` times the hop. The last window ends with the recording and may be shorter, but has at
+least 25 ms: if less were left, it starts earlier. So every sample is in a window.
+
+Silence: a window is silent if its loudest 25 ms lie below a threshold in dBFS (`SILENCE_DBFS`).
+
+Moments: a moment is a stretch between the borders of windows. Its probabilities are the mean over all windows that
+cover it; its label is the most probable one. A moment is silent if one of these windows is silent.
+
+Segments: neighbouring moments with the same label form a segment. Its probabilities are their mean over time.
 """
 
 import math
@@ -19,40 +21,40 @@ import numpy as np
 from whisper_emotion.audio import SAMPLING_RATE, SHORTEST
 from whisper_emotion.errors import UserError
 
-LONGEST_SECONDS = 30  # what the encoder takes at most
-SHORTEST_HOP = 0.02  # seconds: an encoder frame
+LONGEST_SECONDS = 30  # the encoder's window
+SHORTEST_HOP = 0.02  # seconds: one encoder frame
 WINDOW_SECONDS = 4.0
-"""Where nothing else is asked for: as long as the utterances are that emotion is learned from (EMO-DB's last 2.8 s on
-average, RAVDESS's 3.7 s), half of it for the hop."""
+"""Default window, about as long as the training utterances (mean: EMO-DB 2.8 s, RAVDESS 3.7 s). The default hop is
+half of it."""
 
 SILENCE_DBFS = -60.0
-"""RMS of the loudest 25 ms around their mean in decibels of full scale (1.0), below which a window is silent. An
-absolute level, since a recording that arrives in a stream has no loudest moment yet, and since a window is then silent
-whatever stands around it. The quietest of RAVDESS's clips, which are recorded very low, has -55, and EMO-DB's has -15.
+"""Threshold of silence: RMS of the loudest 25 ms around their mean, in decibels of full scale (1.0). The level is
+absolute, so that a window's silence does not depend on the rest of the recording, which a stream does not know. For
+comparison: the quietest clip has -55 in RAVDESS, which is recorded very low, and -15 in EMO-DB.
 """
 
 SHORTEST_SURE_SECONDS = 0.5
-"""A stretch that is shorter has too little speech for a sure label; the utterances of the corpora are longer."""
+"""A shorter stretch has too little speech for a sure label; the corpora's utterances are longer."""
 
 UNLIKE, SHORT, IMPROBABLE = "unlike the training speech", "very short", "low probability"
 """Why a label is unsure, the strongest reason first."""
 
-DIGITAL_SILENCE_DBFS = -200.0  # of samples that are all zero
+DIGITAL_SILENCE_DBFS = -200.0  # reported for samples that are all zero
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a stretch of a recording sounds like: a file, a window, a moment or a segment.
+    """The prediction for a stretch of a recording: a file, a window, a moment or a segment.
 
     Args:
-        file: The recording's path, as it was given.
-        start: Where the stretch begins, in seconds from the recording's start.
-        end: Where it ends.
-        dbfs: How loud its loudest 25 ms are: their RMS in decibels of full scale, -200 for zeros.
-        probabilities: By label, in the model's order; None if it is silent.
-        sure_probability: From which a label is sure; 0 where the model does not know it.
-        novelty: How far the stretch lies from the training's speech, as a share of the model's limit: above 1 it is
-            unlike that speech. 0 where the model has no limit.
+        file: The recording's path, as given.
+        start: Start of the stretch, in seconds from the recording's start.
+        end: End of the stretch, in seconds.
+        dbfs: RMS of the loudest 25 ms in decibels of full scale; -200 for zeros.
+        probabilities: By label, in the model's order; None for silence.
+        sure_probability: Least probability of a sure label; 0 if the model has none.
+        novelty: Distance from the training speech, divided by the model's limit; above 1 the stretch is unlike that
+            speech. 0 if the model has no limit.
     """
 
     file: str
@@ -65,17 +67,17 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The most probable label; None if it is silent."""
+        """The most probable label; None for silence."""
         return None if self.probabilities is None else max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
     def certainty(self) -> float:
-        """The largest probability; 0 if it is silent."""
+        """The largest probability; 0 for silence."""
         return 0.0 if self.probabilities is None else max(self.probabilities.values())
 
     @property
     def unsure(self) -> str | None:
-        """Why the label is unsure; None if it is sure, or if there is silence and no label."""
+        """Why the label is unsure; None for a sure label and for silence."""
         if self.probabilities is None:
             return None
         if self.novelty > 1:
@@ -86,11 +88,11 @@ class Prediction:
 
 
 class Emotion(dict[str, float]):
-    """What a recording sounds like: probabilities by label, the most probable first.
+    """The prediction for a recording: probabilities by label, the most probable first.
 
     Attributes:
         label: The most probable label.
-        unsure: Why it is unsure, in a few words; None if it is sure.
+        unsure: Why the label is unsure, in a few words; None if it is sure.
     """
 
     def __init__(self, heard: Prediction):
@@ -100,18 +102,18 @@ class Emotion(dict[str, float]):
 
 
 def window_samples(window: float | None, hop: float | None) -> tuple[int, int]:
-    """A window's length and hop in samples at 16 kHz.
+    """Convert a window's length and hop to samples at 16 kHz.
 
     Args:
-        window: Seconds; `WINDOW_SECONDS` where not given.
-        hop: Seconds from one window's start to the next one's; half a window where not given.
+        window: Seconds; default: `WINDOW_SECONDS`.
+        hop: Seconds from one window's start to the next; default: half a window.
 
     Raises:
-        UserError: The window is shorter than 25 ms or longer than 30 s, or the hop would leave audio out.
+        UserError: The window is shorter than 25 ms or longer than 30 s, or the hop would skip audio.
     """
     if window is None:
         if hop is not None:
-            raise UserError(f"--hop {hop:g}: is that of windows, so give --window, too")
+            raise UserError(f"--hop {hop:g}: needs --window, give both")
         window = WINDOW_SECONDS
     shortest = SHORTEST / SAMPLING_RATE
     if not shortest <= window <= LONGEST_SECONDS:
@@ -120,26 +122,26 @@ def window_samples(window: float | None, hop: float | None) -> tuple[int, int]:
         hop = max(window / 2, SHORTEST_HOP)
     if not SHORTEST_HOP <= hop <= window:
         raise UserError(
-            f"--hop {hop:g}: must be from {SHORTEST_HOP:g} to {window:g} seconds, the window's: more leaves audio out"
+            f"--hop {hop:g}: must be from {SHORTEST_HOP:g} to {window:g} seconds; more than a window would skip audio"
         )
     return round(window * SAMPLING_RATE), round(hop * SAMPLING_RATE)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut a recording that comes in blocks into windows.
+    """Cut a recording, given in blocks, into windows.
 
     Args:
-        blocks: `(samples,)` each, behind one another, of any lengths.
+        blocks: Consecutive blocks `(samples,)` of any lengths.
         window: Samples.
         hop: Samples, at most the window.
 
     Yields:
-        The place of a window's first sample, and its samples.
+        The index of a window's first sample, and its samples.
     """
     start, waiting, before = 0, np.zeros(0, np.float32), None
     for block in blocks:
         waiting = np.concatenate([waiting, block])
-        while len(waiting) > window:  # so it is not the last: samples are left behind it
+        while len(waiting) > window:  # more samples follow, so this window is not the last
             before = waiting[:window].copy()
             yield start, before
             start, waiting = start + hop, waiting[hop:]
@@ -151,10 +153,10 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
 
 
 def loudness(samples: np.ndarray) -> float:
-    """RMS of the loudest 25 ms of `(samples,)`, 25 ms or more, in decibels of full scale.
+    """Return the RMS of the loudest 25 ms of `(samples,)`, at least 25 ms long, in decibels of full scale.
 
-    The stretches of 25 ms lie side by side; one more ends with the last sample. Each is measured around its mean: a
-    constant offset, which some microphones add, is not loud.
+    The stretches of 25 ms do not overlap, except one more that ends with the last sample. Each is measured around its
+    mean, because some microphones add a constant offset.
     """
     whole = samples[: len(samples) // SHORTEST * SHORTEST].reshape(-1, SHORTEST)
     powers = np.concatenate([whole, samples[None, -SHORTEST:]]).var(axis=1, dtype=np.float64)
@@ -162,19 +164,18 @@ def loudness(samples: np.ndarray) -> float:
 
 
 def average_windows(windows: Iterable[Prediction]) -> Iterator[Prediction]:
-    """The moments of a recording: the stretches between the borders of its windows, each the average of its windows.
+    """Divide a recording into moments at the borders of its windows, and average the windows that cover each moment.
 
     Args:
-        windows: Of one recording, ordered by their starts. They are taken as the moments are asked for, so those of
-            hours may come from a generator.
+        windows: Windows of one recording, ordered by start. A generator is consumed lazily, as for hours of audio.
 
     Yields:
-        The moments in order, without gaps where the windows have none.
+        The moments in order, without gaps unless the windows have gaps.
     """
     covering: list[Prediction] = []
     time = 0.0
     for window in chain(windows, [None]):
-        border = math.inf if window is None else window.start  # no later window covers what is before it
+        border = math.inf if window is None else window.start  # later windows start here or after
         while covering and time < border:
             until = min(border, *(one.end for one in covering))
             yield _average(covering, time, until)
@@ -185,25 +186,25 @@ def average_windows(windows: Iterable[Prediction]) -> Iterator[Prediction]:
 
 
 def join_moments(moments: Iterable[Prediction]) -> Iterator[Prediction]:
-    """The segments of a recording: runs of moments with the same label, or of silence.
+    """Join runs of moments with the same label, or of silence, into segments.
 
-    Moments that are unlike the training's speech stand apart from those that are not.
+    A segment does not mix moments that resemble the training speech with moments that do not.
 
     Args:
-        moments: Of one recording, as `average_windows` gives them.
+        moments: Output of `average_windows` for one recording.
 
     Yields:
-        The segments in order; the loudness is that of the loudest moment.
+        The segments in order, each as loud as its loudest moment.
     """
     for _, group in groupby(moments, key=lambda one: (one.label, one.novelty > 1)):
         yield summarise_moments(list(group))
 
 
 def summarise_moments(moments: Sequence[Prediction]) -> Prediction:
-    """Return one prediction for some moments: probabilities and novelty are means over the time that is not silent.
+    """Merge moments into one prediction: mean probabilities and novelty over the speech, maximal loudness.
 
     Args:
-        moments: Of one recording, as `average_windows` gives them. The loudness is that of the loudest.
+        moments: Output of `average_windows` for one recording.
     """
     labelled = [one for one in moments if one.probabilities is not None]
     loudest = max(one.dbfs for one in moments)
@@ -218,10 +219,10 @@ def summarise_moments(moments: Sequence[Prediction]) -> Prediction:
 
 
 def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None:
-    """The mean over time of a recording's probabilities by label, its silence left out; None if all of it is silent.
+    """Average a recording's probabilities by label over time, without silence; None if all of it is silent.
 
     Args:
-        moments: Of one recording, as `average_windows` gives them, or its segments.
+        moments: Moments or segments of one recording.
     """
     seconds, sums = 0.0, {}
     for moment in moments:
@@ -233,8 +234,8 @@ def mean_probabilities(moments: Iterable[Prediction]) -> dict[str, float] | None
 
 
 def _average(covering: Sequence[Prediction], start: float, end: float) -> Prediction:
-    """The moment from `start` to `end` of the windows that cover it."""
-    # No louder than the quietest window that it is part of. If that one is silent, so is the moment.
+    """Average the windows that cover the moment from `start` to `end`."""
+    # The moment is no louder than its quietest window, and silent if that window is silent
     quietest = min(covering, key=lambda one: one.dbfs)
     named = [one.probabilities for one in covering if one.probabilities is not None]
     if len(named) < len(covering):

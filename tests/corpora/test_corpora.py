@@ -64,10 +64,10 @@ def test_classes_keep_the_vocabularys_order(emodb_dir, classes):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"classes": "angry,joy"}, "classes: no recording of class 'joy' is there, expected some of angry, neu"),
+        ({"classes": "angry,joy"}, "classes: there are no recordings of class 'joy', expected some of angry, neu"),
         ({"classes": "angry"}, "classes: angry alone, expected two or more of angry, neutral, sad"),
         ({"classes": ""}, "classes: none alone, expected two or more"),
-        ({"merge": "calm=neutral"}, "merge: no recording of class 'calm' is there, expected some of angry, "),
+        ({"merge": "calm=neutral"}, "merge: there are no recordings of class 'calm', expected some of angry, "),
         ({"merge": "calm"}, "merge calm: must be pairs, such as calm=neutral,excited=happy"),
         ({"merge": "sad=a,sad=b"}, "merge sad=a,sad=b: gives sad twice, expected each name once"),
         ({"labels_map": "W=angry"}, "labels_map: no recording is labelled 'W', found anger, neutral, sadness"),
@@ -133,7 +133,7 @@ def test_a_folder_that_is_missing_empty_or_a_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="gone: does not exist, expected a folder of the corpus"):
         load_corpus(name, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=f"empty: holds no recordings as --corpus {name} has them, expected "):
+    with pytest.raises(UserError, match=f"empty: holds no recordings of --corpus {name}, expected "):
         load_corpus(name, tmp_path / "empty")
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="file: is a file, expected a folder of the corpus"):

@@ -34,7 +34,7 @@ def test_files_are_sought_below_the_table_by_their_names(tmp_path, caplog):
     table = written(tmp_path, "file_id,emotion\nx_1.wav,sad\nbob/01.wav,angry\n", files=files)
     assert [os.path.relpath(path, tmp_path) for path in read(table)["path"]] == ["samples/x_1.opus", "y/bob/01.wav"]
     assert caplog.messages == [
-        f"{table}: 2 of 2 files have another ending or folder, such as samples/x_1.opus for x_1.wav"
+        f"{table}: 2 of 2 files have another suffix or folder, such as samples/x_1.opus for x_1.wav"
     ]
 
 

@@ -60,10 +60,13 @@ def test_the_pattern_finds_the_speaker(folder):
 @pytest.mark.parametrize(
     "pattern, message",
     [
-        ("([a-z", "is no regular expression"),
-        (5, "5: is no regular expression"),
+        ("([a-z", "is not a regular expression"),
+        (5, "5: is not a regular expression"),
         ("[a-z]+", "has no group"),
-        ("^(anna)_", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker in its name 'bert_01', expected such as"),
+        (
+            "^(anna)_",
+            r"bert_01\.FLAC: --speaker_pattern .* finds no speaker in its name 'bert_01', expected a pattern such as",
+        ),
         ("^(anna)?", r"bert_01\.FLAC: --speaker_pattern .* finds no speaker"),
         (r"(\.wav)$", r"--speaker_pattern \(\\\.wav\)\$ finds no speaker in its name 'anna_01'"),
     ],
@@ -89,10 +92,10 @@ def test_a_single_speaker_of_all_classes_is_taken(tmp_path):
     "files, message",
     [
         (["angry/a.wav", "sad/a.txt"], r"sad: holds no sound file, expected some of \.wav \.flac \.mp3"),
-        (["a.wav", "angry/a.wav"], r"a\.wav: lies in no class folder"),
-        (["train/a.wav", "test/angry/a.wav"], r"train/a\.wav: lies in no class folder"),
-        (["angry/a.wav", "angry/a.flac", "sad/b.wav"], r"a\.wav: the same recording as a\.flac beside it"),
-        (["train/angry/a.wav", "test/angry/b.wav", "more/angry/c.wav"], "more: is no split such as test beside it"),
+        (["a.wav", "angry/a.wav"], r"a\.wav: is not in a class folder"),
+        (["train/a.wav", "test/angry/a.wav"], r"train/a\.wav: is not in a class folder"),
+        (["angry/a.wav", "angry/a.flac", "sad/b.wav"], r"a\.wav: is the same recording as a\.flac"),
+        (["train/angry/a.wav", "test/angry/b.wav", "more/angry/c.wav"], "more: is not a split, but test is"),
         (["angry/happy/a.wav", "sad/happy/b.wav"], r"two levels of folders could be the classes \(angry, sad and hap"),
         (
             ["x/1/a.wav", "x/2/b.wav", "y/1/c.wav", "y/2/d.wav"],
@@ -173,7 +176,7 @@ def test_class_names_that_differ_in_spelling_alone_are_one_class(tmp_path, caplo
     labels = ["neutral"] * 3 + ["sad"] * 3 + [forms[0]] * 2
     assert read(tmp_path)["label"].tolist() == labels
     (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path}: merged labels that differ in spelling alone: 'neutral' = 'Neutral', 'sad'")
+    assert message.startswith(f"{tmp_path}: merged labels that differ only in spelling: 'neutral' = 'Neutral', 'sad'")
 
 
 # --- as a corpus -----------------------------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def test_colliding_stems_are_named_by_their_paths(tmp_path):
 @pytest.mark.parametrize("classes", [5, 0.5, True])
 def test_classes_that_are_no_names_are_refused(tmp_path, classes):
     write_files(tmp_path, {"angry/a.wav": silent_wav(), "sad/b.wav": silent_wav()})
-    with pytest.raises(UserError, match=f"classes: {classes} is no list of names, expected such as angry,happy"):
+    with pytest.raises(UserError, match=f"classes: {classes} is not a list of names such as angry,happy"):
         load_corpus("folder", tmp_path, classes=classes)
 
 
@@ -206,7 +209,7 @@ def test_classes_that_are_no_names_are_refused(tmp_path, classes):
     "files, message",
     [
         (["angry/a.wav"], "classes: angry alone, expected two or more"),
-        (["notes.txt"], "holds no recordings as --corpus folder has them, expected one sub-folder a class"),
+        (["notes.txt"], "holds no recordings of --corpus folder, expected one sub-folder of sound files per class"),
     ],
 )
 def test_a_folder_without_two_classes_is_refused(tmp_path, files, message):

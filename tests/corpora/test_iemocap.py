@@ -124,7 +124,7 @@ def test_a_labelled_utterance_without_audio_is_named(small_dir):
         ("", "holds no label line"),
         ("[1.0 - 2.0] Ses01F_impro01_F000 neu\n", "does not parse, expected .start - end.<TAB>name"),
         ("[1.0 - 2.0]\tSes01F_impro01_F000\tneu\t[2.5, 2.5]\n", "does not parse, expected .start - end.<TAB>name"),
-        ("[1.0 - 2.0]\tF000\tneu\t[2.5, 2.5, 2.5]\n", "utterance 'F000' is unknown, expected such as Ses01F"),
+        ("[1.0 - 2.0]\tF000\tneu\t[2.5, 2.5, 2.5]\n", "utterance 'F000' is unknown, expected Ses01F"),
     ],
 )
 def test_a_label_file_that_does_not_parse_is_named(small_dir, text, message):
@@ -134,7 +134,7 @@ def test_a_label_file_that_does_not_parse_is_named(small_dir, text, message):
 
 
 def test_missing_parts_are_named(small_dir, tmp_path):
-    with pytest.raises(UserError, match=r"holds no recordings as --corpus iemocap has them, expected Session1/dialog"):
+    with pytest.raises(UserError, match=r"holds no recordings of --corpus iemocap, expected Session1/dialog"):
         load_corpus("iemocap", small_dir / "Session1")
     (small_dir / "Session2/dialog").rename(tmp_path / "dialog")
     with pytest.raises(UserError, match=r"Session2.dialog.EmoEvaluation: does not exist"):

@@ -137,7 +137,7 @@ def test_original_labels_are_the_owners_words(name, load_tree):
 def test_a_name_that_does_not_parse_is_refused(name, tmp_path):
     write_files(tmp_path, dict.fromkeys((*TREES[name], "notes.wav"), silent_wav()))
     layout = CORPORA[name].layout.replace("(", r"\(").replace(")", r"\)")
-    with pytest.raises(UserError, match=f"notes.wav: its name does not parse, expected such as {layout}"):
+    with pytest.raises(UserError, match=f"notes.wav: its name does not parse, expected a name such as {layout}"):
         load_corpus(name, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_a_name_that_does_not_parse_is_refused(name, tmp_path):
 )
 def test_values_that_the_owners_do_not_use_are_refused(name, file, tmp_path):
     write_files(tmp_path, {file: silent_wav()})
-    with pytest.raises(UserError, match="its name does not parse|is no emotion, expected angry"):
+    with pytest.raises(UserError, match="its name does not parse|is not an emotion, expected angry"):
         load_corpus(name, tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_values_that_the_owners_do_not_use_are_refused(name, file, tmp_path):
     [
         ({"pattern": "(?P<speaker>..[a-z"}, "the record of EMO-DB: invalid pattern (unterminated character set"),
         ({"pattern": "(?P<speaker>..).*"}, "the record of EMO-DB: its pattern lacks the group emotion"),
-        ({"emotions": {"W": "angst"}}, "the record of EMO-DB: 'angst' is no word of the vocabulary"),
+        ({"emotions": {"W": "angst"}}, "the record of EMO-DB: 'angst' is not in the vocabulary"),
         ({"reader": "names_and_more"}, "the record of emodb: has no reader 'names_and_more', expected names or table"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_whole_corpus_is_used_as_it_is(synthetic_dir):
     dataset = load_corpus("synthetic", synthetic_dir)
     assert len(dataset) == 4 * 4 * 3
     assert times == {path: path.stat().st_mtime_ns for path in synthetic_dir.rglob("*.wav")}
-    with pytest.raises(UserError, match="was generated with speakers 4, not 12, remove it or name another"):
+    with pytest.raises(UserError, match="was generated with speakers 4, not 12: remove it or name another"):
         load_corpus("synthetic", synthetic_dir, speakers=12)
 
 
@@ -116,10 +116,10 @@ def test_a_run_that_dies_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else than the synthetic corpus, expected a new or an empty"):
+    with pytest.raises(UserError, match="holds other files than the synthetic corpus, expected a new or an empty"):
         load_corpus("synthetic", tmp_path)
     assert os.listdir(tmp_path) == ["notes.txt"]
-    with pytest.raises(UserError, match="notes.txt: holds something else"):
+    with pytest.raises(UserError, match="notes.txt: holds other files"):
         load_corpus("synthetic", tmp_path / "notes.txt")
     with pytest.raises(UserError, match="cannot be written"):
         load_corpus("synthetic", tmp_path / "notes.txt" / "corpus")

@@ -81,18 +81,18 @@ def test_read_takes_tables_of_many_kinds(tmp_path, case):
     assert frame[["speaker", "gender", "session", "split", "start", "end", "seconds"]].isna().all(axis=None)
 
 
-HEADER = "expected such as file,label,speaker"
+HEADER = "expected a header such as file,label,speaker"
 REFUSED = {
     "an empty file": ("", r"is empty, expected a table with a header"),
-    "blank lines alone": ("\n \n", f"has columns without a name in its header, {HEADER}"),
+    "blank lines alone": ("\n \n", f"has columns without a name, {HEADER}"),
     "a header alone": ("file,label\n", "has no rows, expected a table with a header"),
-    "no header": ("a.wav,sad\nb.wav,angry\n", f"begins with 'a.wav' and no header, {HEADER}"),
-    "nameless columns": ("file,label,\na.wav,sad,1\n", f"has columns without a name in its header, {HEADER}"),
+    "no header": ("a.wav,sad\nb.wav,angry\n", f"begins with 'a.wav', {HEADER}"),
+    "nameless columns": ("file,label,\na.wav,sad,1\n", f"has columns without a name, {HEADER}"),
     "doubled columns": ("file,label,label\na.wav,sad,x\n", "has two columns label, expected different names"),
-    "no files": ("utterance,label\na.wav,sad\n", "has no column file or the like, found utterance, label; "
-                 "name it by --columns file=NAME"),
-    "no labels": ("file,mood\na.wav,sad\n", "has no column label or the like, found file, mood; "
-                  "name it by --columns label=NAME"),
+    "no files": ("utterance,label\na.wav,sad\n", "has no column file or similar, found utterance, label; "
+                 "name it with --columns file=NAME"),
+    "no labels": ("file,mood\na.wav,sad\n", "has no column label or similar, found file, mood; "
+                  "name it with --columns label=NAME"),
     "empty labels alone": ("file,label\na.wav,\n", "holds no row with a label, expected one for every file"),
     "a short row": ("file,label\na.wav,sad\nb.wav\n", "line 3 has 1 values, expected 2"),
     "a long row": ("file,label\na.wav,sad\n\nb.wav,sad,x\n", "line 4 has 3 values, expected 2"),
@@ -100,18 +100,18 @@ REFUSED = {
                       "expected paired quotes"),
     "quotes that swallow a row": ('file,label,text\na.wav,sad,"Oh\nb.wav,sad,"no\n', "line 3: ',' expected after"),
     "UTF-16": ("file,label\na.wav,sad\n".encode("utf-16"), "is UTF-16, save it as UTF-8"),
-    "Latin-1": ("file,label\na.wav,sad\nb.wav,fröhlich\n".encode("latin-1"), "line 3 is no UTF-8, save the table as "
+    "Latin-1": ("file,label\na.wav,sad\nb.wav,fröhlich\n".encode("latin-1"), "line 3 is not UTF-8, save the table as "
                 "UTF-8"),
-    "a sound file": (b"RIFF\x24\0\0\0WAVEfmt ", "is no text file, expected a table with a header"),
+    "a sound file": (b"RIFF\x24\0\0\0WAVEfmt ", "is not a text file, expected a table with a header"),
     "two columns of labels": ("file,label,emotion\na.wav,sad,sad\nb.wav,3,angry\n", "columns label and emotion differ "
                               r"(line 3), choose with --columns label=label"),
     "two columns of files": ("file,path,label\na.wav,b.wav,sad\n", "columns file and path differ (line 2), choose "
                              "with --columns path=file"),
     "ratings as labels": ("file,label\n" + "".join(f"a.wav,{number / 7}\n" for number in range(60)),
-                          "its labels are 60 different numbers, expected classes; name their column by "
+                          "its labels are 60 different numbers, expected classes; name the class column with "
                           "--columns label=NAME"),
     "numbered folds": ("file,label,fold\na.wav,sad,1\n", "line 2 has split '1', expected train, dev or test "
-                       "(--columns split= leaves that column out)"),
+                       "(--columns split= ignores this column)"),
     "two labels for a file": ("file,label\na.wav,sad\na.wav,angry\n", "a.wav with label sad and with angry, "
                               "expected one"),
     "two splits for a file": ("file,label,set\na.wav,sad,train\na.wav,sad,test\n", "a.wav with split train and with "
@@ -153,10 +153,10 @@ def test_read_refuses_damaged_tables_in_one_line(tmp_path, case):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("t.xlsx", b"PK\3\4", "is no known kind of table, expected one of .csv, .tsv, .jsonl, .ndjson, .parquet"),
-        ("t.jsonl", '{"file": "a.wav", "label": "sad"}\n{"file"\n', "line 2 is no JSON"),
-        ("t.jsonl", '[{"file": "a.wav", "label": "sad"}]\n', "line 1 is no JSON object, expected one per line"),
-        ("t.jsonl", '{"file": "a.wav"}\n', "has no column label or the like, found file; name it"),
+        ("t.xlsx", b"PK\3\4", "unknown format, expected one of .csv, .tsv, .jsonl, .ndjson, .parquet"),
+        ("t.jsonl", '{"file": "a.wav", "label": "sad"}\n{"file"\n', "line 2 is not JSON"),
+        ("t.jsonl", '[{"file": "a.wav", "label": "sad"}]\n', "line 1 is not a JSON object, expected one per line"),
+        ("t.jsonl", '{"file": "a.wav"}\n', "has no column label or similar, found file; name it"),
         ("t.jsonl", "[" * 100_000, "RecursionError"),
         ("t.jsonl", '{"file": "a.wav", "label": "\\ud800"}\n', "surrogates not allowed"),
         ("t.parquet", b"file,label\na.wav,sad\n", "Parquet magic bytes not found"),
@@ -231,7 +231,7 @@ def test_read_takes_numbered_classes_of_datasets_as_their_names(tmp_path):
 def test_read_refuses_parquet_with_recordings_inside(tmp_path):
     path = written(tmp_path, b"", "t.parquet")
     pq.write_table(pa.table({"audio": [{"path": "a.wav", "bytes": b"x"}], "label": ["sad"]}), path)
-    with pytest.raises(UserError, match="column audio holds no text or numbers; expected paths of files .*hub:"):
+    with pytest.raises(UserError, match="column audio does not hold text or numbers, expected paths of files; .*hub:"):
         read(path)
 
 
@@ -248,7 +248,7 @@ def test_columns_of_the_user_win(tmp_path):
         ("labels=label", "--columns labels=label: 'labels=label' is not NAME=COLUMN with NAME one of path, label, sp"),
         ("label", "--columns label: 'label' is not NAME=COLUMN"),
         (5, "--columns 5: '5' is not NAME=COLUMN"),
-        ("label=", "has no column label or the like, found file, label"),
+        ("label=", "has no column label or similar, found file, label"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(tmp_path, columns, message):
@@ -282,7 +282,7 @@ def test_folders_of_metadata_are_splits(tmp_path):
     [
         ([], "holds no metadata.csv, expected one of metadata.csv, metadata.tsv, metadata.jsonl, metadata.parquet"),
         (["data.tsv", "x.csv"], "holds no metadata.csv, name the table itself, such as data.tsv"),
-        (["metadata.csv", "metadata.jsonl"], "holds metadata.csv and metadata.jsonl, name the table that counts"),
+        (["metadata.csv", "metadata.jsonl"], "holds metadata.csv and metadata.jsonl, name one of the tables"),
     ],
 )
 def test_a_folder_without_one_table_is_refused(tmp_path, names, message):
@@ -301,8 +301,8 @@ def test_read_says_what_it_leaves_out(tmp_path, caplog):
     assert len(read(table)) == 2
     assert caplog.messages == [
         f"{table}: left out 2 of 5 rows, which have no label",
-        f"{table}: merged labels that differ in spelling alone: 'sad' = 'Sad'",
-        f"{table}: left out 1 of 3 rows, which are there twice",
+        f"{table}: merged labels that differ only in spelling: 'sad' = 'Sad'",
+        f"{table}: left out 1 of 3 rows, which are duplicates",
     ]
 
 
@@ -327,7 +327,7 @@ def test_a_table_is_loaded_with_its_parts_of_files_and_its_split(tmp_path):
     (fold,) = make_folds(dataset, "table", "split")
     assert (fold.train, fold.dev, fold.test) == ([0, 3], [1], [2])
     late = {**dataset[3], "start": 3.0}
-    with pytest.raises(UserError, match="b.wav: ends before 3 s, where an utterance should begin"):
+    with pytest.raises(UserError, match="b.wav: ends before 3 s, where an utterance starts"):
         read_utterance(late)
 
 

@@ -124,7 +124,7 @@ def test_models_of_one_name_are_refused(model_dir, tmp_path):
 def test_a_device_that_is_not_here_is_refused(model_dir):
     from whisper_emotion.demo.page import load_models
 
-    with pytest.raises(UserError, match="--device tpu: is not here"):
+    with pytest.raises(UserError, match="--device tpu: does not exist"):
         load_models([str(model_dir)], "tpu")
 
 

@@ -193,7 +193,10 @@ def test_selected_epoch_s_weights_are_kept_and_not_trained_again(train, tmp_path
 def test_full_disk_is_one_line_and_the_run_resumes(train, tmp_path):
     whole = weights_of(train(tmp_path / "whole").model)
     train(tmp_path / "cut", epochs=2)
-    with full_disk(2_000), pytest.raises(UserError, match="^.*cut: cannot be written .*, expected a folder with room"):
+    with (
+        full_disk(2_000),
+        pytest.raises(UserError, match="^.*cut: cannot be written .*, expected a writable folder with"),
+    ):
         train(tmp_path / "cut")
     assert_equal_weights(train(tmp_path / "cut").model, whole)
 

@@ -164,7 +164,7 @@ def test_what_cannot_start_is_refused(started, head_dir, tiny_encoder, tmp_path)
         own.overrides({"pooling": "qkv"})
     with pytest.raises(UserError, match="--init nowhere: must be general, permissive, or the folder of a head"):
         load("nowhere")
-    with pytest.raises(UserError, match="knows none of the classes bored"):
+    with pytest.raises(UserError, match="has none of the classes bored"):
         load(head_dir, labels=["bored"])
     learned = save_model(tiny_encoder, tmp_path / "learned", pooling="qkv")
     with pytest.raises(UserError, match="--init .*learned: must be linear: mean or statistics pooling, no projector"):
@@ -173,9 +173,9 @@ def test_what_cannot_start_is_refused(started, head_dir, tiny_encoder, tmp_path)
         load(head_dir, save_other(head_dir))
     with pytest.raises(UserError, match="--init .*whole: has another encoder than --encoder .*other; leave"):
         load(head_dir.parent / "whole", save_other(head_dir))
-    with pytest.raises(UserError, match="--init: starts a linear head on a frozen encoder"):
+    with pytest.raises(UserError, match="--init: needs a linear head on a frozen encoder"):
         dataclasses.replace(started, freeze_encoder=False)
-    with pytest.raises(UserError, match="--encoder: must be given"):
+    with pytest.raises(UserError, match="--encoder: missing: give a Whisper checkpoint"):
         ProtocolOptions()
     assert encoder_of(str(head_dir)) == "me/tiny"
     assert encoder_of("general") == "openai/whisper-base"

@@ -208,7 +208,7 @@ def test_class_of_a_single_speaker_selects_nothing_and_leaves_the_temperature_al
     selected = select_strength(inputs, labels, groups, 3, "loss")
     assert selected.rows.tolist() == list(range(15, 240)) and len(selected.logits) == 225
     assert 0.2 < fit_temperature(selected.logits, torch.from_numpy(labels[selected.rows])) < 2
-    with pytest.raises(UserError, match="every class has one speaker"):
+    with pytest.raises(UserError, match="needs a class with two or more speakers"):
         select_strength(inputs, np.repeat([0, 1, 2], 80), np.repeat(list("abc"), 80), 3, "loss")
 
 

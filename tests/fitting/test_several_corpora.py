@@ -192,7 +192,7 @@ def test_copies_of_clips_that_are_left_out_do_not_train(several, tmp_path, held_
 
 
 def test_options_for_several_corpora_are_checked(several, linear, experiment):
-    with pytest.raises(UserError, match="--class_weights: with several corpora must be balanced or none"):
+    with pytest.raises(UserError, match="--class_weights: must be balanced or none with several corpora"):
         dataclasses.replace(several, class_weights=[1.0] * 4)
     learned = {
         "held_out": "speakers",
@@ -200,13 +200,13 @@ def test_options_for_several_corpora_are_checked(several, linear, experiment):
         "overrides": several.overrides | {"classifier_proj_size": 8},
     }
     for wrong in (experiment, dataclasses.replace(several, **learned)):
-        with pytest.raises(UserError, match="--corpus_weights: weighs several corpora in the loss of a linear head"):
+        with pytest.raises(UserError, match="--corpus_weights: needs several corpora and a linear head"):
             dataclasses.replace(wrong, corpus_weights="equal")
-    with pytest.raises(UserError, match="--held_out corpora: chooses the strength of a linear head"):
+    with pytest.raises(UserError, match="--held_out corpora: needs a linear head"):
         dataclasses.replace(experiment, select_on="dev", held_out="corpora")
     with pytest.raises(UserError, match="--train_adaptation speaker: needs known speakers and a linear head"):
         dataclasses.replace(experiment, train_adaptation="speaker")
-    with pytest.raises(UserError, match="--augmented_copies 1: must be 0, or with a linear head"):
+    with pytest.raises(UserError, match="--augmented_copies 1: must be 0, or 1 or more with a linear head"):
         dataclasses.replace(experiment, augmented_copies=1)
     alone = dataclasses.replace(linear, select_on="dev", held_out="corpora")
     fold = make_folds(alone.corpus, "synthetic", "loso")[0]

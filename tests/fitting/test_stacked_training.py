@@ -204,9 +204,9 @@ def test_classify_keeps_the_order_of_the_clips(tmp_path, frames):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("gradient_accumulation_steps", 2, "--gradient_accumulation_steps 2: heads on stored frames take 1 only"),
+        ("gradient_accumulation_steps", 2, "--gradient_accumulation_steps 2: must be 1 for heads on stored frames"),
         ("max_steps", 5, "--max_steps 5"),
-        ("optim", "sgd", "--optim sgd: heads on stored frames take adamw_torch or adamw_torch_fused only"),
+        ("optim", "sgd", "--optim sgd: must be adamw_torch or adamw_torch_fused for heads on stored frames"),
         ("greater_is_better", False, "--greater_is_better: follows from"),
         ("lr_scheduler_type", "reduce_lr_on_plateau", "--lr_scheduler_type reduce_lr_on_plateau"),
     ],
@@ -222,7 +222,7 @@ def test_too_little_memory_is_one_line(tmp_path, frames, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("whisper_emotion.fitting.stacked_training._Stack", full)
-    with pytest.raises(UserError, match="^3 heads side by side do not fit .* --per_device_train_batch_size"):
+    with pytest.raises(UserError, match="^3 heads in parallel do not fit .* --per_device_train_batch_size"):
         train(tiny_heads(SEEDS), frames, arguments(tmp_path))
 
 

@@ -96,16 +96,16 @@ for token, options in commands:
 MISTAKES = [
     ("", ["--corpus", "hub:me/voices"], "hub:me/voices: cannot be loaded from the Hub: "),  # private, and no token
     ("", ["--corpus", "hub:me/none"], "hub:me/none: cannot be loaded from the Hub: "),
-    ("", ["--corpus", "hub:voices"], "'hub:voices' names no dataset on the Hub, expected hub:NAMESPACE/NAME"),
-    ("", ["--corpus", "hub:me/nobody"], "folds: loso needs to know who speaks"),
+    ("", ["--corpus", "hub:voices"], "'hub:voices' is not a dataset on the Hub, expected hub:NAMESPACE/NAME"),
+    ("", ["--corpus", "hub:me/nobody"], "folds: loso needs known speakers"),
     ("", ["--corpus", "hub:me/nobody", "--corpus_dir", "x"], "corpus_dir: hub:me/nobody comes from the Hub"),
     ("", ["--corpus", "hub:me/nobody", "--speaker_pattern", "x"], "speaker_pattern: not an option of corpus hub:me/n"),
     (
         "",
         ["--corpus", "hub:me/nobody", "--classes", "gloom,sad"],
-        "classes: no recording of class 'gloom' is there, expected some of angry",
+        "classes: there are no recordings of class 'gloom', expected some of angry",
     ),
-    ("", ["--corpus", "emodb"], "corpus_dir: is missing, expected the folder of emodb"),
+    ("", ["--corpus", "emodb"], "corpus_dir: missing, expected the folder of emodb"),
 ]
 
 
@@ -198,7 +198,7 @@ def test_without_speakers_every_clip_is_its_own(served):
     corpus = served({"audio": clips("a.wav", "b.wav"), "label": ["sad", "angry"]})
     assert len(set(corpus["speaker"][:])) == 2
     assert not speakers_known(corpus)
-    with pytest.raises(UserError, match="needs to know who speaks, .* or a dataset with a column speaker"):
+    with pytest.raises(UserError, match="needs known speakers, .* or a dataset with a column speaker"):
         make_folds(corpus, "hub:me/corpus", "speakers:2")
 
 

@@ -32,7 +32,7 @@ def space(trained_dir, tmp_path_factory):
     done = run_script("demo.py", "--model", trained_dir, "me/mood", "--space", folder, "--max_minutes", 2)
     # me/mood is not to be had here; what does not load is said, and nothing is written
     assert done.returncode == 2 and not folder.exists()
-    assert "me/mood: is no folder here, and the Hub could not be reached" in done.stderr
+    assert "me/mood: is not a folder, and the Hub could not be reached" in done.stderr
     done = run_script("demo.py", "--model", trained_dir, "--space", folder, "--max_minutes", 2)
     assert (done.returncode, done.stderr) == (0, "")
     return folder
@@ -86,11 +86,11 @@ def test_the_hub_has_the_folder_and_it_runs_from_there(hub, space, trained_dir, 
 
 def test_only_a_space_is_pushed_as_one(space, trained_dir, tmp_path):
     (tmp_path / ".git").mkdir()
-    with pytest.raises(UserError, match="is no Gradio Space, expected a folder that demo.py --space wrote"):
+    with pytest.raises(UserError, match="is not a Gradio Space, expected a folder that demo.py --space wrote"):
         prepare_space(trained_dir, "me/page")
-    with pytest.raises(UserError, match="gone: is no folder"):
+    with pytest.raises(UserError, match="gone: is not a folder"):
         prepare_space(tmp_path / "gone", "me/page")
     done = run_script("push_to_hub.py", "--repo_id", "me/page", "--space", space, "--model", trained_dir)
-    assert done.returncode == 2 and "holds its models, leave out --model and --encoder" in done.stderr
+    assert done.returncode == 2 and "contains its models, leave out --model and --encoder" in done.stderr
     done = run_script("push_to_hub.py", "--repo_id", "me/page", "--space", space, "--dry_run")
     assert done.returncode == 0 and "app.py" in done.stdout and "left out" not in done.stdout

@@ -79,21 +79,21 @@ CASES = {
     "dry run": Case("me/dry", ("--dry_run", "--private"), token=None),
     "messy folder": Case("me/messy", folder="messy"),
     "a Trainer's folder": Case("me/own", ("--license", "mit", "--language", "de"), folder="own"),
-    "private where public": Case("me/mood", ("--private",), said="--private: me/mood exists and is public"),
-    "no token": Case("me/x", token=None, said="HF_TOKEN: is not set, give a token that may write"),
-    "wrong token": Case("me/x", token="hf_wrong", said="does not accept this token (Invalid credentials in Author"),
-    "odd token": Case("me/x", token="hf_wrong\u00e9", said="HF_TOKEN: holds characters that no token has"),
-    "another's namespace": Case("you/x", said="--repo_id you/x: this token may not write there (You don't have the r"),
+    "private where public": Case("me/mood", ("--private",), said="--private: me/mood is public"),
+    "no token": Case("me/x", token=None, said="HF_TOKEN: not set: set a token with write access"),
+    "wrong token": Case("me/x", token="hf_wrong", said="rejects this token (Invalid credentials in Author"),
+    "odd token": Case("me/x", token="hf_wrong\u00e9", said="HF_TOKEN: contains invalid characters"),
+    "another's namespace": Case("you/x", said="--repo_id you/x: this token has no write access (You don't have the r"),
     "no namespace": Case("mood", said="--repo_id mood: has no namespace, expected NAMESPACE/NAME such as me/mood"),
     "forbidden name": Case("me/mo--od", said="--repo_id me/mo--od: "),
     "three parts": Case("a/b/c", said="--repo_id a/b/c: "),
-    "no folder": Case("me/x", said="gone: is no folder, expected one that train.py or a", folder="gone"),
+    "no folder": Case("me/x", said="gone: is not a folder, expected one that train.py or a", folder="gone"),
     "unknown licence": Case(
-        "me/f0", said='did not take the upload: Invalid metadata in README.md. - "license" must', folder="unlicensed"
+        "me/f0", said='refused the upload: Invalid metadata in README.md. - "license" must', folder="unlicensed"
     ),
     "no branch": Case("me/f1", ("--revision", "v"), said="status 400 (Refused w", faults=(("me/f1/branch/", 400),)),
-    "preupload": Case("me/f2", said="does not accept this token", faults=(("me/f2/preupload/", 401),)),
-    "storage": Case("me/f3", said="me/f3: this token may not", faults=(("PUT /storage/model/me/f3", 403),)),
+    "preupload": Case("me/f2", said="rejects this token", faults=(("me/f2/preupload/", 401),)),
+    "storage": Case("me/f3", said="me/f3: this token has no", faults=(("PUT /storage/model/me/f3", 403),)),
     "too large": Case("me/f4", said="status 413 (Refused with 413)", faults=(("me/f4/commit/", 413),)),
     "server error": Case("me/f5", said="status 500 (Refused with 500)", faults=(("me/f5/commit/", 500),)),
     "broken commit": Case("me/f6", said="broke off (", faults=(("me/f6/commit/", DROP),)),
@@ -223,7 +223,7 @@ def test_push_of_a_trainers_folder_uploads_an_honest_card(hub, pushes):
     card = ModelCard(repo.files()["README.md"].decode())
     assert "**No test of this model is recorded here.**" in card.text
     assert 'pipeline("audio-classification", model="me/own", trust_remote_code=True)' in card.text
-    assert "Names the emotion of a spoken utterance: angry, happy, neutral, sad." in card.text
+    assert "Labels the emotion of a spoken utterance: angry, happy, neutral, sad." in card.text
     assert card.data.to_dict() == {
         "language": "de", "license": "mit", "library_name": "transformers", "pipeline_tag": "audio-classification",
         "tags": ["speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion"],
@@ -341,7 +341,7 @@ def copy(folder: Path, to: Path) -> Path:
     ("spoil", "said"),
     [
         ({"preprocessor_config.json": None}, "lacks preprocessor_config.json, expected a complete model; save_pretr"),
-        ({"scores.json": b"{}"}, "scores.json: KeyError: 'labels'; expected what train.py wrote"),
+        ({"scores.json": b"{}"}, "scores.json: KeyError: 'labels'; expected a file of train.py"),
         ({"encoder_whisper_emotion.py": None}, "lacks encoder_whisper_emotion.py"),
         ({"model.safetensors": None}, "no model to load"),
         ({"model.safetensors": b"cut"}, "no model to load"),
@@ -370,8 +370,8 @@ def test_prepare_upload_completes_metadata_and_keeps_the_text(trained_dir, tmp_p
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "audio-classification")
     assert (card.data.base_model, card.data.license) == ("openai/whisper-base", None)
     assert upload.remarks == (
-        "the model card states no language, license, datasets: --language, --license, --datasets (of train.py or "
-        "push_to_hub.py) would",
+        "the model card states no language, license, datasets: set --language, --license, --datasets (train.py or "
+        "push_to_hub.py)",
     )
     assert (folder / "README.md").read_text() == text
 

@@ -76,7 +76,7 @@ def test_fairness_says_what_it_cannot_compare():
     scores["fairness"] |= {"gender": {"not known": group(0.5)}, "gender_difference": None, "speakers": None}
     lines = describe_fairness(scores).splitlines()
     assert lines[2] == "| EMO-DB | – | – | – | – | – | – | – |"
-    assert lines[3:] == ["gender: one group alone, not known: nothing to compare", "speakers: not known"]
+    assert lines[3:] == ["gender: only one group (not known), nothing to compare", "speakers: not known"]
     scores["fairness"]["languages"] = {"de": group(0.9), "en": group(0.4)}
     assert describe_fairness(scores).endswith(
         "languages, UA in percent: en 40.0 (40.0 to 40.0), de 90.0 (90.0 to 90.0)"
@@ -88,7 +88,7 @@ def test_fairness_says_what_it_cannot_compare():
     [
         (None, "holds no scores.json, expected the output of evaluate.py"),
         ("{}", "has nothing for a card, run evaluate.py with --robustness or --fairness"),
-        ('{"robustness": {"clean": {}}}', "KeyError: 'unweighted_accuracy'; expected what evaluate.py wrote"),
+        ('{"robustness": {"clean": {}}}', "KeyError: 'unweighted_accuracy'; expected a file of evaluate.py"),
     ],
 )
 def test_folders_without_evaluations_are_refused(tmp_path, content, message):

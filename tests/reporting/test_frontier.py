@@ -68,5 +68,5 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"encoders": 1}'])
 def test_a_damaged_record_is_named(folders, text):
     (folders[1] / "sweep.json").write_text(text)
-    with pytest.raises(UserError, match=r"sparse/sweep\.json: .*; expected what sweep.py wrote"):
+    with pytest.raises(UserError, match=r"sparse/sweep\.json: .*; expected a file of sweep.py"):
         read_contexts(folders)

@@ -189,7 +189,7 @@ def test_speakers_that_were_trained_on_are_said_in_every_caption(sweep):
     text = report(sweep, speakers_shared=[3, 4])
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     for heading in headings:
-        assert "Speaker leakage: test speakers also heard in training, fold by fold: 3, 4." in section(text, heading)
+        assert "Speaker leakage: test speakers also in training, fold by fold: 3, 4." in section(text, heading)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------

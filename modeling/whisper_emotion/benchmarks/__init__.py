@@ -1,1 +1,1 @@
-"""Measure the savings of this package, each against the usual way in the same run."""
+"""Benchmarks of this package against the usual implementations, in the same run."""

@@ -1,6 +1,6 @@
-"""Audio in, probabilities out: clips a second against transformers' own class, on the same clips in the same run.
+"""Throughput from audio to probabilities, compared with transformers' own class on the same clips.
 
-All ways take turns, so that other load on the machine slows all of them. Medians are compared.
+All ways take turns, so that other load on the machine affects all of them. Medians are compared.
 """
 
 import itertools
@@ -26,11 +26,11 @@ from whisper_emotion.reporting.markdown import markdown_table
 BATCH_SIZE = 16
 LENGTHS = (1, 3, 10, 30)  # seconds
 LATENCY_SECONDS = 3
-PEAK = Path("/proc/self/clear_refs")  # Linux alone says what a process took at most, from a moment on
+PEAK = Path("/proc/self/clear_refs")  # only Linux can reset the peak memory of a process
 
 
 class Clips:
-    """Recordings to measure on, shortest first, as length-grouped batches have them.
+    """Recordings to measure on, shortest first, for length-grouped batches.
 
     Args:
         audio: Mono clips at 16 kHz.
@@ -41,11 +41,11 @@ class Clips:
 
     @property
     def mean_seconds(self) -> float:
-        """Their mean length."""
+        """Mean length in seconds."""
         return float(np.mean([len(clip) for clip in self.audio])) / SAMPLING_RATE
 
     def batches(self, size: int) -> list[list[np.ndarray]]:
-        """All clips, in batches of like length."""
+        """Return all clips in batches of similar length."""
         return [self.audio[start : start + size] for start in range(0, len(self.audio), size)]
 
     def middle(self, size: int) -> list[np.ndarray]:
@@ -54,13 +54,13 @@ class Clips:
         return self.audio[start : start + size]
 
     def cut(self, seconds: float, number: int) -> "Clips":
-        """Clips of one length, of the same speech behind one another."""
+        """Return `number` clips of equal length, cut from the concatenated speech."""
         wanted = round(seconds * SAMPLING_RATE)
         speech = np.resize(np.concatenate(self.audio), number * wanted)
         return Clips(list(speech.reshape(number, wanted)))
 
     def padding(self, size: int) -> dict[str, float]:
-        """Share of padding in batches of like length, and in random order."""
+        """Return the share of padding in batches of similar length, and in random order."""
         lengths = np.array([len(clip) for clip in self.audio], dtype=float)
         shuffled = np.random.default_rng(0).permutation(lengths)
 
@@ -73,15 +73,15 @@ class Clips:
 
 @dataclass
 class Task:
-    """Work to be measured, in a row of a table of figures.
+    """Work to measure, one row of a table of results.
 
     Args:
-        table: The table.
-        way: The row's name, hashable.
-        number: What tells the row from others of that name: a batch size, a clip's length or an encoder layer.
-        clips: How many clips it labels.
+        table: Name of the table.
+        way: Name of the row, hashable.
+        number: Second key of the row: a batch size, a clip's length or an encoder layer.
+        clips: Number of clips that the task labels.
         run: The work.
-        seconds: Seconds of each round, once measured.
+        seconds: Measured seconds of each round.
     """
 
     table: str
@@ -93,7 +93,7 @@ class Task:
 
     @property
     def each(self) -> float:
-        """Median seconds a clip."""
+        """Median seconds per clip."""
         return statistics.median(self.seconds) / self.clips
 
 
@@ -107,20 +107,25 @@ def benchmark_encoder(
     """Measure all ways on the clips.
 
     Args:
-        encoder: A Whisper checkpoint, or one of ours.
-        clips: What they label.
-        layer: Encoder layer that ours pools; the stock class always runs all of them.
-        repetitions: Times that each is measured; once more before, which does not count.
-        device: Where torch runs. ONNX graphs are measured on processors only.
-        ways: What is measured; the first is what the others are compared with, and the context of the last is that of
-            `products` and `latency`, too.
+        encoder: Folder or Hub name of a Whisper checkpoint or of a model of this package.
+        clips: Clips to label.
+        layer: Encoder layer that our model pools; the stock class always runs all layers.
+        repetitions: Number of measured rounds, after one warm-up round.
+        device: Device for torch. ONNX graphs are measured on CPUs only.
+        ways: Ways to measure. The first is the reference; the last one's context is also used for `products` and
+            `latency`.
 
     Returns:
-        `clips`, `encoder_layer`; `batches`, a row a way and batch size, and `lengths`, a row a way and clip length:
-        `seconds` a clip (median and the quartiles) and the `ratio` to the stock class's; `products`, for each dtype
-        the machine's rate in products of matrices, the encoder's own, and what the extractor takes of its time;
-        `latency` of one clip through `pipeline`; `memory` that a batch takes at most beside the loaded model, in
-        megabytes, each way in a process of its own (on Linux).
+        The settings `clips` and `encoder_layer`, and the results below.
+
+        - `batches`: for each way and batch size, `seconds` per clip (median), their `quartiles`, and the `ratio` to
+          the stock class.
+        - `lengths`: the same for each way and clip length.
+        - `products`: for each dtype, the machine's peak matmul throughput, the encoder's throughput, and the
+          extractor's share of the encoder's time.
+        - `latency`: the same as `batches` for one clip through `pipeline`.
+        - `memory`: peak megabytes of a batch in addition to the loaded model, each way in a separate process (Linux
+          only).
     """
     ways = [way for way in ways if device.type == "cpu" or not way.runtime.startswith("onnx")]
     own = {way.dtype: Way(context=ways[-1].context, dtype=way.dtype) for way in ways}
@@ -161,7 +166,7 @@ def benchmark_encoder(
 
 
 def _rows(tasks: Sequence[Task], table: str, column: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a table: seconds a clip, and how many times as fast as the first way of the same number."""
+    """Build the rows of a table: seconds per clip, and the speed relative to the first way of the same number."""
     own = [task for task in tasks if task.table == table]
     first = {task.number: task for task in reversed(own)}
     return [
@@ -179,9 +184,9 @@ def _rows(tasks: Sequence[Task], table: str, column: str | None = None) -> list[
 def time_contexts(
     encoder: str, clips: Clips, layers: Sequence[int], ways: Sequence[Way], repetitions: int, device: torch.device
 ) -> dict[tuple[Way, int], float]:
-    """Measure the median seconds a clip of each way at each layer, in batches of like length.
+    """Measure the median seconds per clip of each way at each layer, in batches of similar length.
 
-    The arguments are those of `benchmark_encoder`.
+    Arguments as in `benchmark_encoder`.
     """
     tasks = [
         _labelling("contexts", way, layer, build_way(way, encoder, layer, device, Path()), clips.batches(BATCH_SIZE))
@@ -192,7 +197,7 @@ def time_contexts(
 
 
 def _take_turns(tasks: Sequence[Task], repetitions: int, device: torch.device) -> None:
-    """Measure the seconds of each task, once in each round; the first round warms up."""
+    """Measure each task once per round; the first round is a warm-up."""
     with torch.inference_mode():
         for turn in tqdm(range(repetitions + 1), desc="measuring", unit="round"):
             for task in tasks:
@@ -205,13 +210,13 @@ def _take_turns(tasks: Sequence[Task], repetitions: int, device: torch.device) -
 
 
 def describe_encoder(figures: dict[str, Any]) -> str:
-    """The figures as Markdown tables."""
+    """Format the results as Markdown tables."""
     clips = figures["clips"]
     by_length, random_order = (100 * clips["padding"][order] for order in ("by length", "random order"))
     lines = [
         f"{clips['number']} clips of {clips['mean_seconds']:.1f} s on average, encoder layer "
-        f"{figures['encoder_layer']}; padding {by_length:.0f} % in batches of {BATCH_SIZE} clips of like length, "
-        f"{random_order:.0f} % in random order. How many times as fast as the stock class (ms a clip, quartiles):",
+        f"{figures['encoder_layer']}; padding {by_length:.0f} % in batches of {BATCH_SIZE} clips of similar length, "
+        f"{random_order:.0f} % in random order. Speed relative to the stock class (ms per clip, quartiles):",
         "",
     ]
     for kind, column, unit in (("batches", "batch_size", "batch of {}"), ("lengths", "clip_seconds", "{} s")):
@@ -225,9 +230,9 @@ def describe_encoder(figures: dict[str, Any]) -> str:
         lines += [markdown_table(["", *map(unit.format, columns)], rows), ""]
     for dtype, one in figures["products"].items():
         lines.append(
-            f"- {dtype}: the encoder alone does {one['encoder_gflops']:.0f} of the {one['machine_gflops']:.0f} "
-            f"GFLOP/s that the machine reaches in products of matrices, {100 * one['share']:.0f} %; the feature "
-            f"extractor takes {100 * one['features_share']:.0f} % of its time"
+            f"- {dtype}: the encoder alone reaches {one['encoder_gflops']:.0f} of {one['machine_gflops']:.0f} "
+            f"GFLOP/s, the machine's peak matmul throughput ({100 * one['share']:.0f} %); the feature extractor takes "
+            f"{100 * one['features_share']:.0f} % of the encoder's time"
         )
     lines += [
         f"- one clip of {LATENCY_SECONDS} s through `pipeline`, {row['way']}: {1000 * row['seconds']:.0f} ms, "
@@ -235,12 +240,12 @@ def describe_encoder(figures: dict[str, Any]) -> str:
         for row in figures["latency"]
     ]
     for way, megabytes in figures["memory"].items():
-        lines.append(f"- {way}: a batch of {BATCH_SIZE} takes {megabytes:.0f} MB beside the weights")
+        lines.append(f"- {way}: a batch of {BATCH_SIZE} takes {megabytes:.0f} MB in addition to the weights")
     return "\n".join(lines)
 
 
 def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict[str, float]:
-    """Measure the peak megabytes of a batch beside the loaded model, each way in a fresh process."""
+    """Measure the peak megabytes of a batch in addition to the loaded model, each way in a fresh process."""
     batch = clips.batches(BATCH_SIZE)[-1]
     spawn = multiprocessing.get_context("spawn")
     found = {}
@@ -256,13 +261,13 @@ def _peak(way: Way, encoder: str, layer: int, batch: list[np.ndarray], threads: 
     label = build_way(way, encoder, layer, torch.device("cpu"), Path())
     with torch.inference_mode():
         label([batch[0][:SAMPLING_RATE]])
-        PEAK.write_text("5")  # forget the peak of loading
+        PEAK.write_text("5")  # reset the peak, which includes loading
         before = _resident("VmRSS")
         label(batch)
     return _resident("VmHWM") - before
 
 
 def _resident(name: str) -> float:
-    """Megabytes that Linux counts under a name in this process's status."""
+    """Read megabytes from an entry of this process's status in Linux."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""Heads trained on stored frames, against the usual loop over files of whole windows."""
+"""Benchmark of training heads on stored frames, against the usual loop over files of whole windows."""
 
 import dataclasses
 import tempfile
@@ -23,25 +23,25 @@ from whisper_emotion.stored_frames import StoredFrames
 def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int) -> dict[str, Any]:
     """Time the training of the heads of all folds against the plain way.
 
-    The plain way is the usual one: a `.pt` file a clip with all 1,500 frames of its window in float32, read by a
-    `DataLoader` without workers, all of them pooled by the same head. Both train all epochs and keep the last, so
-    nothing is selected. The files are read once before, so that neither way waits for the disk.
+    The plain way reads one `.pt` file per clip, with all 1,500 frames of its window in float32, through a `DataLoader`
+    without workers. The same head pools all frames. Both ways train all epochs and keep the last, without selection.
+    The files are read once in advance, so that neither way waits for the disk.
 
     Args:
         experiment: Encoder, layer, pooling, context and hyper-parameters; its frames are masked.
         folds: The corpus's folds.
-        plain_folds: Folds that the plain way is timed on; its time for all follows by their numbers of clips.
+        plain_folds: Number of folds to time the plain way on; its total time is scaled by the number of clips.
 
     Returns:
-        `plain` and `ours`, each with `seconds` for all folds and the pooled `unweighted_accuracy` on the timed folds;
-        `folds_timed`; and `ratio` of the times.
+        `plain` and `ours`, each with `seconds` for all folds and the pooled `unweighted_accuracy` on the timed folds.
+        `folds_timed`, and `ratio` of the times.
     """
     experiment = dataclasses.replace(experiment, select_on="last")
     timed = folds[:plain_folds]
     everything = {"encoder_context": "window", "mask_padding": False}
     unmasked = dataclasses.replace(experiment, overrides=experiment.overrides | everything)
     layers = unmasked.config().frame_layers
-    store = unmasked.feature_store(layers)  # of frames, also where ours needs none
+    store = unmasked.feature_store(layers)  # of frames, even if ours uses pooled vectors
     store.fill()
     with tempfile.TemporaryDirectory() as folder:
         files = _save_clips(store.open(layers), Path(folder))
@@ -65,7 +65,7 @@ def benchmark_heads(experiment: Experiment, folds: list[Fold], plain_folds: int)
 
 
 def _save_clips(frames: StoredFrames, folder: Path) -> list[Path]:
-    """Write all frames of every clip as a file of its own, `(frames, layers, d_model)`."""
+    """Write all frames of every clip to a separate file, `(frames, layers, d_model)`, and read the files once."""
     files = [folder / f"{row}.pt" for row in range(len(frames))]
     for row, file in enumerate(tqdm(files, desc="writing", unit="clip")):
         torch.save(frames[row].float(), file)
@@ -75,7 +75,7 @@ def _save_clips(frames: StoredFrames, folder: Path) -> list[Path]:
 
 
 def _train_plainly(experiment: Experiment, files: list[Path], fold: Fold) -> np.ndarray:
-    """Train by the usual loop; return logits `(clips, labels)` of the fold's test clips."""
+    """Train with the usual loop; return logits `(clips, labels)` of the fold's test clips."""
     args, labels = experiment.args, experiment.label_ids.tolist()
 
     def collate(rows):

@@ -1,4 +1,4 @@
-"""The encoder's throughput in matrix products, against the machine's peak."""
+"""The encoder's throughput, compared with the machine's peak matmul throughput."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from whisper_emotion.encoder_whisper_emotion import encoder_frames
 
 
 class Products:
-    """The encoder alone on a batch, and the machine's peak matmul throughput in the encoder's shapes."""
+    """Tasks that measure the encoder on a batch, and the machine's peak matmul throughput for the encoder's shapes."""
 
     def __init__(self, way: Way, encoder: str, layer: int, batch: list[np.ndarray], device: torch.device):
         model, extractor = load_way(way, encoder, layer, device)
@@ -33,7 +33,7 @@ class Products:
             self.tasks[shape] = partial(torch.nn.functional.linear, *pair)
 
     def figures(self, seconds: dict[Any, float]) -> dict[str, float]:
-        """Compute GFLOP/s and shares from the seconds of the tasks."""
+        """Compute GFLOP/s and shares from the tasks' seconds."""
         machine = max(2 * np.prod(shape) / seconds[shape] for shape in self.shapes) / 1e9
         encoder = self.flops / seconds["encoder"] / 1e9
         return {
@@ -45,11 +45,11 @@ class Products:
 
 
 def encoder_flops(config: WhisperEmotionConfig, mel_frames: Sequence[int]) -> tuple[float, int]:
-    """Count the operations that the encoder needs for clips of `mel_frames` in the sparse window.
+    """Count the encoder's operations for clips of `mel_frames` in the sparse window.
 
     Returns:
-        Multiplications and additions in the convolutions, linear layers and attention, of real frames only; and the
-        number of tokens in the layers.
+        Number of multiplications and additions in the convolutions, linear layers and attention, without padding; and
+        the number of tokens in the layers.
     """
     width, inner, window = config.d_model, config.encoder_ffn_dim, config.max_source_positions
     flops, rows = 0.0, 0

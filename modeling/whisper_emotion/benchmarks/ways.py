@@ -1,4 +1,4 @@
-"""Ways from audio to probabilities: transformers' own class, ours in several contexts and precisions, ONNX graphs."""
+"""Ways from audio to probabilities: transformers' class, our model in several contexts and precisions, ONNX graphs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from whisper_emotion.export import INPUTS, export_onnx, open_session
 from whisper_emotion.fitting.new_models import build_extractor, build_model, load_config
 
 DTYPES = ("float32", "bfloat16")
-LABELS = tuple("abcdefg")  # the number of EMO-DB's classes
+LABELS = tuple("abcdefg")  # as many as EMO-DB has classes
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ STOCK = Way("stock")
 
 
 def list_ways(context: tuple[tuple[str, Any], ...]) -> list[Way]:
-    """List the stock class, ours with the window, 1 s of silence and `context`, and ONNX graphs with `context`."""
+    """List the stock class, our model with the window, with 1 s of silence and with `context`, and ONNX graphs."""
     window, utterance = (("encoder_context", "window"),), (("encoder_context", "utterance"), ("context_margin", 1.0))
     contexts = [*(one for one in (window, utterance) if one != context), context]
     torch_ways = [Way(context=one, dtype=dtype) for one in contexts for dtype in DTYPES]
@@ -73,7 +73,7 @@ def build_way(way: Way, encoder: str, layer: int, device: torch.device, folder: 
 
 
 def build_pipeline(way: Way, encoder: str, layer: int, device: torch.device) -> Callable[[np.ndarray], Any]:
-    """Return a function that labels one clip through `pipeline`; ONNX graphs have none."""
+    """Return a function that labels one clip through `pipeline`; not for ONNX graphs."""
     model, extractor = load_way(way, encoder, layer, device)
     pipe = pipeline("audio-classification", model=model, feature_extractor=extractor, device=device)
     return lambda clip: pipe(clip.copy())
@@ -82,7 +82,7 @@ def build_pipeline(way: Way, encoder: str, layer: int, device: torch.device) -> 
 def load_way(way: Way, encoder: str, layer: int, device: torch.device) -> tuple[Any, Any]:
     """Load the model, with a new head, and the feature extractor of a way; the stock class has all layers."""
     if way == STOCK:
-        with without_loading_report():  # which would name the new head
+        with without_loading_report():  # hides the report about the new head
             model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32)
         return model.eval().to(device), WhisperFeatureExtractor.from_pretrained(encoder)
     config = load_config(encoder, LABELS, {"encoder_layer": layer, **dict(way.context)})

@@ -1,6 +1,6 @@
-"""Speech emotion corpora as `datasets.Dataset`: `load_corpus` reads one or several, `splits` divides them into folds.
+"""Speech emotion corpora as `datasets.Dataset`: `load_corpus` reads them, `splits` divides them into folds.
 
-`records.CORPORA` has a record of each corpus. The readers load `datasets`, which takes seconds, when they are used.
+`records.CORPORA` holds one record per corpus. The readers import `datasets`, which takes seconds, on first use.
 """
 
 from __future__ import annotations

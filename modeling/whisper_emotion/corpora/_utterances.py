@@ -1,4 +1,4 @@
-"""What every corpus reader shares: the walk over its files, the table of its utterances, and the dataset."""
+"""Shared code of the corpus readers: find files, and turn a table of utterances into a dataset."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from whisper_emotion.recordings import walk
 
 
 def audio_files(root: Path) -> list[Path]:
-    """All sound files (`SUFFIXES`) below a folder (in any case), sorted by name and then by path.
-
-    Hidden files and folders are left out, and so are the `._*` files that macOS leaves in archives. Links to folders
-    are followed, each folder once.
+    """Find all sound files below a folder with `recordings.walk`, sorted by name and then by path.
 
     Raises:
         UserError: The folder is missing, is a file or may not be read, or a file's name is not valid UTF-8.
@@ -36,7 +33,7 @@ def audio_files(root: Path) -> list[Path]:
 
 
 def require_folder(path: Path) -> None:
-    """Raise `UserError` unless the path is an existing folder that may be read."""
+    """Raise `UserError` unless the path is a readable folder."""
     if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"{path}: may not be read by this user, expected a readable folder")
     if not path.is_dir():
@@ -45,7 +42,7 @@ def require_folder(path: Path) -> None:
 
 
 def inner_folder(root: Path, name: str) -> Path:
-    """`root/name` where it exists, otherwise `root`: users may name the corpus or the folder that holds its files."""
+    """Return `root/name` if it exists, otherwise `root`: users may give the corpus's folder or its inner folder."""
     return root / name if (root / name).is_dir() else root
 
 
@@ -55,13 +52,13 @@ def to_dataset(
     """Turn a table of utterances into the dataset of a corpus.
 
     Args:
-        table: As of `utterance_frame`, one row or more, with the column `corpus`. The files' headers are read here.
-        labels: Names of all classes, in the order of their numbers.
-        numbers: Further columns of numbers.
-        recordings: A column `audio` of the same rows, where they are no files.
+        table: Output of `utterance_frame`, at least one row, with the column `corpus`.
+        labels: Names of all classes, ordered by id.
+        numbers: Further numeric columns.
+        recordings: A dataset with the column `audio` for the same rows, if the recordings are not files.
 
     Returns:
-        As of `load_corpus`.
+        The dataset, as in `load_corpus`. Missing lengths are read from the files' headers.
 
     Raises:
         UserError: A file is missing, unreadable or empty, or ends before an utterance in it.
@@ -74,7 +71,7 @@ def to_dataset(
     columns |= {name: table[name].to_numpy() if name in table else [None] * len(table) for name in numbers}
     kinds |= dict.fromkeys(numbers, Value("float64"))
     if recordings is None:
-        # Paths go in as text and are cast: encoding them as `Audio` rows would need torchcodec even without decoding.
+        # Cast paths from text, because encoding `Audio` rows needs torchcodec even without decoding
         columns = {"audio": [os.path.abspath(path) for path in table["path"]], **columns}
         described = Dataset.from_dict(columns, features=Features({"audio": Value("string"), **kinds}))
         return described.cast_column("audio", Audio(decode=False))
@@ -83,7 +80,7 @@ def to_dataset(
 
 
 def _seconds(table: pd.DataFrame) -> np.ndarray:
-    """The length of every utterance: as the table has it, or from its file's header, which is read once a file."""
+    """Return every utterance's length, from the table or from its file's header, which is read once per file."""
     start, end, seconds = (table[name].to_numpy(dtype=float) for name in NUMBERS)
     seconds = np.where(np.isnan(seconds), end - np.nan_to_num(start), seconds)
     unknown = np.isnan(seconds)
@@ -91,12 +88,12 @@ def _seconds(table: pd.DataFrame) -> np.ndarray:
         lengths = {path: audio_seconds(path) for path in dict.fromkeys(table["path"][unknown])}
         seconds[unknown] = table["path"][unknown].map(lengths).to_numpy() - np.nan_to_num(start[unknown])
     for row in np.flatnonzero(~(seconds > 0))[:1]:
-        raise UserError(f"{table['path'].iloc[row]}: ends before {start[row]:g} s, where an utterance should begin")
+        raise UserError(f"{table['path'].iloc[row]}: ends before {start[row]:g} s, where an utterance starts")
     return seconds
 
 
 def audio_paths(dataset: Dataset) -> Iterator[tuple[str | None, bool]]:
-    """Each recording's path, and whether the row lacks its bytes, which are not read: they may be gigabytes."""
+    """Yield each recording's path, and whether the row lacks its bytes; the bytes, maybe gigabytes, are not read."""
     field = pyarrow.compute.struct_field
     for batch in dataset.select_columns("audio").with_format("arrow").iter(batch_size=1000):
         lacking = pyarrow.compute.is_null(field(batch["audio"], "bytes"))

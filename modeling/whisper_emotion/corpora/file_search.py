@@ -1,4 +1,4 @@
-"""From the names that a table has for its files to the files on this machine, each folder listed once."""
+"""Find the files that a table names, listing each folder once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from whisper_emotion.recordings import SUFFIXES, walk
 logger = logging.getLogger(__name__)
 
 ENDINGS = frozenset(SUFFIXES)
-FOREIGN = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how absolute paths of Windows begin
+FOREIGN = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # the start of an absolute path of Windows
 
 
 def find_files(raw: RawTable, names: list[str], codes: np.ndarray, audio_dir: str | None) -> list[str]:
@@ -27,10 +27,9 @@ def find_files(raw: RawTable, names: list[str], codes: np.ndarray, audio_dir: st
 
     Args:
         raw: The table.
-        names: Its different names of files.
-        codes: Which of the names each row has.
-        audio_dir: The folder that relative names are below, and absolute ones, too, where they are not there; None
-            for the table's own.
+        names: The table's unique file names.
+        codes: Index of each row's name in `names`.
+        audio_dir: Folder of relative names, and of absolute names that do not exist; None: the table's folder.
 
     Returns:
         An absolute path for each name.
@@ -42,7 +41,7 @@ def find_files(raw: RawTable, names: list[str], codes: np.ndarray, audio_dir: st
     search = _Search(root, absolute=audio_dir is not None)
     found = [search.find(name) for name in names]
     owners = Counter(path for path, _ in found)
-    # Two names for one file mean that the second one's own is missing, such as bob/01.wav beside anna/01.wav
+    # If two names find the same file, one file is missing, such as bob/01.wav besides anna/01.wav
     paths = [None if sought and owners[path] > 1 else path for path, sought in found]
     missing = [number for number, path in enumerate(paths) if path is None]
     if missing:
@@ -60,18 +59,18 @@ def find_files(raw: RawTable, names: list[str], codes: np.ndarray, audio_dir: st
         logger.warning(
             "%s",
             printable(
-                f"{raw.path}: {len(moved)} of {len(names)} files have another ending or folder, such as {first}"
+                f"{raw.path}: {len(moved)} of {len(names)} files have another suffix or folder, such as {first}"
             ),
         )
     return [path for path in paths if path is not None]
 
 
 class _Search:
-    """Finds files below a folder by the names that a table has for them.
+    """Find files below a folder by the names in a table.
 
     Args:
         root: The folder.
-        absolute: Whether absolute names that are not there are sought below the folder.
+        absolute: Whether to search below the folder for absolute names that do not exist.
     """
 
     def __init__(self, root: str, absolute: bool) -> None:
@@ -81,7 +80,7 @@ class _Search:
         self.stems: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> tuple[str | None, bool]:
-        """The file, None where there is none; and whether it has another ending or folder than its name says."""
+        """Return the file or None, and whether its suffix or folder differs from the name."""
         spelled, stem = name, ""
         for spelled in (name, name.replace("\\", "/")) if "\\" in name else (name,):
             head, slash, base = spelled.rpartition("/")
@@ -99,19 +98,19 @@ class _Search:
         return self.elsewhere(spelled, stem), True
 
     def inside(self, head: str) -> tuple[str, dict[str, str]]:
-        """A folder's path, and the names of its files by their composed form (macOS may have decomposed them)."""
+        """Return a folder's path, and its file names by their composed form (macOS may decompose names)."""
         if head not in self.listed:
             folder, names = os.path.normpath(os.path.join(self.root, head)), {}
             try:
                 with os.scandir(folder) as entries:
                     names = {_composed(entry.name): entry.name for entry in entries if entry.is_file()}
-            except (OSError, ValueError):  # no such folder, or a name that no folder can have
+            except (OSError, ValueError):  # no such folder, or an invalid name
                 pass
             self.listed[head] = folder.rstrip(os.sep), names
         return self.listed[head]
 
     def elsewhere(self, spelled: str, stem: str) -> str | None:
-        """The one file below the root that has the name, and the most of the folders above it."""
+        """Return the unique file below the root that matches the name and the most of its folders, or None."""
         candidates = self.tree.get(stem, [])
         if len(candidates) > 1:
             *folders, base = _composed(spelled).split("/")
@@ -135,21 +134,21 @@ class _Search:
 
 
 def _composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC)."""
+    """Return a name in Unicode's composed form (NFC)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _ending(name: str) -> str:
-    """A name's ending if it is one of sound files, in small letters."""
+    """Return a name's suffix in lower case if it belongs to sound files, otherwise an empty string."""
     ending = name[name.rfind(".") :].lower()
     return ending if ending in ENDINGS else ""
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Where a sound file's ending stands among `SUFFIXES`, lossless ones first."""
+    """Return the sort key of a sound file: its suffix's place in `SUFFIXES`, lossless formats first."""
     return SUFFIXES.index(_ending(name)), name
 
 
 def _stem(name: str) -> str:
-    """A name in small letters without the ending of a sound file."""
+    """Return a name in lower case without a sound file's suffix."""
     return _composed(name[: len(name) - len(_ending(name))]).casefold()

@@ -1,4 +1,4 @@
-"""Anyone's recordings: one sub-folder a class, files anywhere below it."""
+"""Read a folder of recordings: one sub-folder per class, with files anywhere below it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def read(corpus_dir: Path, record: Corpus, *, speaker_pattern: str | None = None
     """Read a folder of class folders.
 
     Folders above the classes may be splits (`train/angry`), speakers (`anna/angry`), both (`train/anna/angry`), or
-    genders (`female/angry`). A lone folder above them (`data/angry`) says nothing.
+    genders (`female/angry`). A single folder above the classes (`data/angry`) is ignored.
 
     Args:
         corpus_dir: The folder.
         record: The corpus's record.
-        speaker_pattern: Regular expression that is searched in a file's name without ending; its first group is the
-            speaker. It wins over speakers' folders.
+        speaker_pattern: Regular expression that is searched in a file's name without suffix; its first group is the
+            speaker. It wins over folders of speakers.
 
     Returns:
-        What `frames.utterance_frame` returns, sorted by name and path.
+        The output of `frames.utterance_frame`, sorted by name and path.
 
     Raises:
-        UserError: A missing folder, recordings outside the class folders, a class folder without any, two levels that
-            could be the classes, or a pattern that is invalid, has no group, or finds no speaker in a file's name or
-            one speaker per class.
+        UserError: The folder is missing, recordings are outside the class folders, a class folder is empty, or two
+            levels could be the classes. The pattern is invalid, has no group, or finds no speaker in a file name. Each
+            class has exactly one speaker.
     """
     require_folder(corpus_dir)
     pattern = None if speaker_pattern is None else _compile(speaker_pattern)
@@ -45,7 +45,7 @@ def read(corpus_dir: Path, record: Corpus, *, speaker_pattern: str | None = None
     splits = [folder for _, folder in tops if split_of(folder.name)]
     if 1 < len(splits) < len(tops):
         other = next(folder for _, folder in tops if folder not in splits)
-        raise UserError(f"{other}: is no split such as {splits[0].name} beside it, expected splits alone or {LAYOUT}")
+        raise UserError(f"{other}: is not a split, but {splits[0].name} is; expected only splits, or {LAYOUT}")
     if splits and len(splits) == len(tops):
         tops = [(split_of(folder.name), inner) for folder in splits for inner in _sub_folders(folder)]
     files = {folder: audio_files(folder) for _, folder in tops}
@@ -59,10 +59,10 @@ def read(corpus_dir: Path, record: Corpus, *, speaker_pattern: str | None = None
     rows, seen = [], {}
     for split, folder in tops:
         for path in files[folder]:
-            # A copy as .wav and .flac would leak from training into the test of a fold
+            # The same recording as .wav and .flac would leak between training and test
             other = seen.setdefault(path.with_suffix(""), path)
             if other != path:
-                raise UserError(f"{path}: the same recording as {other.name} beside it, remove one of the two")
+                raise UserError(f"{path}: is the same recording as {other.name}, remove one of the two")
             label = path.relative_to(folder).parts[0] if nested else folder.name
             speaker = _speaker(pattern, path) if pattern else tidy(folder.name) if known_speakers else None
             rows.append((path, label, speaker, gender_of(folder.name) if known_genders else None, split))
@@ -81,16 +81,16 @@ def read(corpus_dir: Path, record: Corpus, *, speaker_pattern: str | None = None
 
 
 def _sub_folders(folder: Path) -> list[Path]:
-    """The visible folders in a folder that holds no recordings itself."""
+    """List the visible folders in a folder; raise if it holds recordings itself."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     for entry in entries:
         if not entry.is_dir() and is_audio(entry.name):
-            raise UserError(f"{entry}: lies in no class folder, expected {LAYOUT}")
+            raise UserError(f"{entry}: is not in a class folder, expected {LAYOUT}")
     return [entry for entry in entries if entry.is_dir()]
 
 
 def _classes_are_inside(corpus_dir: Path, files: dict[Path, list[Path]]) -> bool:
-    """Whether the classes are the folders' sub-folders; refuses where both levels could be classes."""
+    """Whether the classes are the folders' sub-folders; raise if both levels could be classes."""
     below = {folder: [path.relative_to(folder).parts for path in paths] for folder, paths in files.items()}
     if not below or any(len(parts) == 1 for paths in below.values() for parts in paths):
         return False
@@ -103,37 +103,38 @@ def _classes_are_inside(corpus_dir: Path, files: dict[Path, list[Path]]) -> bool
         levels = " and ".join(", ".join(sorted(names)[:3]) for names in (outer_names, inner_names))
         raise UserError(
             f"{corpus_dir}: two levels of folders could be the classes ({levels}), expected {LAYOUT}, or "
-            "anna/angry/01.wav with usual names of emotions; list the files in a table otherwise (--corpus table)"
+            "anna/angry/01.wav with usual names of emotions; otherwise list the files in a table (--corpus table)"
         )
     return all(inner_moods)
 
 
 def _compile(speaker_pattern: str) -> re.Pattern[str]:
-    """The pattern, if it is one and has a group."""
+    """Compile the pattern; raise unless it is valid and has a group."""
     try:
         pattern = re.compile(speaker_pattern)
     except (re.error, TypeError) as error:
         raise UserError(
-            f"--speaker_pattern {speaker_pattern}: is no regular expression ({error}), expected such as '^([a-z]+)_'"
+            f"--speaker_pattern {speaker_pattern}: is not a regular expression ({error}), expected one such as "
+            "'^([a-z]+)_'"
         ) from error
     if not pattern.groups:
-        raise UserError(f"--speaker_pattern {speaker_pattern}: has no group, expected such as '^([a-z]+)_'")
+        raise UserError(f"--speaker_pattern {speaker_pattern}: has no group, expected one as in '^([a-z]+)_'")
     return pattern
 
 
 def _speaker(pattern: re.Pattern[str], path: Path) -> str:
-    """The speaker in a file's name."""
+    """Find the speaker in a file's name."""
     match = pattern.search(path.stem)
     if match is None or not match[1]:
         raise UserError(
             f"{path}: --speaker_pattern {pattern.pattern} finds no speaker in its name '{path.stem}', "
-            "expected such as '^([a-z]+)_', which finds anna in anna_01"
+            "expected a pattern such as '^([a-z]+)_', which finds anna in anna_01"
         )
     return match[1]
 
 
 def _require_speakers_across_classes(frame: pd.DataFrame, pattern: re.Pattern[str]) -> None:
-    """Refuse where every class has a speaker of its own: the pattern found the class, or folds could test nothing."""
+    """Raise if every class has exactly one speaker: the pattern matches the class, or folds cannot be tested."""
     pairs = frame[["label", "speaker"]].drop_duplicates()
     if len(pairs) > 1 and pairs["label"].is_unique and pairs["speaker"].is_unique:
         first = ", ".join(f"{speaker} in {label}" for label, speaker in pairs.values[:2])

@@ -1,4 +1,4 @@
-"""A table of utterances as the readers of folders and tables make it, and the usual words in it."""
+"""Tables of utterances, as the corpus readers build them, and usual words for splits and genders."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ GENDERS = {"female": {"f", "female", "w", "woman"}, "male": {"m", "male", "man"}
 
 
 def utterance_frame(**columns: Any) -> pd.DataFrame:
-    """Make a table of utterances, one row each.
+    """Make a table of utterances, one per row.
 
     Args:
-        **columns: `path` and more of `label`, `speaker`, `gender`, `session`, `split` (text, or None where unknown),
-            `start`, `end`, `seconds` (in seconds, NaN where unknown) and ratings (floats); one value a row.
+        **columns: `path`, and any of `label`, `speaker`, `gender`, `session`, `split` (text, None if unknown),
+            `start`, `end`, `seconds` (in seconds, NaN if unknown) and ratings (floats); one value per row.
 
     Returns:
-        A frame of those nine columns, and of the given ratings. Columns of text have the type object.
+        A data frame of these nine columns and the given ratings. Text columns have the type object.
     """
     count = len(columns["path"])
     texts = {name: pd.Series(columns.get(name, [None] * count), dtype=object) for name in TEXTS}
@@ -44,31 +44,31 @@ def utterance_frame(**columns: Any) -> pd.DataFrame:
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make a table of utterances that have the same keys each, the arguments of `utterance_frame`."""
+    """Make a table of utterances from dictionaries with the same keys, the arguments of `utterance_frame`."""
     return utterance_frame(**{name: [row[name] for row in rows] for name in (rows[0] if rows else ("path",))})
 
 
 def tidy(word: str) -> str:
-    """A word without blanks around it, in Unicode's composed form (NFC)."""
+    """Return a word without surrounding blanks, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", word).strip()
 
 
 def split_of(word: str) -> str | None:
-    """`train`, `dev` or `test` for a usual name of a split, None for any other word."""
+    """Return `train`, `dev` or `test` for a usual name of a split, None for any other word."""
     return next((split for split, names in SPLITS.items() if re.fullmatch(names, word.strip().casefold())), None)
 
 
 def gender_of(word: str) -> str | None:
-    """`female` or `male` for a usual word, None for any other."""
+    """Return `female` or `male` for a usual word, None for any other word."""
     return next((gender for gender, words in GENDERS.items() if word.strip().casefold() in words), None)
 
 
 def one_spelling(labels: Iterable[str], source: object) -> dict[str, str]:
-    """Give labels one spelling that differ by capitals, blanks around them or Unicode's form alone.
+    """Unify labels that differ only in case, surrounding blanks or Unicode form; log a warning if there are any.
 
     Args:
         labels: Every row's label.
-        source: What has the labels, for the line that is logged where some differ so.
+        source: Source of the labels, for the warning.
 
     Returns:
         For each label the tidy form of the most frequent spelling.
@@ -80,5 +80,5 @@ def one_spelling(labels: Iterable[str], source: object) -> dict[str, str]:
     merged = [spellings for spellings in alike.values() if len(spellings) > 1]
     if merged:
         classes = ", ".join(" = ".join(f"'{spelling}'" for spelling in spellings) for spellings in merged)
-        logger.warning("%s", printable(f"{source}: merged labels that differ in spelling alone: {classes}"))
+        logger.warning("%s", printable(f"{source}: merged labels that differ only in spelling: {classes}"))
     return {label: tidy(spellings[0]) for spellings in alike.values() for label in spellings}

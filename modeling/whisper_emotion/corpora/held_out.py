@@ -1,4 +1,4 @@
-"""Speakers held out of training clips, to choose on."""
+"""Hold speakers out of the training clips, for selection."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from whisper_emotion.errors import UserError
 def hold_out_speakers(
     dataset: Dataset, rows: Sequence[int], seed: int, fraction: float = 0.2
 ) -> tuple[list[int], list[int]]:
-    """Hold speakers out of training rows, to choose an epoch on.
+    """Hold speakers out of training rows, for selection.
 
-    Several random sets of speakers are drawn. The best one misses the fewest classes on either side, then has the
-    likest number of clips of each class. Where speakers are not known, single clips are held out.
+    Several random sets of speakers are drawn. The best set has the fewest missing classes on either side, then the
+    share of clips per class that is closest to `fraction`. If speakers are unknown, single clips are held out.
 
     Args:
-        dataset: What `load_corpus` returned.
+        dataset: Output of `load_corpus`.
         rows: Rows to divide, such as a fold's `train`.
         seed: Seed of the draw.
-        fraction: Share of the clips to hold out, within 0 to 1.
+        fraction: Share of the clips to hold out, 0 to 1.
 
     Returns:
         Rows to train on and rows held out, both ascending, with no speaker in both.
@@ -34,7 +34,7 @@ def hold_out_speakers(
     chosen = list(rows)
     names, speakers = np.unique(np.asarray(dataset["speaker"][:])[chosen], return_inverse=True)
     labels = np.asarray(dataset["label"][:], dtype=np.int64)[chosen]
-    # One row a speaker, one column a class.
+    # One row per speaker, one column per class
     clips = np.zeros((len(names), int(labels.max()) + 1))
     np.add.at(clips, (speakers, labels), 1)
     held_out = np.isin(speakers, _draw_speakers(clips, np.random.default_rng(seed), fraction))
@@ -44,7 +44,7 @@ def hold_out_speakers(
 
 
 def check_held_out(dataset: Dataset, rows: Sequence[int]) -> None:
-    """Raise where `hold_out_speakers` would, without drawing any.
+    """Check that `hold_out_speakers` can divide the rows.
 
     Raises:
         UserError: The rows have fewer than two speakers.
@@ -52,19 +52,19 @@ def check_held_out(dataset: Dataset, rows: Sequence[int]) -> None:
     found = len(set(np.asarray(dataset["speaker"][:])[list(rows)]))
     if found < 2:
         raise UserError(
-            f"select_on: dev needs two or more training speakers, found {found}: use --select_on last, and where "
-            "a recipe has them --temperature_scaling false and --adaptation none"
+            f"select_on: dev needs two or more training speakers, found {found}: use --select_on last, with "
+            "--temperature_scaling false and --adaptation none"
         )
 
 
 def _draw_speakers(clips: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
-    """The best of some random sets of speakers, from `clips` `(speakers, classes)`; indices of speakers."""
+    """Return the best of some random sets of speakers, as indices; `clips` counts `(speakers, classes)`."""
     totals = clips.sum(axis=0)
-    # A class of a single speaker cannot be on both sides: it counts as missing whatever is drawn.
+    # A class of a single speaker is always missing on one side
     unavoidable = int(((clips > 0).sum(axis=0) == 1).sum())
     best, best_missing, best_distance = np.array([0]), np.inf, np.inf
     for draw in range(500):
-        # A few draws keep seeds different from each other; more are spent only on a class that is still missing.
+        # Ten draws vary the result between seeds; further draws only search for missing classes
         if draw >= 10 and best_missing <= unavoidable:
             break
         order = rng.permutation(len(clips))

@@ -1,4 +1,4 @@
-"""Corpora on the Hugging Face Hub, `hub:NAMESPACE/NAME`: any dataset with a column of audio and one of labels."""
+"""Read corpora from the Hugging Face Hub, `hub:NAMESPACE/NAME`: any dataset with an audio and a label column."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from whisper_emotion.corpora.frames import gender_of, split_of, utterance_frame
 from whisper_emotion.errors import UserError, one_line
 
 PREFIX = "hub:"
-EXPECTED = "expected the columns audio and label, and as it has them speaker, gender, session and seconds"
+EXPECTED = "expected the columns audio and label, optionally speaker, gender, session and seconds"
 
 
 def read(name: str) -> tuple[pd.DataFrame, Dataset]:
-    """Load a dataset from the Hub, all its splits in their order; see `from_splits`.
+    """Load all splits of a dataset from the Hub, in order; see `from_splits`.
 
     Args:
         name: `hub:NAMESPACE/NAME`.
@@ -31,7 +31,7 @@ def read(name: str) -> tuple[pd.DataFrame, Dataset]:
 
 
 def read_saved(folder: Path) -> tuple[pd.DataFrame, Dataset]:
-    """Load a folder that `save_to_disk` wrote, with its splits where it has some; see `from_splits`."""
+    """Load a folder that `save_to_disk` wrote, with its splits if any; see `from_splits`."""
     try:
         saved = load_from_disk(folder)
     except Exception as error:  # as in `_download`
@@ -40,27 +40,27 @@ def read_saved(folder: Path) -> tuple[pd.DataFrame, Dataset]:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote a folder."""
+    """Whether `save_to_disk` wrote this folder."""
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def from_splits(splits: Mapping[str, Dataset], name: str) -> tuple[pd.DataFrame, Dataset]:
     """Read the columns of a dataset.
 
-    `audio` is an `Audio` column. `label` is a `ClassLabel`, or text. `speaker` is text or a number; without that
-    column nobody knows who speaks. `gender` is `female` or `male` or else counts as unknown. `seconds`, where it is
-    missing, is read from the recordings' headers. Other columns are left out.
+    `audio` is an `Audio` column. `label` is a `ClassLabel` or text. `speaker` is text or a number; without this column
+    speakers are unknown. `gender` is `female` or `male`, otherwise unknown. Missing `seconds` are read from the
+    recordings' headers. Other columns are ignored.
 
     Args:
         splits: The dataset's splits by name.
-        name: The dataset, for messages.
+        name: The dataset's name, for messages.
 
     Returns:
-        A row an utterance, see `frames.utterance_frame`, and the column `audio`: bytes, or paths in the cache of
+        One row per utterance, see `frames.utterance_frame`, and the column `audio`: bytes, or paths in the cache of
         `datasets`.
 
     Raises:
-        UserError: No such dataset, or it may not be read; no audio or labels, or a clip without label or speaker.
+        UserError: Audio or labels are missing, or a clip has no label or speaker.
     """
     table = concatenate_datasets(list(splits.values()))
     for column in ("audio", "label"):
@@ -84,28 +84,28 @@ def from_splits(splits: Mapping[str, Dataset], name: str) -> tuple[pd.DataFrame,
 
 
 def _download(name: str) -> dict[str, Dataset]:
-    """The dataset's splits."""
+    """Load the dataset's splits."""
     if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+", name):
-        raise UserError(f"corpus: '{name}' names no dataset on the Hub, expected hub:NAMESPACE/NAME")
+        raise UserError(f"corpus: '{name}' is not a dataset on the Hub, expected hub:NAMESPACE/NAME")
     try:
-        # As an address: a name alone would mean a local folder, if there is one that is called so
+        # A URL, because a bare name could also mean a local folder
         loaded = load_dataset(f"hf://datasets/{name.removeprefix(PREFIX)}")
         return {str(split): part for split, part in loaded.items()}
-    except Exception as error:  # whatever the readers of tables and archives raise on what others have uploaded
+    except Exception as error:  # readers of tables and archives raise various classes
         raise UserError(f"{name}: cannot be loaded from the Hub: {one_line(error)}") from error
 
 
 def _check_files(table: Dataset, name: str) -> None:
-    """Raise where a row is no recording but a file's name, and the file did not come with the dataset."""
+    """Raise if a row names a file that is not part of the dataset: it could be any file of the user."""
     folders = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
     caches = [os.path.realpath(folder) for folder in folders]
     for row, (path, is_file) in enumerate(audio_paths(table)):
         if is_file and not (path and any(Path(os.path.realpath(path)).is_relative_to(cache) for cache in caches)):
-            raise UserError(f"{name}: row {row} has no recording, and {path} did not come with the dataset")
+            raise UserError(f"{name}: row {row} has no recording, and {path} is not part of the dataset")
 
 
 def _values(table: Dataset, column: str) -> list[Any]:
-    """A column's values, a `ClassLabel`'s by name; None for each clip where there is no such column."""
+    """Return a column's values, `ClassLabel`s as names; None for each clip if the column is missing."""
     if column not in table.features:
         return [None] * len(table)
     kind, values = table.features[column], table[column][:]
@@ -116,7 +116,7 @@ def _values(table: Dataset, column: str) -> list[Any]:
 
 
 def _texts(table: Dataset, name: str, column: str) -> list[str]:
-    """A column in which every clip has something."""
+    """Return a column as text; raise if a value is missing."""
     values = _values(table, column)
     for row, value in enumerate(values):
         if value is None or value == "":
@@ -127,7 +127,7 @@ def _texts(table: Dataset, name: str, column: str) -> list[str]:
 
 
 def _seconds(table: Dataset, name: str) -> list[float]:
-    """Every clip's length, from its column or from the recordings' headers."""
+    """Return every clip's length, from its column or from the recordings' headers."""
     seconds, given = [], "seconds" in table.features
     for row, value in enumerate(_values(table, "seconds") if given else table["audio"]):
         try:

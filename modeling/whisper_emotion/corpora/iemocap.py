@@ -1,7 +1,7 @@
-"""IEMOCAP (Busso et al., Language Resources and Evaluation 2008): its label files say who speaks how.
+"""Read IEMOCAP (Busso et al., Language Resources and Evaluation 2008) from its label files.
 
-Its rows also have the three dimensions that the annotators rated, as means from 1 to 5: `arousal`, `valence` and
-`dominance`. The owners call arousal activation.
+The rows also have the annotators' mean ratings from 1 to 5: `arousal`, `valence` and `dominance`. The owners call
+arousal activation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = re.compile(r"(Ses0[1-5])[FM]_(impro|script)\w+_([FM])\d{3}")
 
 
 def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> pd.DataFrame:
-    """Read IEMOCAP's folder, or the one that holds `IEMOCAP_full_release`.
+    """Read IEMOCAP's folder, or the parent of `IEMOCAP_full_release`.
 
     Args:
         corpus_dir: The folder that holds `Session1` to `Session5`.
@@ -33,12 +33,13 @@ def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> 
         improvised_only: Leave out the scripted dialogues (2,943 utterances of the usual four classes remain).
 
     Returns:
-        A row an utterance, sorted by name, see `frames.utterance_frame`.
-        A speaker is the session and the letter before the last number: who spoke
-        `Ses01F_impro01_M003` is `Ses01M`, since the first letter only says who wore the motion-capture markers.
+        One row per utterance, sorted by name, see `frames.utterance_frame`.
+
+        A speaker is the session and the letter before the last number. The speaker of `Ses01F_impro01_M003` is
+        `Ses01M`: the first letter names the actor with the motion-capture markers.
 
     Raises:
-        UserError: A missing folder, a label file that does not parse, or a labelled utterance without audio.
+        UserError: A folder is missing, a label file does not parse, or a labelled utterance has no audio.
     """
     require_folder(corpus_dir)
     rows = []
@@ -54,7 +55,7 @@ def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> 
             for name, code, ratings in _labels(sheet):
                 match = NAME.fullmatch(name)
                 if match is None:
-                    raise UserError(f"{sheet}: utterance {name!r} is unknown, expected such as Ses01F_impro01_M003")
+                    raise UserError(f"{sheet}: utterance {name!r} is unknown, expected Ses01F_impro01_M003 or similar")
                 if code not in record.emotions:
                     raise UserError(f"{sheet}: emotion {code!r} is unknown, expected {', '.join(record.emotions)}")
                 if not record.emotions[code] or (improvised_only and match[2] != "impro"):
@@ -67,16 +68,16 @@ def read(corpus_dir: Path, record: Corpus, *, improvised_only: bool = False) -> 
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """The recordings of a session by their names, each once."""
+    """Return the recordings of a session by name; raise for duplicates."""
     named: dict[str, Path] = {}
     for path in audio_files(folder):
         if (other := named.setdefault(path.stem, path)) != path:
-            raise UserError(f"{path}: has the name of {other}, too, expected each recording once")
+            raise UserError(f"{path}: has the same name as {other}, expected each recording once")
     return named
 
 
 def _labels(sheet: Path) -> list[tuple[str, str, dict[str, float]]]:
-    """Names, emotion codes and ratings of the utterances in a label file, without the single annotators' lines."""
+    """Read names, emotion codes and ratings from a label file, without the lines of single annotators."""
     try:
         text = sheet.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Load one corpus or several as one dataset, with the same columns and the same words for the same emotions."""
+"""Load one or several corpora as one dataset with uniform columns and emotion labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whisper_emotion.errors import UserError
 logger = logging.getLogger(__name__)
 
 SELECTION = ("labels", "labels_map", "merge", "classes")  # options of every corpus
-SHARED = "shared"  # in place of classes: those of all corpora
+SHARED = "shared"  # value of `classes`: the classes that all corpora have
 
 
 def load_corpus(
@@ -35,35 +35,47 @@ def load_corpus(
     corpus_dir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a corpus, or several as one.
+    """Read one or several corpora as one dataset.
 
     Args:
-        name: One of `CORPORA`, or `hub:NAMESPACE/NAME`; several as a list, or with commas between them.
-        corpus_dir: The corpus's folder, or the file of a `table`; none with `hub:`. For several corpora as many, as a
-            list or with commas between them, empty with `hub:`.
-        **options: An option that is `None` counts as not given.
+        name: One of `CORPORA`, or `hub:NAMESPACE/NAME`; several as a list or comma-separated.
+        corpus_dir: The corpus's folder, or the file of a `table`; None with `hub:`. For several corpora one each, as a
+            list or comma-separated, empty with `hub:`.
+        **options: The options below; `None` means not given.
 
-            - `labels_map` (`ang=angry,hap=happy`, or a mapping): other names for the owners' words.
-            - `labels`: `original` keeps the owners' words; otherwise they become those of `vocabulary.EMOTIONS`,
-              where it knows them.
-            - `merge` (`calm=neutral,excited=happy`, or a mapping): classes that join others.
-            - `classes` (a list, or with commas): keep only these; `shared` keeps those that all corpora have.
-            - The options of a corpus's reader: `improvised_only` (iemocap), `speaker_pattern` (folder), `audio_dir`
-              and `columns` (table), `speakers`, `utterances`, `seed` (synthetic).
+            `labels_map` (`ang=angry,hap=happy`, or a mapping): renames the owners' labels.
 
-            IEMOCAP has its usual four classes, excited speech joining happy, unless `classes` or `merge` name others.
+            `labels`: `original` keeps the owners' labels. By default they are mapped to `vocabulary.EMOTIONS`; unknown
+            labels stay.
+
+            `merge` (`calm=neutral,excited=happy`, or a mapping): merges classes into others.
+
+            `classes` (a list, or comma-separated): keeps only these classes; `shared` keeps the classes that all
+            corpora have.
+
+            Options of a corpus's reader: `improvised_only` (iemocap), `speaker_pattern` (folder), `audio_dir` and
+            `columns` (table), `speakers`, `utterances` and `seed` (synthetic).
+
+            Without `classes` or `merge`, IEMOCAP has its usual four classes, with excited merged into happy.
 
     Returns:
-        `Dataset` with the columns `audio` (`Audio(decode=False)`: absolute path, no bytes; from the Hub perhaps
-        bytes), `label` (`ClassLabel`, in the vocabulary's order), `speaker` (unique among all corpora; with a slash
-        in it where nobody knows who speaks), `gender` (`female`, `male` or None), `session` (or None), `seconds`
-        (float), `corpus` and `split` (`train`, `dev`, `test` or None). `start` and `end` (seconds) where utterances
-        are parts of files, `arousal`, `valence` and `dominance` (floats) where a corpus has them. Rows are sorted by
-        file name, those of a table or of the Hub as they stand there.
+        `Dataset` with the columns below. Rows are sorted by file name; a table or a Hub dataset keeps its order.
+
+        `audio`: `Audio(decode=False)`, an absolute path without bytes; from the Hub possibly bytes.
+
+        `label`: `ClassLabel`, in the vocabulary's order.
+
+        `speaker`: unique among all corpora; contains a slash if the speaker is unknown.
+
+        `gender` (`female`, `male` or None), `session` (or None), `seconds` (float), `corpus`, and `split` (`train`,
+        `dev`, `test` or None).
+
+        `start` and `end` in seconds, if utterances are parts of files. `arousal`, `valence` and `dominance` (floats),
+        if a corpus has ratings.
 
     Raises:
-        UserError: An unknown corpus, option or class; a missing or empty folder; a file whose name does not parse or
-            that cannot be read.
+        UserError: A corpus, option or class is unknown. A folder is missing or empty. A file cannot be read, or its
+            name does not parse.
     """
     options = {option: value for option, value in options.items() if value is not None}
     selection = {option: options.pop(option) for option in SELECTION if option in options}
@@ -94,7 +106,7 @@ def load_corpus(
 
 @dataclass
 class _Part:
-    """One corpus as its reader found it; arguments as of `to_dataset`."""
+    """Output of a corpus's reader; fields as in `to_dataset`."""
 
     name: str
     record: Corpus
@@ -103,7 +115,7 @@ class _Part:
 
 
 def _several(names: Any) -> list[Any]:
-    """A list, or a text with commas between its parts."""
+    """Split a list or a comma-separated text."""
     if names is None:
         return [None]
     parts = names.split(",") if isinstance(names, str) else names if isinstance(names, (list, tuple)) else [names]
@@ -111,26 +123,26 @@ def _several(names: Any) -> list[Any]:
 
 
 def _reader(name: str | None) -> Callable[..., Any]:
-    """What reads a corpus: a function of its folder, its record and options."""
+    """Return the reader of a corpus: a function of its folder, its record and options."""
     if name is None or (name not in CORPORA and not name.startswith(hub.PREFIX)):
         known = ", ".join(CORPORA)
         raise UserError(f"corpus: unknown name '{name or ''}', expected one of {known} or hub:NAMESPACE/NAME")
     reader = corpus_record(name).reader
     module = f"{__package__}.{reader}"
-    # A package that the reader lacks is no mistake in the record: its own error says what to install.
+    # Do not catch ImportError: a missing package is not a mistake in the record
     if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), "read"):
         raise UserError(f"the record of {name}: has no reader '{reader}', expected names or table")
     return importlib.import_module(module).read
 
 
 def _own_options(reader: Callable[..., Any]) -> list[str]:
-    """The options of one corpus alone: its reader's keywords."""
+    """List the options of a reader: its keyword-only parameters."""
     parameters = inspect.signature(reader).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def _read(name: str, folder: Any, read: Callable[..., Any], complete: bool) -> _Part:
-    """Read one corpus; `complete` where all that its owners publish is expected."""
+    """Read one corpus; `complete` expects all published utterances."""
     record = corpus_record(name)
     if name.startswith(hub.PREFIX):
         if folder is not None:
@@ -138,14 +150,14 @@ def _read(name: str, folder: Any, read: Callable[..., Any], complete: bool) -> _
         table, recordings = read(name)
         return _Part(name.rpartition("/")[2], record, table, recordings)
     if folder is None:
-        raise UserError(f"corpus_dir: is missing, expected the folder of {name}")
+        raise UserError(f"corpus_dir: missing, expected the folder of {name}")
     folder, recordings = Path(folder), None
     if record.reader in ("folder", "table") and hub.is_saved(folder):
         found, recordings = hub.read_saved(folder)
     else:
         found = read(folder, record)
     if found.empty:
-        raise UserError(f"{folder}: holds no recordings as --corpus {name} has them, expected {record.layout}")
+        raise UserError(f"{folder}: holds no recordings of --corpus {name}, expected {record.layout}")
     if record.published is not None and complete and len(found) != record.published:
         logger.warning("%s: %d of the %d published utterances", folder, len(found), record.published)
     own = name if name not in ("folder", "table") else Path(os.path.abspath(folder)).stem
@@ -153,14 +165,14 @@ def _read(name: str, folder: Any, read: Callable[..., Any], complete: bool) -> _
 
 
 def _name_apart(parts: Sequence[_Part]) -> None:
-    """Give each corpus a unique name, and prefix its speakers with it: two corpora may use the same speaker ids."""
+    """Give each corpus a unique name, and prefix its speakers with the name: speaker ids may repeat."""
     counts: Counter[str] = Counter()
     for part in parts:
         counts[part.name] += 1
         if counts[part.name] > 1:
             part.name += f"_{counts[part.name]}"
         rows = pd.Series(range(len(part.table)), index=part.table.index).map("row/{}".format)
-        speaker = part.table["speaker"].str.replace("/", "_").fillna(rows)  # the slash says that nobody knows
+        speaker = part.table["speaker"].str.replace("/", "_").fillna(rows)  # the slash marks unknown speakers
         prefix = f"{part.name}:" if len(parts) > 1 else ""
         part.table = part.table.assign(speaker=prefix + speaker, corpus=part.name)
 
@@ -172,10 +184,10 @@ def _select(
     merge: str | Mapping[str, str] | None = None,
     classes: str | Iterable[str] | None = None,
 ) -> list[str]:
-    """Translate, join and select the classes of some corpora, see `load_corpus`; their tables change.
+    """Rename, merge and select classes in the corpora's tables, see `load_corpus`.
 
     Returns:
-        The classes, in the order of their numbers.
+        The classes, ordered by id.
     """
     if labels not in ("vocabulary", "original"):
         raise UserError(f"labels: '{labels}', expected vocabulary or original")
@@ -204,7 +216,7 @@ def _select(
     if len(kept) < 2:
         raise UserError(f"classes: {', '.join(kept) or 'none'} alone, expected two or more of {', '.join(known)}")
     for part in parts:
-        chosen = part.table["label"].isin(kept).to_numpy()  # an empty label is of no class
+        chosen = part.table["label"].isin(kept).to_numpy()  # excludes empty labels
         if part.recordings is not None and not chosen.all():
             part.recordings = part.recordings.select(chosen.nonzero()[0])
         part.table = part.table[chosen]
@@ -212,12 +224,12 @@ def _select(
 
 
 def _in_vocabulary(word: str, record: Corpus) -> str:
-    """The vocabulary's class for an owner's word, or else the word."""
+    """Return the vocabulary's class for an owner's label, or the label itself."""
     return "other" if word in record.other else canonical(word) or word
 
 
 def _apply_usual(part: _Part, merged: bool, asked: Sequence[str] | None) -> None:
-    """Join and select classes as published work does, but where the user names others."""
+    """Merge and select classes as in published work, unless the user gives other classes."""
     usual = {} if merged else {one: target for one, target in part.record.merge.items() if one not in (asked or ())}
     label = part.table["label"].replace(usual)
     part.table = part.table.assign(label=label)
@@ -226,7 +238,7 @@ def _apply_usual(part: _Part, merged: bool, asked: Sequence[str] | None) -> None
 
 
 def _merge(parts: Sequence[_Part], merges: Mapping[str, str], translate: bool) -> None:
-    """Join classes, each by the name that it has before."""
+    """Merge classes, named by their current names."""
     known = in_order(label for part in parts for label in part.table["label"].unique() if label)
     joined = {
         _known_class("merge", one, known): (canonical(target) if translate else None) or target
@@ -237,32 +249,31 @@ def _merge(parts: Sequence[_Part], merges: Mapping[str, str], translate: bool) -
 
 
 def _names(classes: str | Iterable[str]) -> list[str]:
-    """The classes that are asked for."""
+    """Split the requested classes."""
     if not isinstance(classes, Iterable):
-        raise UserError(f"classes: {classes} is no list of names, expected such as angry,happy,neutral,sad")
+        raise UserError(f"classes: {classes} is not a list of names such as angry,happy,neutral,sad")
     names = classes.split(",") if isinstance(classes, str) else classes
     return [name for name in (str(one).strip() for one in names) if name]
 
 
 def _known_class(option: str, name: str, known: Sequence[str]) -> str:
-    """A class by its name here, or by another word for it."""
+    """Find a class by its name or a synonym."""
     for one in (name, canonical(name) or name):
         if one in known:
             return one
-    raise UserError(f"{option}: no recording of class '{name}' is there, expected some of {', '.join(known)}")
+    raise UserError(f"{option}: there are no recordings of class '{name}', expected some of {', '.join(known)}")
 
 
 def utterance_names(dataset: Dataset) -> list[str]:
-    """A name for every row: the file's stem, or its path below the rows' common folder where stems collide.
+    """Name every row by its file's stem, or by its path below the common folder if stems collide.
 
-    Recordings that are bytes and no files may have colliding names, or none, and so may parts of one file: their rows'
-    numbers stand before them.
+    If names still collide or are missing, as for bytes or parts of one file, row numbers are prefixed.
 
     Args:
-        dataset: What `load_corpus` returned, or a selection of its rows.
+        dataset: Output of `load_corpus`, or a selection of its rows.
 
     Returns:
-        One unique name a row; paths have forward slashes and no ending.
+        One unique name per row; paths have forward slashes and no suffix.
     """
     paths = [PurePath(path or "") for path, _ in audio_paths(dataset)]
     names = [path.stem for path in paths]

@@ -1,4 +1,4 @@
-"""Corpora whose file names say who speaks how: a pattern in the corpus's record finds it."""
+"""Read corpora whose file names contain speaker and emotion, by the pattern in the corpus's record."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
-    """Read a corpus by the names of its files.
+    """Read a corpus by its file names.
 
     Args:
-        corpus_dir: The corpus's folder, or one that holds it or its recordings.
+        corpus_dir: The corpus's folder, its parent, or the folder of its recordings.
         record: The corpus's record.
 
     Returns:
-        A row an utterance, see `frames.utterance_frame`; labels are the owners' words.
+        One row per utterance, see `frames.utterance_frame`; labels are the owners' words.
 
     Raises:
-        UserError: A missing folder, a mistake in the record, a name that does not parse, or a recording that is there
-            twice (some archives hold the corpus two times over: a copy in both parts of a fold would leak).
+        UserError: A folder is missing, the record is wrong, or a name does not parse. A recording exists twice: some
+            archives hold the corpus twice, and copies in training and test would leak.
     """
     try:
         pattern = re.compile(f"(?:.*/)?(?P<whole>{record.pattern})")
@@ -42,19 +42,19 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
     unknown = [word for word in record.emotions.values() if word and not canonical(word) and word not in record.other]
     if unknown:
         raise UserError(
-            f"the record of {record.title}: '{unknown[0]}' is no word of the vocabulary: give one of its words, or "
-            "name it in `other`, too"
+            f"the record of {record.title}: '{unknown[0]}' is not in the vocabulary: use a word of the vocabulary, or "
+            "add it to `other`"
         )
     rows: list[dict[str, str | None]] = []
     seen: dict[str, Path] = {}
     left_out = 0
     genders = {**record.genders, **_read_genders(corpus_dir, record)}
-    outer = Path(os.path.abspath(corpus_dir)).as_posix()  # the layout may begin above the folder that is named
+    outer = Path(os.path.abspath(corpus_dir)).as_posix()  # the pattern may include folders above corpus_dir
     for path in audio_files(corpus_dir):
         inner = path.with_suffix("").relative_to(corpus_dir).as_posix()
         match = pattern.fullmatch(f"{outer}/{inner}")
         if match is None:
-            raise UserError(f"{path}: its name does not parse, expected such as {record.layout}")
+            raise UserError(f"{path}: its name does not parse, expected a name such as {record.layout}")
         found = match.groupdict()
         if found.get("other"):
             left_out += 1
@@ -62,10 +62,11 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
         other = seen.setdefault(match["whole"], path)
         if other != path:
             raise UserError(
-                f"{path}: is the same utterance as {other}, expected each once (your own recordings: --corpus folder)"
+                f"{path}: is the same utterance as {other}, expected each once (for your own recordings use --corpus "
+                "folder)"
             )
         if (emotion := record.emotions.get(match["emotion"])) is None:
-            raise UserError(f"{path}: '{match['emotion']}' is no emotion, expected {', '.join(record.emotions)}")
+            raise UserError(f"{path}: '{match['emotion']}' is not an emotion, expected {', '.join(record.emotions)}")
         speaker = record.speakers.get(match["speaker"], match["speaker"])
         gender = genders.get(found.get("gender") or speaker)
         rows.append({"path": str(path), "label": emotion, "speaker": speaker, "gender": gender})
@@ -75,7 +76,7 @@ def read(corpus_dir: Path, record: Corpus) -> pd.DataFrame:
 
 
 def _read_genders(corpus_dir: Path, record: Corpus) -> dict[str, str | None]:
-    """Genders by speaker from the corpus's own table, where the folder or the one above it has it."""
+    """Read genders by speaker from the corpus's own table, if the folder or its parent has one."""
     if record.speaker_table is None:
         return {}
     name, speaker, gender = record.speaker_table

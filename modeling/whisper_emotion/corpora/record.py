@@ -1,4 +1,4 @@
-"""The record of a corpus: all that is known of it, in one place."""
+"""The record of a corpus: all facts about it in one place."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ class Corpus:
     """The record of a corpus.
 
     Args:
-        title: Its name, as people write it.
-        layout: The path of a file below the corpus's folder, as an example.
-        language: BCP 47 codes, with commas between them.
-        license: The licence of the recordings by its Hub identifier; `other` where there is none.
-        address: Its owners' page.
+        title: Display name.
+        layout: Example path of a file below the corpus's folder.
+        language: BCP 47 codes, comma-separated.
+        license: Licence of the recordings, a Hub identifier; `other` without an identifier.
+        address: The owners' page.
         about: Citation, recordings and the owners' terms, for model cards.
-        published: How many utterances its owners publish; None where that has no meaning.
-        pattern: Matches the end of a file's path below the corpus's folder, without its ending, from the beginning of
-            a folder's or the file's name. Groups: `emotion`, `speaker`, and where there are such `gender`, `session`,
-            and `other`, which leaves a file out (a song, the sound of a video).
-        emotions: The owners' word for each code in a name; an empty word leaves the utterance out.
-        other: Words of the owners for which the vocabulary has no class but `other`.
-        genders: The gender for each `gender` in a name, or else for each speaker.
-        speakers: Other spellings of speakers.
+        published: Number of utterances that the owners publish; None if undefined.
+        pattern: Regular expression for the end of a file's path without suffix, starting at a folder's or file's name.
+            Required groups: `emotion`, `speaker`. Optional groups: `gender`, `session`, and `other`, which excludes a
+            file (a song, the sound of a video).
+        emotions: The owners' label for each code in a name; an empty label excludes the utterance.
+        other: The owners' labels that map to the class `other`.
+        genders: Gender for each `gender` group, or for each speaker.
+        speakers: Alternative spellings of speakers.
         speaker_table: A file in the folder, and its columns of speakers and genders.
         folds: Published folds: `emobox`, `paper`.
-        paper_folds: The folds of arXiv 2602.06000: the test speakers of each by the fold's name.
-        classes: The classes that published work uses, where they are not all.
-        merge: How published work joins classes; see `load_corpus`.
-        reader: `names`, or the module that reads it.
+        paper_folds: Folds of arXiv 2602.06000: the test speakers by name of the fold.
+        classes: Classes of published work, if not all.
+        merge: Merged classes of published work; see `load_corpus`.
+        reader: `names`, or another module that reads the corpus.
         table: Options of the reader `table`: the `file` and its `audio_dir`, below the corpus's folder.
     """
 

@@ -1,7 +1,7 @@
-"""What is known of each corpus: one record, from which loader, messages, card, README table and folds follow.
+"""One record per corpus, used by the loader, messages, cards, the README table and folds.
 
-A corpus of the usual kind, whose file names say who speaks how, needs nothing but a record here. Facts about published
-folds are EmoBox's (arXiv 2406.07162) and those of arXiv 2602.06000.
+A corpus whose file names contain speaker and emotion needs only a record here. Published folds are from EmoBox (arXiv
+2406.07162) and arXiv 2602.06000.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from whisper_emotion.corpora.record import GENDERS, Corpus
 
 
 def _codes(codes: str, *words: str) -> dict[str, str]:
-    """Codes with blanks between them, and their words."""
+    """Map space-separated codes to words."""
     return dict(zip(codes.split(), words, strict=True))
 
 
 def _words(words: str) -> dict[str, str]:
-    """Words that names hold as they are, with blanks between them."""
+    """Map space-separated words to themselves."""
     return {word: word for word in words.split()}
 
 
@@ -60,8 +60,8 @@ CORPORA = {
         license="cc-by-nc-sa-4.0",
         address="https://zenodo.org/record/1188976",
         about="Livingstone and Russo, PLoS ONE 2018: 1,440 English utterances of two sentences, eight emotions "
-        "acted by 24 North American actors. Licence **CC BY-NC-SA 4.0**: no commercial use, and what is "
-        "derived from it is shared alike. This model is offered under the same terms.",
+        "acted by 24 North American actors. Licence **CC BY-NC-SA 4.0**: no commercial use, derived works under "
+        "the same licence. This model is offered under the same terms.",
         published=1440,
         # Modality (03: audio only), channel (01: speech, 02: song), emotion, intensity, statement, repetition, actor
         pattern=r"(?:03-01|(?P<other>0[1-3]-0[12]))-(?P<emotion>0[1-8])(?:-0[12]){3}-(?P<speaker>0[1-9]|1\d|2[0-4])",
@@ -75,9 +75,8 @@ CORPORA = {
         language="en",
         address="https://sail.usc.edu/iemocap/",
         about="Busso et al., Language Resources and Evaluation 2008: about twelve hours of English dialogue, ten "
-        "actors in five sessions. It is given for **research** to those who sign its owners' release form "
-        "(University of Southern California); the form binds whoever trains on it. Ask them before any other "
-        "use.",
+        "actors in five sessions. Its owners (University of Southern California) provide it for **research** after "
+        "a signed release form, which binds anyone who trains on it. Ask the owners before any other use.",
         published=10039,
         emotions=_codes(
             "ang hap exc neu sad fru sur fea dis oth xxx",
@@ -157,7 +156,7 @@ CORPORA = {
         license="cc-by-nc-sa-4.0",
         address="https://huggingface.co/datasets/amu-cai/nEMO",
         about="Christop, LREC-COLING 2024: 4,481 Polish utterances, six emotions acted by nine actors. Licence **CC "
-        "BY-NC-SA 4.0**: no commercial use, and what is derived from it is shared alike.",
+        "BY-NC-SA 4.0**: no commercial use, derived works under the same licence.",
         published=4481,
         pattern=r"(?P<speaker>[A-Z]{2}0)_(?P<emotion>anger|fear|happiness|neutral|sadness|surprised)_\d+",
         emotions=_words("anger fear happiness neutral sadness surprised"),
@@ -219,7 +218,7 @@ CORPORA = {
         license="cc-by-4.0",
         address="https://data.mendeley.com/datasets/cy34mh68j9",
         about="Duville et al. 2021: 864 single words in Mexican Spanish, six emotions, voices of children, women "
-        "and men. It does not tell its speakers apart: each kind of voice counts as one. Licence CC BY 4.0.",
+        "and men. Its speakers are not named: each kind of voice counts as one speaker. Licence CC BY 4.0.",
         published=864,
         pattern=r"(?P<emotion>Anger|Disgust|Fear|Happiness|Neutral|Sadness)_(?P<speaker>(?P<gender>[CFM]))_[AB]_[^/]+",
         emotions=_words("Anger Disgust Fear Happiness Neutral Sadness"),
@@ -280,7 +279,7 @@ CORPORA = {
         language="en",
         address="https://lab-msp.com/MSP/MSP-Podcast.html",
         about="Lotfian and Busso, IEEE Transactions on Affective Computing 2019: English turns from podcasts, "
-        "labelled by a crowd. Its owners license it for research; their licence binds whoever trains on it.",
+        "labelled by a crowd. Its owners license it for research; their licence binds anyone who trains on it.",
         emotions=_codes(
             "A S H U F D C N O X",
             *("anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral", "other", ""),
@@ -294,13 +293,13 @@ CORPORA = {
         layout="S01F/S01F_angry_01.wav, as they are generated",
         license="apache-2.0",
         about="The training data are **generated**: source-filter sounds with rule-made pitch, energy and tempo, no "
-        "person's voice. The model demonstrates that the code works; **its figures measure nothing about real "
-        "speech**, and it is of no use on it.",
+        "person's voice. The model shows that the code works. **Its scores say nothing about real speech**, and it "
+        "is useless on real speech.",
         reader="synthetic",
     ),
     "folder": Corpus(
         title="a folder of recordings",
-        layout="one sub-folder a class with sound files, such as angry/anna_01.wav",
+        layout="one sub-folder of sound files per class, such as angry/anna_01.wav",
         reader="folder",
     ),
     "table": Corpus(
@@ -309,16 +308,16 @@ CORPORA = {
         reader="table",
     ),
 }
-"""The corpora by the names that `load_corpus` takes; `hub:NAMESPACE/NAME` is read by its columns."""
+"""The corpora by their names in `load_corpus`; `hub:NAMESPACE/NAME` needs no record."""
 
 
 def corpus_name(name: str) -> str:
-    """The name in `CORPORA` for a name or a title in any spelling, such as `CREMA-D`; other names as they are."""
+    """Return the name in `CORPORA` for any spelling of a name or title, such as `CREMA-D`; keep unknown names."""
     return _SPELLINGS.get(_plain(name), name)
 
 
 def corpus_record(name: str) -> Corpus:
-    """The record of a corpus by the name that `load_corpus` takes; datasets on the Hub have a title only."""
+    """Return the record of a corpus by its name in `load_corpus`; datasets on the Hub only have a title."""
     return CORPORA.get(corpus_name(name)) or Corpus(title=name.removeprefix("hub:"), layout="", reader="hub")
 
 

@@ -1,4 +1,4 @@
-"""Folds: which utterances train and which test, as published, by speaker or by corpus.
+"""Divide corpora into folds of training and test utterances: published folds, by speaker, or by corpus.
 
 The tables in `splits/` are EmoBox's (Ma et al., arXiv 2406.07162; https://github.com/emo-box/EmoBox, MIT licence).
 """
@@ -31,7 +31,7 @@ from whisper_emotion.errors import UserError
 logger = logging.getLogger(__name__)
 
 TABLES = Path(__file__).parent / "splits"
-# Each stream has a random number of its own, and a checksum with it: neither is the recording
+# Matches the serial number and checksum of an Ogg page, which differ between copies of a recording
 OGG_PAGE = re.compile(rb"(OggS.{10}).{4}(.{4}).{4}", re.DOTALL)
 
 
@@ -43,7 +43,7 @@ class Fold:
         number: The fold's number, from 1.
         train: Rows to train on, ascending.
         test: Rows to test on, ascending.
-        dev: Rows that select, ascending; None where training speakers are held out for that.
+        dev: Rows to select on, ascending; None holds training speakers out instead.
     """
 
     number: int
@@ -53,28 +53,34 @@ class Fold:
 
 
 def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
-    """Divide a corpus, or several, into folds.
+    """Divide one or several corpora into folds.
 
-    Copies of a test recording are left out of its fold's training, and further copies of a training recording, too.
+    Byte-identical copies of a fold's test recordings are removed from its training clips.
 
     Args:
-        dataset: What `load_corpus` returned.
-        corpus: The corpus's name; published folds go by it.
-        folds: One of
+        dataset: Output of `load_corpus`.
+        corpus: The corpus's name, which determines published folds.
+        folds: One of the following.
 
-            - `loso`: leave one speaker out;
-            - `speakers:K`: K speaker-disjoint folds with like numbers of clips;
-            - `paper`: arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5 sessions;
-            - `emobox`: EmoBox's tables; a clip that they do not list is in no fold;
-            - `split`: the corpus's own training, dev and test recordings, one fold;
-            - `loco`: leave one corpus out, of several;
-            - `cross`: train on each corpus alone, and test on each other one.
+            `loso`: leave one speaker out.
+
+            `speakers:K`: K speaker-disjoint folds with similar numbers of clips.
+
+            `paper`: folds of arXiv 2602.06000: ShEMO's 10 groups of speakers, IEMOCAP's 5 sessions.
+
+            `emobox`: EmoBox's tables; clips that the tables do not list are in no fold.
+
+            `split`: the corpus's own training, dev and test recordings, one fold.
+
+            `loco`: leave one of several corpora out.
+
+            `cross`: train on each corpus alone, and test on each other corpus.
 
     Returns:
-        The folds, numbered from 1. Their tests are disjoint, but for `cross`.
+        The folds, numbered from 1. Their test clips are disjoint, except with `cross`.
 
     Raises:
-        UserError: Unknown folds, or folds that do not apply to this corpus.
+        UserError: The folds are unknown, or do not apply to this corpus.
     """
     record, published = corpus_record(corpus), ("paper", "emobox")
     makers = {"loso": _speaker_folds, "split": _split_folds, "loco": _corpus_folds, "cross": _cross_folds}
@@ -94,18 +100,18 @@ def make_folds(dataset: Dataset, corpus: str, folds: str) -> list[Fold]:
 
 
 def speakers_known(dataset: Dataset) -> bool:
-    """Whether the corpus says who speaks; otherwise every file counts as a speaker of its own."""
+    """Whether the corpus names its speakers; if not, every file counts as a separate speaker."""
     return not all("/" in speaker for speaker in dataset["speaker"][:])
 
 
 def speakers_shared(dataset: Dataset, fold: Fold) -> int:
-    """How many of a fold's test speakers are also heard in its training; 0 where the fold is speaker-disjoint."""
+    """Return the number of a fold's test speakers that are also in its training clips; 0 if speaker-disjoint."""
     speakers = dataset["speaker"][:]
     return len({speakers[row] for row in fold.test} & {speakers[row] for row in fold.train})
 
 
 def _folds_by_group(groups: Sequence[Any], order: Iterable[Any], rows: Sequence[int] | None = None) -> list[Fold]:
-    """A fold for every group in `order`; the other groups train. `rows` are all rows where not given."""
+    """Make a fold that tests on each group in `order` and trains on the others; `rows` defaults to all rows."""
     names = np.asarray(groups)
     members = np.arange(len(names)) if rows is None else np.asarray(rows)
     return [
@@ -115,10 +121,10 @@ def _folds_by_group(groups: Sequence[Any], order: Iterable[Any], rows: Sequence[
 
 
 def _known_speakers(dataset: Dataset, folds: str) -> list[str]:
-    """Every row's speaker, two or more."""
+    """Return every row's speaker; raise unless there are at least two."""
     if not speakers_known(dataset):
         raise UserError(
-            f"folds: {folds} needs to know who speaks, give --speaker_pattern to find it in the file names, or a "
+            f"folds: {folds} needs known speakers, give --speaker_pattern to find them in the file names, or a "
             "dataset with a column speaker"
         )
     speakers = dataset["speaker"][:]
@@ -128,7 +134,7 @@ def _known_speakers(dataset: Dataset, folds: str) -> list[str]:
 
 
 def _balanced_folds(dataset: Dataset, folds: str) -> list[Fold]:
-    """The folds `speakers:K`: the largest speakers first, each to the group with the fewest clips."""
+    """Make the folds `speakers:K`: largest speakers first, each assigned to the fold with the fewest clips."""
     speakers = _known_speakers(dataset, folds)
     most = len(set(speakers))
     digits = folds.removeprefix("speakers:")
@@ -139,19 +145,19 @@ def _balanced_folds(dataset: Dataset, folds: str) -> list[Fold]:
 
 
 def _speaker_folds(dataset: Dataset) -> list[Fold]:
-    """The folds `loso`."""
+    """Make the folds `loso`."""
     speakers = _known_speakers(dataset, "loso")
     return _folds_by_group(speakers, sorted(set(speakers)))
 
 
 def _corpus_folds(dataset: Dataset) -> list[Fold]:
-    """The folds `loco`."""
+    """Make the folds `loco`."""
     order = _corpora(dataset, "loco")
     return [_known_classes(dataset, fold) for fold in _folds_by_group(dataset["corpus"][:], order)]
 
 
 def _cross_folds(dataset: Dataset) -> list[Fold]:
-    """The folds `cross`: the first corpus trains first, and the corpora are tested in their order."""
+    """Make the folds `cross`, ordered by training corpus, then by test corpus."""
     pairs = permutations(_corpora(dataset, "cross"), 2)
     corpora = np.asarray(dataset["corpus"][:])
     rows = {name: np.flatnonzero(corpora == name).tolist() for name in np.unique(corpora).tolist()}
@@ -162,7 +168,7 @@ def _cross_folds(dataset: Dataset) -> list[Fold]:
 
 
 def _corpora(dataset: Dataset, folds: str) -> list[str]:
-    """The names of the corpora, two or more, in their order."""
+    """Return the names of the corpora in order; raise unless there are at least two."""
     order = list(dict.fromkeys(dataset["corpus"][:]))
     if len(order) < 2:
         raise UserError(f"folds: {folds} needs two or more corpora, found {order[0]}: --corpus emodb,ravdess")
@@ -170,25 +176,25 @@ def _corpora(dataset: Dataset, folds: str) -> list[str]:
 
 
 def _known_classes(dataset: Dataset, fold: Fold) -> Fold:
-    """Leave test clips out whose class no training clip has."""
+    """Drop test clips of classes without training clips."""
     labels, names = dataset["label"][:], dataset.features["label"].names
     trained = {labels[row] for row in fold.train}
     unknown = {labels[row] for row in fold.test} - trained
     if unknown:
         classes = ", ".join(names[label] for label in sorted(unknown))
-        logger.warning("fold %d: left out test clips of %s, of which no training clip is", fold.number, classes)
+        logger.warning("fold %d: left out test clips of %s, which has no training clips", fold.number, classes)
     return dataclasses.replace(fold, test=[row for row in fold.test if labels[row] in trained])
 
 
 def _split_folds(dataset: Dataset) -> list[Fold]:
-    """The fold `split`: whatever names no part is in none."""
+    """Make the fold `split`; recordings without a part are in no fold."""
     splits = np.asarray(dataset["split"][:], dtype=object)
     train, dev, test = (np.flatnonzero(splits == name).tolist() for name in ("train", "dev", "test"))
     if not train or not test:
         lacking = " or ".join(name for name, rows in (("train", train), ("test", test)) if not rows)
         raise UserError(
-            f"folds: split needs a corpus with parts of its own, but no recording is of {lacking}; a table has them "
-            "in a column split (or --columns split=NAME); without one use loso or speakers:K"
+            f"folds: split needs a corpus with its own parts, but no recording belongs to {lacking}; give a table "
+            "with a column split (or --columns split=NAME), or use loso or speakers:K"
         )
     corpora = np.asarray(dataset["corpus"][:], dtype=object)
     unused = Counter(corpora[~np.isin(splits, ("train", "dev", "test"))].tolist())
@@ -200,18 +206,18 @@ def _split_folds(dataset: Dataset) -> list[Fold]:
 
 
 def _paper_folds(dataset: Dataset, corpus: str) -> list[Fold]:
-    """The folds of arXiv 2602.06000: sessions, or groups of speakers."""
+    """Make the folds of arXiv 2602.06000: sessions, or groups of speakers."""
     order = corpus_record(corpus).paper_folds
     group_of = {speaker: group for group, speakers in order.items() for speaker in speakers}
     groups = [group_of[speaker] for speaker in dataset["speaker"][:]]
     absent = [group for group in order if group not in set(groups)]
     if absent:
-        raise UserError(f"folds: paper needs all of {corpus}, but nothing of {', '.join(absent)} is there")
+        raise UserError(f"folds: paper needs all of {corpus}, but it lacks {', '.join(absent)}")
     return _folds_by_group(groups, order)
 
 
 def _without_copies(dataset: Dataset, folds: list[Fold]) -> list[Fold]:
-    """Leave copies of test clips out of the training, and copies of test and training clips out of dev."""
+    """Remove copies of test clips from the training clips, and copies of test and training clips from dev."""
     first = _first_copies(dataset)
     clean = []
     for fold in folds:
@@ -223,14 +229,14 @@ def _without_copies(dataset: Dataset, folds: list[Fold]) -> list[Fold]:
     if first:
         names, (row, other) = utterance_names(dataset), next(iter(first.items()))
         logger.warning(
-            "%d recordings are byte-identical copies of others (%s of %s): a fold has each on one side only",
+            "%d recordings are byte-identical copies of others (%s of %s): no fold trains and tests on copies",
             *(len(first), names[row], names[other]),
         )
     return clean
 
 
 def speaker_groups(dataset: Dataset) -> np.ndarray:
-    """Name the speaker of each clip, `(clips,)`; where nobody knows, copies of a recording count as one speaker's."""
+    """Return the speaker of each clip, `(clips,)`; copies of a recording by an unknown speaker share one speaker."""
     groups = np.asarray(dataset["speaker"][:], dtype=object)
     if not speakers_known(dataset):
         for row, other in _first_copies(dataset).items():
@@ -239,9 +245,9 @@ def speaker_groups(dataset: Dataset) -> np.ndarray:
 
 
 def _first_copies(dataset: Dataset) -> dict[int, int]:
-    """The first row with the same bytes, for each row whose file is a copy; only files of like size are read."""
+    """Map each row whose file is a copy to the first row with the same bytes; read only files of equal size."""
     if "start" in dataset.features or "audio" not in dataset.features:
-        return {}  # utterances share files on purpose
+        return {}  # utterances of one file share its bytes
     by_size = defaultdict(list)
     for row, (path, is_file) in enumerate(audio_paths(dataset)):
         if is_file and path is not None:
@@ -249,26 +255,24 @@ def _first_copies(dataset: Dataset) -> dict[int, int]:
     same = defaultdict(list)
     for row, path in (one for files in by_size.values() if len(files) > 1 for one in files):
         same[hashlib.sha256(OGG_PAGE.sub(rb"\1\2", Path(path).read_bytes())).digest()].append(row)
-    # Content that most files share stands in for recordings: there is nothing to leak
+    # Content that most files share is a placeholder, not a recording
     return {row: rows[0] for rows in same.values() if len(rows) <= len(dataset) / 2 for row in rows[1:]}
 
 
 def read_emobox(corpus: str) -> list[dict[str, str]]:
-    """EmoBox's table of a corpus: `fold` (the one that tests a clip, 0 where it only ever trains), `name`, `label`."""
+    """Read EmoBox's table of a corpus: `fold` (a clip's test fold, 0 for training only), `name`, `label`."""
     with open(TABLES / f"emobox_{corpus_name(corpus)}.csv", encoding="utf-8", newline="") as table:
         return list(csv.DictReader(line for line in table if not line.startswith("#")))
 
 
 def _emobox_folds(dataset: Dataset, corpus: str) -> list[Fold]:
-    """EmoBox's folds of the classes that the dataset has; clips that the table does not list are in none."""
+    """Make EmoBox's folds for the dataset's classes; clips that the table does not list are in no fold."""
     rows = {name: row for row, name in enumerate(utterance_names(dataset))}
     classes = {canonical(name) or name for name in dataset.features["label"].names}
     listed = read_emobox(corpus)
     absent = [entry["name"] for entry in listed if entry["name"] not in rows and entry["label"] in classes]
     if absent:
-        raise UserError(
-            f"folds: emobox needs all of {corpus}, but {absent[0]} is not there ({len(absent)} are missing)"
-        )
+        raise UserError(f"folds: emobox needs all of {corpus}, but it lacks {absent[0]} ({len(absent)} are missing)")
     fold_of = {rows[entry["name"]]: int(entry["fold"]) for entry in listed if entry["name"] in rows}
     members = sorted(fold_of)
     tested_in = [fold_of[row] for row in members]

@@ -1,4 +1,4 @@
-"""The corpus for a machine without data: generated source-filter speech, the same on every machine and run."""
+"""The synthetic corpus: generated source-filter speech, identical on every machine and in every run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from whisper_emotion.synthesis import SAMPLING_RATE, STYLES, draw_voice, synthes
 
 LABELS = tuple(STYLES)
 
-# Says how a folder's corpus was generated. It is written last but for the rename, so a folder that has it is whole.
+# The options of the corpus in a folder. It is written last, just before the rename, so it marks a complete folder.
 RECORD = "synthetic.json"
 DEFAULTS = {"speakers": 16, "utterances": 10, "seed": 0}
 ALLOWED = {"speakers": range(2, 100), "utterances": range(1, 100), "seed": range(2**32)}
@@ -33,22 +33,22 @@ def read(
     utterances: int | None = None,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Read the synthetic corpus, generating it first where the folder is missing or empty.
+    """Read the synthetic corpus; generate it first if the folder is missing or empty.
 
     Args:
-        corpus_dir: The folder. One that holds the corpus is used as it is.
+        corpus_dir: The folder. An existing corpus is reused.
         record: The corpus's record.
-        speakers: How many speakers, every other one female (16).
-        utterances: How many utterances of each speaker and emotion (10).
-        seed: Seed of everything random (0).
+        speakers: Number of speakers (16), alternately female and male.
+        utterances: Number of utterances per speaker and emotion (10).
+        seed: Random seed (0).
 
     Returns:
-        A row an utterance, sorted by name, see `frames.utterance_frame`: speakers `S01F`, `S02M`, …, emotions angry,
-        happy, neutral and sad.
+        One row per utterance, sorted by name, see `frames.utterance_frame`: speakers `S01F`, `S02M`, …, emotions
+        angry, happy, neutral and sad.
 
     Raises:
-        UserError: An option out of range, a folder that cannot be written or holds something else, or a corpus that
-            was generated with other options than those given or has lost files.
+        UserError: An option is out of range. The folder cannot be written, holds other files, lacks files, or was
+            generated with other options.
     """
     given = {"speakers": speakers, "utterances": utterances, "seed": seed}
     asked = {name: _in_range(name, value) for name, value in given.items() if value is not None}
@@ -58,7 +58,7 @@ def read(
     for name, value in asked.items():
         if recorded[name] != value:
             raise UserError(
-                f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}, remove it or name another"
+                f"{corpus_dir}: was generated with {name} {recorded[name]}, not {value}: remove it or name another"
             )
     paths = {
         corpus_dir / speaker / f"{speaker}_{label}_{number:02d}.wav": (label, speaker, gender)
@@ -68,7 +68,7 @@ def read(
     }
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: is missing, remove the folder {corpus_dir} to generate the corpus anew")
+            raise UserError(f"{path}: is missing, remove the folder {corpus_dir} to generate the corpus again")
     names = ("label", "speaker", "gender")
     return frame_of_rows(
         [{"path": str(path), **dict(zip(names, found, strict=True))} for path, found in paths.items()]
@@ -76,7 +76,7 @@ def read(
 
 
 def _in_range(name: str, value: int) -> int:
-    """An option's value, a whole number within its limits."""
+    """Return an option's value; raise unless it is a whole number within its limits."""
     allowed = ALLOWED[name]
     if type(value) is not int or value not in allowed:
         raise UserError(f"{name}: {value!r}, expected a whole number from {allowed[0]} to {allowed[-1]}")
@@ -84,24 +84,24 @@ def _in_range(name: str, value: int) -> int:
 
 
 def _speakers(count: int) -> list[tuple[str, str]]:
-    """Names and genders of the speakers."""
+    """List names and genders of the speakers."""
     genders = ["female" if number % 2 else "male" for number in range(1, count + 1)]
     return [(f"S{number:02d}{gender[0].upper()}", gender) for number, gender in enumerate(genders, start=1)]
 
 
 def _recorded_options(corpus_dir: Path) -> dict[str, Any]:
-    """How the folder's corpus was generated."""
+    """Read the options of the folder's corpus."""
     try:
         recorded = json.loads((corpus_dir / RECORD).read_text(encoding="utf-8"))
         return {name: _in_range(name, recorded[name]) for name in DEFAULTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{corpus_dir}: holds something else than the synthetic corpus, expected a new or an empty folder"
+            f"{corpus_dir}: holds other files than the synthetic corpus, expected a new or an empty folder"
         ) from error
 
 
 def _generate(corpus_dir: Path, options: dict[str, int]) -> None:
-    """Write the corpus beside the folder and move it there as a whole, so that no half-written one is ever read."""
+    """Write the corpus to a temporary folder and rename it, so that a half-written corpus is never read."""
     target = Path(os.path.realpath(corpus_dir))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _generate(corpus_dir: Path, options: dict[str, int]) -> None:
             try:
                 os.replace(made, target)
             except OSError:
-                # Another process may have been faster; what it left is the same corpus or is refused by the reader.
+                # Another process may have been faster; the reader then checks its corpus
                 if not (target / RECORD).is_file():
                     raise
     except OSError as error:
@@ -122,7 +122,7 @@ def _generate(corpus_dir: Path, options: dict[str, int]) -> None:
 
 
 def _write_speaker(folder: Path, gender: str, options: dict[str, int], index: int) -> None:
-    """Write all utterances of one speaker as 16-bit wav; each has a random stream of its own."""
+    """Write all utterances of one speaker as 16-bit WAV, each with a separate random stream."""
     folder.mkdir()
     voice = draw_voice(gender, np.random.default_rng([options["seed"], index]))
     for kind, label in enumerate(LABELS):

@@ -1,4 +1,4 @@
-"""Anyone's table of recordings: CSV, TSV, JSON lines or Parquet with a column of files and one of labels."""
+"""Read a table of recordings: CSV, TSV, JSON lines or Parquet with a file and a label column."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ NAMES = {
     "valence": "valence emoval",
     "dominance": "dominance emodom",
 }
-"""Usual column names by content; matching ignores case, blanks, `_` and `-`."""
+"""Usual column names by content; the comparison ignores case, blanks, `_` and `-`."""
 
 EMPTY = {"", "nan", "nat", "none", "null"}
 TIME_DELTA = r"(\d+ days?)?( ?\d+:\d\d:\d\d(\.\d+)?)?"
-MOST_NUMBERS = 50  # different numbers are taken for classes; more are ratings
+MOST_NUMBERS = 50  # more different numeric labels are ratings, not classes
 
 
 def read(
@@ -48,26 +48,25 @@ def read(
 ) -> pd.DataFrame:
     """Read a table of utterances.
 
-    Columns are found by their usual names (`NAMES`). A file's name is relative to the table's folder. A file that is
-    not there is sought with another audio ending, and below that folder by its name.
+    Columns are found by their usual names (`NAMES`). File names are relative to the table's folder. A missing file is
+    searched with other audio suffixes, and by name below that folder.
 
     Args:
-        corpus_dir: The table; or a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`, or with such a file in
-            each of its folders `train`, `validation` and `test`.
-        record: The corpus's record, which may name the table, its files' folder, and its codes of emotions.
-        audio_dir: Folder that file names are relative to; default: the table's. Missing absolute paths are searched
-            for below it.
-        columns: Names of columns, such as `label=mood,speaker=who`; they win over the usual names. `split=` leaves
-            that column out.
+        corpus_dir: The table, or a folder with `metadata.csv`, `.tsv`, `.jsonl` or `.parquet`. The folder may instead
+            have such a file in each of its folders `train`, `validation` and `test`.
+        record: The corpus's record, which may name the table, the files' folder, and the codes of emotions.
+        audio_dir: Folder of relative file names; default: the table's folder. Missing absolute paths are also searched
+            below it.
+        columns: Names of columns, such as `label=mood,speaker=who`; they win over the usual names. `split=` ignores
+            the column split.
 
     Returns:
-        What `frames.utterance_frame` returns, in the table's order, with columns for the ratings that the table has.
-        `start` is NaN for whole files; `end` is NaN up to the file's end. Rows without a label are left out, and so
-        are repeated rows.
+        The output of `frames.utterance_frame`, in the table's order, with a column per rating. `start` is NaN for
+        whole files; `end` is NaN up to the file's end. Rows without a label and repeated rows are left out.
 
     Raises:
-        UserError: No table, a damaged one, unknown or ambiguous columns, missing files, a value that is not allowed,
-            or rows that contradict each other.
+        UserError: The table is missing or damaged, columns are unknown or ambiguous, files are missing, a value is not
+            allowed, or rows contradict each other.
     """
     chosen = {} if columns is None else _chosen_columns(columns)
     if record.table and corpus_dir.is_dir():
@@ -84,13 +83,13 @@ def read(
     if record.emotions:
         unknown = sorted(set(frame["label"]) - set(record.emotions))
         if unknown:
-            raise UserError(f"{corpus_dir}: '{unknown[0]}' is no emotion, expected {', '.join(record.emotions)}")
+            raise UserError(f"{corpus_dir}: '{unknown[0]}' is not an emotion, expected {', '.join(record.emotions)}")
         frame["label"] = frame["label"].map(record.emotions)
     return _without_repetitions(frame, corpus_dir)
 
 
 def _chosen_columns(columns: str) -> dict[str, str]:
-    """The column names that the user gives, by content."""
+    """Parse the user's column names, by content."""
     chosen = {}
     for part in filter(str.strip, str(columns).split(",")):
         thing, equals, name = (word.strip() for word in part.partition("="))
@@ -102,7 +101,7 @@ def _chosen_columns(columns: str) -> dict[str, str]:
 
 
 def _tables(corpus_dir: Path) -> list[tuple[Path, str | None]]:
-    """The tables that the user means, each with the split that its folder's name says."""
+    """Find the tables, each with the split that its folder's name stands for."""
     if not corpus_dir.exists():
         raise UserError(f"{corpus_dir}: does not exist, expected a table or a folder with {METADATA[0]}")
     if corpus_dir.is_file():
@@ -113,7 +112,7 @@ def _tables(corpus_dir: Path) -> list[tuple[Path, str | None]]:
     for folder in folders:
         found = [folder / name for name in METADATA if (folder / name).is_file()]
         if len(found) > 1:
-            raise UserError(f"{folder}: holds {' and '.join(path.name for path in found)}, name the table that counts")
+            raise UserError(f"{folder}: holds {' and '.join(path.name for path in found)}, name one of the tables")
         if found and folder == corpus_dir:
             return [(found[0], None)]
         tables += [(path, split_of(folder.name)) for path in found]
@@ -125,7 +124,7 @@ def _tables(corpus_dir: Path) -> list[tuple[Path, str | None]]:
 
 
 def _read_rows(table: Path, split: str | None, audio_dir: str | None, chosen: dict[str, str]) -> pd.DataFrame:
-    """The labelled rows of one table."""
+    """Read the labelled rows of one table."""
     wanted = {_usual(name) for names in NAMES.values() for name in names.split()} | set(map(_usual, chosen.values()))
     raw = read_raw(table, lambda name: _usual(name) in wanted)
     values = {thing: _values(raw, thing, chosen) for thing in NAMES}
@@ -133,8 +132,8 @@ def _read_rows(table: Path, split: str | None, audio_dir: str | None, chosen: di
     for thing in ("path", "label"):
         if thing not in values:
             raise UserError(
-                f"{table}: has no column {NAMES[thing].split()[0]} or the like, found "
-                f"{raw.found()}; name it by --columns {NAMES[thing].split()[0]}=NAME"
+                f"{table}: has no column {NAMES[thing].split()[0]} or similar, found "
+                f"{raw.found()}; name it with --columns {NAMES[thing].split()[0]}=NAME"
             )
     labels = _mapped(values["label"], lambda word: "" if (word := tidy(word)).casefold() == "nan" else word)
     kept = labels != ""
@@ -162,12 +161,12 @@ def _read_rows(table: Path, split: str | None, audio_dir: str | None, chosen: di
 
 
 def _usual(name: str) -> str:
-    """A column's name as `NAMES` has it."""
+    """Normalise a column's name as in `NAMES`."""
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def _values(raw: RawTable, thing: str, chosen: dict[str, str]) -> np.ndarray | None:
-    """What the table says of a thing, as text with blanks stripped, or None where it has no column for it."""
+    """Return a content's column as stripped text; None if the table has no such column."""
     if thing in chosen:
         name = chosen[thing]
         if name and name not in raw.columns:
@@ -196,13 +195,13 @@ def _refuse_ratings(raw: RawTable, labels: np.ndarray) -> None:
     words = pd.unique(labels)
     if len(words) > MOST_NUMBERS and pd.to_numeric(pd.Series(words), errors="coerce").notna().all():
         raise UserError(
-            f"{raw.path}: its labels are {len(words)} different numbers, expected classes; name their column by "
+            f"{raw.path}: its labels are {len(words)} different numbers, expected classes; name the class column with "
             "--columns label=NAME"
         )
 
 
 def _numbers(raw: RawTable, thing: str, values: dict[str, np.ndarray]) -> np.ndarray:
-    """A column of numbers; times may be written as `0 days 00:00:01.500000`, too, and are in seconds."""
+    """Parse a column of numbers; times are in seconds, or written as `0 days 00:00:01.500000`."""
     codes, words = pd.factorize(values[thing])
     texts = pd.Series(words, dtype=object)
     empty = texts.str.casefold().isin(EMPTY)
@@ -217,7 +216,7 @@ def _numbers(raw: RawTable, thing: str, values: dict[str, np.ndarray]) -> np.nda
 
 
 def _segments(raw: RawTable, times: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Start, end and length of every row; rows from 0 to no end are whole files."""
+    """Compute start, end and length of every row; a row that starts at 0 without an end is a whole file."""
     unknown = np.full(len(raw.numbers), np.nan)
     start, end, seconds = (times.get(thing, unknown) for thing in ("start", "end", "seconds"))
     start = np.where(np.isnan(start) & ~np.isnan(end), 0.0, start)
@@ -228,16 +227,16 @@ def _segments(raw: RawTable, times: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def _splits(raw: RawTable, values: np.ndarray) -> np.ndarray:
-    """Each row's split, None where the table does not say."""
+    """Parse each row's split; None if empty."""
     splits = _mapped(values, split_of)
     given = _mapped(values, lambda word: word.casefold() not in EMPTY).astype(bool)
-    expected = "expected train, dev or test (--columns split= leaves that column out)"
+    expected = "expected train, dev or test (--columns split= ignores this column)"
     raw.require(given & pd.isna(splits), "split", values, expected)
     return splits
 
 
 def _mapped(values: np.ndarray, change: Callable[[str], object]) -> np.ndarray:
-    """A function of every text, called once for each different one."""
+    """Apply a function to every text, called once per unique text."""
     codes, words = pd.factorize(values)
     changed = np.empty(len(words), object)
     changed[:] = [change(word) for word in words]
@@ -245,7 +244,7 @@ def _mapped(values: np.ndarray, change: Callable[[str], object]) -> np.ndarray:
 
 
 def _without_repetitions(frame: pd.DataFrame, source: object) -> pd.DataFrame:
-    """The rows without those that say the same again; raises where rows of the same recording contradict."""
+    """Drop repeated rows; raise if rows of the same recording contradict each other."""
     key = ["path", "start", "end"]
     again = frame.duplicated(key)
     if not again.any():
@@ -258,5 +257,5 @@ def _without_repetitions(frame: pd.DataFrame, source: object) -> pd.DataFrame:
             path = clash["path"].iloc[0]
             first, second = clash.loc[clash["path"] == path, thing].iloc[:2]
             raise UserError(f"{source}: has {printable(path)} with {thing} {first} and with {second}, expected one")
-    logger.warning("%s", printable(f"{source}: left out {again.sum()} of {len(frame)} rows, which are there twice"))
+    logger.warning("%s", printable(f"{source}: left out {again.sum()} of {len(frame)} rows, which are duplicates"))
     return frame.loc[~again].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Tables of text from CSV, TSV, JSON lines and Parquet: only the columns that are asked for, all values as text."""
+"""Read CSV, TSV, JSON lines and Parquet as tables of text, with the wanted columns only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from whisper_emotion.recordings import is_audio
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 EXPECTED = "a table with a header, as CSV, TSV or JSON lines in UTF-8, or as Parquet"
-MOST_NAMES = 30  # of columns are listed in a message
+MOST_NAMES = 30  # column names that a message lists
 
 Wanted = Callable[[str], bool]
 
@@ -31,9 +31,9 @@ class RawTable:
 
     Args:
         path: The table.
-        names: Names of all its columns, in order.
+        names: Names of all columns, in order.
         columns: Values of the wanted columns, `object` arrays of text; missing values are empty.
-        numbers: Each row's number for messages: its line in a text file, its row from 1 in Parquet.
+        numbers: Each row's number for messages: line of a text file, row from 1 of a Parquet file.
     """
 
     path: Path
@@ -42,16 +42,16 @@ class RawTable:
     numbers: np.ndarray
 
     def found(self) -> str:
-        """The names of the columns, for a message."""
+        """Return the names of the columns, for a message."""
         more = ", …" if len(self.names) > MOST_NAMES else ""
         return printable(", ".join(self.names[:MOST_NAMES]) + more)
 
     def row(self, index: int) -> str:
-        """A row's name for a message."""
+        """Return a row's name, for a message."""
         return f"{'row' if self.path.suffix.lower() == '.parquet' else 'line'} {self.numbers[index]}"
 
     def require(self, wrong: np.ndarray, thing: str, values: Any, expected: str) -> None:
-        """Raise `UserError` for the first row that is wrong."""
+        """Raise `UserError` for the first wrong row."""
         if wrong.any():
             index = int(np.argmax(wrong))
             value = values[index]
@@ -60,18 +60,19 @@ class RawTable:
 
 
 def read_raw(table: Path, wanted: Wanted) -> RawTable:
-    """Read the columns of a table whose names are wanted.
+    """Read the wanted columns of a table.
 
     Args:
-        table: The file; its ending says what it is (`FORMATS`).
-        wanted: Whether a column of some name is read.
+        table: The file; its suffix is one of `FORMATS`.
+        wanted: Function of a column's name that returns whether to read it.
 
     Raises:
-        UserError: An unknown ending, a damaged, empty or foreign file, a bad header, or a row of another length.
+        UserError: The suffix is unknown, the file is damaged, empty or of another format, the header is bad, or a row
+            has the wrong length.
     """
     suffix = table.suffix.lower()
     if suffix not in FORMATS:
-        raise UserError(f"{table}: is no known kind of table, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"{table}: unknown format, expected one of {', '.join(FORMATS)}")
     with reading(table, EXPECTED):
         if not table.stat().st_size:
             raise UserError(f"{table}: is empty, expected {EXPECTED}")
@@ -86,23 +87,23 @@ def read_raw(table: Path, wanted: Wanted) -> RawTable:
 
 
 def _require_utf8(table: Path) -> None:
-    """Raise unless a file is text in UTF-8."""
+    """Raise unless a file is UTF-8 text."""
     with open(table, "rb") as file:
         head = file.read(4096)
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UserError(f"{table}: is UTF-16, save it as UTF-8")
         if b"\0" in head:
-            raise UserError(f"{table}: is no text file, expected {EXPECTED}")
+            raise UserError(f"{table}: is not a text file, expected {EXPECTED}")
         file.seek(0)
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
-                raise UserError(f"{table}: line {number} is no UTF-8, save the table as UTF-8") from None
+                raise UserError(f"{table}: line {number} is not UTF-8, save the table as UTF-8") from None
 
 
 def _read_csv(table: Path, wanted: Wanted) -> RawTable:
-    """Read a table of delimited text. Quotes in a table with tabs count only where it makes no sense without them."""
+    """Read delimited text. In a table with tabs, quotes are literal unless the table only parses with quoting."""
     with open(table, encoding="utf-8-sig", newline="") as file:
         header = next((line for line in file if line.strip()), "")
     delimiter = max("\t;,|", key=header.count)
@@ -118,7 +119,7 @@ def _read_csv(table: Path, wanted: Wanted) -> RawTable:
 
 
 def _read_delimited(table: Path, wanted: Wanted, **dialect: Any) -> RawTable:
-    """Read delimited text in one of csv's dialects."""
+    """Read delimited text in a dialect of `csv`."""
     with open(table, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, **dialect)
         try:
@@ -140,14 +141,14 @@ def _read_delimited(table: Path, wanted: Wanted, **dialect: Any) -> RawTable:
 
 
 def _check_header(table: Path, names: list[str]) -> None:
-    """Raise unless the first line holds names of columns. An index that pandas wrote has none."""
+    """Raise unless the first line holds column names; only the first, an index of pandas, may be empty."""
     for name in names:
         if is_audio(name):
-            raise UserError(f"{table}: begins with '{name}' and no header, expected such as file,label,speaker")
+            raise UserError(f"{table}: begins with '{name}', expected a header such as file,label,speaker")
         if name and names.count(name) > 1:
             raise UserError(f"{table}: has two columns {name}, expected different names")
     if not all(names[1:]) or names == [""]:
-        raise UserError(f"{table}: has columns without a name in its header, expected such as file,label,speaker")
+        raise UserError(f"{table}: has columns without a name, expected a header such as file,label,speaker")
 
 
 def _read_json(table: Path, wanted: Wanted) -> RawTable:
@@ -162,11 +163,11 @@ def _read_json(table: Path, wanted: Wanted) -> RawTable:
             try:
                 entry = json.loads(line)
                 if "\\u" in line:
-                    json.dumps(entry, ensure_ascii=False).encode()  # halves of signs are no text
+                    json.dumps(entry, ensure_ascii=False).encode()  # raises for lone surrogates
             except ValueError as error:
-                raise UserError(f"{table}: line {number} is no JSON ({error}), expected an object per line") from error
+                raise UserError(f"{table}: line {number} is not JSON ({error}), expected one object a line") from error
             if not isinstance(entry, dict):
-                raise UserError(f"{table}: line {number} is no JSON object, expected one per line")
+                raise UserError(f"{table}: line {number} is not a JSON object, expected one per line")
             for name in entry:
                 if name not in names and wanted(name):
                     values[name] = [""] * len(numbers)
@@ -179,14 +180,14 @@ def _read_json(table: Path, wanted: Wanted) -> RawTable:
 
 
 def _text(value: Any) -> str:
-    """A JSON value as text; a struct of Hugging Face's audio as its path."""
+    """Return a JSON value as text; for a Hugging Face audio struct, its path."""
     if isinstance(value, dict):
         value = value.get("path")
     return "" if value is None else str(value)
 
 
 def _read_parquet(table: Path, wanted: Wanted) -> RawTable:
-    """Read a Parquet table, numbered classes of `datasets` as their names."""
+    """Read a Parquet table, with class ids of `datasets` as names."""
     from datasets import ClassLabel, Features
 
     file = pq.ParquetFile(table)
@@ -196,8 +197,8 @@ def _read_parquet(table: Path, wanted: Wanted) -> RawTable:
     for name in kept:
         if pa.types.is_nested(schema.field(name).type):
             raise UserError(
-                f"{table}: column {name} holds no text or numbers; expected paths of files (datasets with the "
-                "recordings inside are read by --corpus hub:NAMESPACE/NAME)"
+                f"{table}: column {name} does not hold text or numbers, expected paths of files; read a dataset that "
+                "contains its recordings with --corpus hub:NAMESPACE/NAME"
             )
     with reading(table, "features of datasets in its metadata"):
         features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
@@ -210,11 +211,11 @@ def _read_parquet(table: Path, wanted: Wanted) -> RawTable:
 
 
 def _texts(column: pa.ChunkedArray, classes: Iterable[str] | None) -> np.ndarray:
-    """A column's values as text: numbers of classes as names, durations as seconds."""
+    """Return a column's values as text: class ids as names, durations as seconds."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if classes is not None:
-        known = pc.if_else(pc.less(column, 0), None, column)  # datasets has -1 where the class is not known
+        known = pc.if_else(pc.less(column, 0), None, column)  # -1 is the unknown class of datasets
         column = pc.take(pa.array(classes), known)
     if pa.types.is_duration(column.type):
         column = pc.divide(column.cast(pa.duration("ns")).cast(pa.int64()).cast(pa.float64()), 1e9)

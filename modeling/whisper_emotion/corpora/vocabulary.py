@@ -1,4 +1,4 @@
-"""One vocabulary of emotions for all corpora, and the owners' words that mean the same."""
+"""The vocabulary of emotions for all corpora, with synonyms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMOTIONS = (
     "angry", "happy", "neutral", "sad", "fearful", "disgusted", "surprised", "calm", "bored", "excited", "frustrated",
     "contemptuous", "other",
 )  # fmt: skip
-"""The names of the classes, in the order of their ids."""
+"""Class names, ordered by id."""
 
 SYNONYMS = {
     "angry": ("anger", "ang", "annoyed", "hot anger"),
@@ -28,19 +28,19 @@ SYNONYMS = {
     "contemptuous": ("contempt",),
     "other": ("oth",),
 }
-"""Usual words for each class, beside its own name."""
+"""Synonyms of each class name."""
 
 _CLASSES = {word: emotion for emotion, words in SYNONYMS.items() for word in (emotion, *words)}
 
 
 def canonical(word: str) -> str | None:
-    """Return the vocabulary's class for an owner's word, in any case; None for a word that it does not know."""
+    """Return the vocabulary's class for a word in any case; None for an unknown word."""
     plain = unicodedata.normalize("NFC", word).casefold().replace("_", " ").replace("-", " ")
     return _CLASSES.get(" ".join(plain.split()))
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Sort class names: the vocabulary's in its order, then all others by name."""
+    """Sort class names: the vocabulary's classes in order, then other classes by name."""
     ranks = {emotion: rank for rank, emotion in enumerate(EMOTIONS)}
     return sorted(set(labels), key=lambda label: (ranks.get(canonical(label) or label, len(ranks)), label))
 
@@ -53,7 +53,7 @@ def parse_mapping(option: str, given: str | Mapping[str, str]) -> dict[str, str]
         given: The text, or a mapping.
 
     Raises:
-        UserError: A part is not `one=other`, or a name stands twice on the left.
+        UserError: A part is not `one=other`, or a name has two targets.
     """
     if isinstance(given, Mapping):
         return {str(word): str(target) for word, target in given.items()}

@@ -1,4 +1,4 @@
-"""Fitting: a linear classifier by L-BFGS, learned heads side by side on stored frames, encoders by the Trainer.
+"""Fit linear heads by L-BFGS, learned heads in parallel on stored frames, and encoders with the Trainer.
 
-All three ways share one loss (`losses`) and one selection on held-out speakers (`selection`).
+All three share one loss (`losses`) and one selection on held-out speakers (`selection`).
 """

@@ -1,7 +1,7 @@
-"""Means of speakers, corpora and training populations: what adaptation without labels moves clips by.
+"""Means of speakers, corpora and training populations, for adaptation without labels.
 
 Cross-corpus work normalises by speaker or by corpus (Schuller et al. 2010, IEEE Trans. Affective Computing 1(2)).
-Here clips are moved by means alone.
+Here only the means are used, to shift clips.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 from whisper_emotion.modeling_whisper_emotion import EmotionHead
 from whisper_emotion.stored_frames import Rows
 
-READ_AT_ONCE = 4096  # vectors that are averaged together
+READ_AT_ONCE = 4096  # vectors read together
 
 
 def group_means(mean: Any, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -21,7 +21,7 @@ def group_means(mean: Any, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     Args:
         mean: Mean frame of every clip, `(clips, frame_size)`.
-        groups: Group of every clip, `(clips,)`: its speaker, or its corpus.
+        groups: Group of every clip, `(clips,)`: its speaker or its corpus.
         rows: The clips.
 
     Returns:
@@ -32,10 +32,10 @@ def group_means(mean: Any, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def population_mean(mean: Any, speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """Average the speakers' means: corpora count alike, and so do the speakers of a corpus.
+    """Average the speakers' means; corpora weigh the same, and so do the speakers of a corpus.
 
     Args:
-        mean: As of `group_means`.
+        mean: As in `group_means`.
         speakers: Speaker of every clip, `(clips,)`.
         corpora: Corpus of every clip, `(clips,)`.
         rows: The training clips.
@@ -49,11 +49,11 @@ def population_mean(mean: Any, speakers: np.ndarray, corpora: np.ndarray, rows: 
 def population_deviation(
     means: Sequence[Any], population: np.ndarray, speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]
 ) -> np.ndarray:
-    """Return the deviation of the clips' mean frames from the population's mean, `(frame_size,)`.
+    """Return the standard deviation of the clips' mean frames around the population mean, `(frame_size,)`.
 
     Args:
-        means: As `mean` of `group_means`: of the clips, and of each of their distorted copies.
-        population: `population_mean` of the clips; the further arguments are the same.
+        means: Mean frames as in `group_means`, of the clips and of each of their distorted copies.
+        population: `population_mean` of the clips.
         speakers: Speaker of every clip, `(clips,)`.
         corpora: Corpus of every clip, `(clips,)`.
         rows: The training clips.
@@ -65,23 +65,23 @@ def population_deviation(
 
 @torch.inference_mode()
 def measure_novelty(head: EmotionHead, mean: Any, rows: Sequence[int]) -> np.ndarray:
-    """Return `EmotionHead.novelty` of the clips `rows`, `(rows,)`; `mean` as of `group_means`."""
+    """Return `EmotionHead.novelty` of the clips `rows`, `(rows,)`; `mean` as in `group_means`."""
     chosen = np.asarray(rows)
     parts = (chosen[start : start + READ_AT_ONCE] for start in range(0, len(chosen), READ_AT_ONCE))
     return np.concatenate([head.novelty(torch.from_numpy(np.asarray(mean[part]))).numpy() for part in parts])
 
 
 class CentredRows(Rows):
-    """`Rows` of which each clip is moved by the difference between the population's mean and its speaker's.
+    """`Rows` that shift each clip by the difference between the population mean and its speaker's mean.
 
     Args:
         pooled: Vectors `(clips, width)` that begin with the clip's mean frame.
-        mean: As of `group_means`.
+        mean: As in `group_means`.
         speakers: Speaker of every clip, `(clips,)`.
-        rows: The clips; their speakers' means are those of these clips.
+        rows: The clips; speakers' means are computed over them.
         population: `(frame_size,)`.
-        copies: Distorted copies that follow all clips in `pooled`, see `with_copies`. A copy moves by the same
-            difference as its clip.
+        copies: Number of distorted copies that follow all clips in `pooled`, see `with_copies`. A copy is shifted like
+            its clip.
     """
 
     def __init__(
@@ -99,31 +99,31 @@ class CentredRows(Rows):
         self._moves = (population - averages).astype(np.float32)
 
     def __getitem__(self, part: Any) -> np.ndarray:
-        """Read moved rows, as of `Rows`."""
+        """Read shifted rows, as in `Rows`."""
         found = np.array(super().__getitem__(part))
         found[:, : self._moves.shape[1]] += self._moves[self._places[part]]
         return found
 
 
 def with_copies(rows: np.ndarray, clips: int, copies: int) -> np.ndarray:
-    """Return the numbers `rows` of some clips, and behind them those of their copies, `(1 + copies) * len(rows)`.
+    """Append the row numbers of the clips' copies to `rows`: `(1 + copies) * len(rows)` numbers.
 
     Args:
-        rows: Numbers below `clips`.
-        clips: Number of all clips, in front of the first copies.
-        copies: Copies of each clip.
+        rows: Row numbers below `clips`.
+        clips: Number of all clips, which precede the first copies.
+        copies: Number of copies of each clip.
     """
     return np.concatenate([np.asarray(rows) + clips * number for number in range(1 + copies)])
 
 
 def _averages(mean: Any, groups: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The average of each group, and the number of each clip's group."""
+    """Return the average of each group, and the index of each clip's group."""
     names, places = np.unique(groups[rows], return_inverse=True)
     return np.stack([mean[rows[places == number]].mean(axis=0) for number in range(len(names))]), places
 
 
 def _shares(speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """The weight of each clip where corpora count alike, and so do a corpus's speakers and a speaker's clips."""
+    """Weight clips so that corpora, the speakers of a corpus, and the clips of a speaker weigh the same."""
     chosen = np.asarray(rows)
     names, places, counts = np.unique(speakers[chosen], return_inverse=True, return_counts=True)
     of_speaker = np.empty(len(names), corpora.dtype)
@@ -133,6 +133,6 @@ def _shares(speakers: np.ndarray, corpora: np.ndarray, rows: Sequence[int]) -> n
 
 
 def _sum(mean: Any, rows: np.ndarray, shares: np.ndarray, function: Callable = np.asarray) -> np.ndarray:
-    """The weighted sum of a function of the rows."""
+    """Return the weighted sum of a function of the rows."""
     parts = (slice(start, start + READ_AT_ONCE) for start in range(0, len(rows), READ_AT_ONCE))
     return np.sum([shares[part] @ function(mean[rows[part]]) for part in parts], axis=0)

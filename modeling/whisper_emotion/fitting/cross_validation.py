@@ -1,4 +1,4 @@
-"""Train on some speakers, test on others: folds times seeds, as a table of predictions."""
+"""Cross-validation: train and test every fold with every seed, and tabulate the predictions."""
 
 import shutil
 from collections.abc import Sequence
@@ -21,17 +21,19 @@ from whisper_emotion.processes import leave_group
 from whisper_emotion.run_folder import write_whole
 
 PROBABILITY = "p_"  # prefix of a class's column in predictions.csv
-UNADAPTED = "unadapted_"  # prefix of the columns of the clip as it is, where it was adapted to its speaker
+UNADAPTED = "unadapted_"  # prefix of the columns without adaptation
 
 
 def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd.DataFrame:
     """Classify a fold's test clips.
 
     Returns:
-        A row a clip: `name, fold, seed, label, predicted`, and a probability a class, `p_` and its name. Where clips
-        were held out `sure`: like the training's clips, and of a probability that is high enough. With
-        temperature scaling `temperature`, with adaptation `adapted`, and beside it these columns
-        of the clip as it is, their names behind `UNADAPTED`.
+        One row per clip: `name, fold, seed, label, predicted`, and one probability per class, `p_` and its name.
+
+        `sure`, if clips were held out: the clip resembles the training clips and its probability is high enough.
+
+        `temperature`, with temperature scaling. `adapted`, with adaptation, together with the columns of the clip
+        without adaptation, prefixed by `UNADAPTED`.
     """
     adapted = fitted.decision.adapted
     columns, config = probability_columns(experiment.labels), fitted.head.config
@@ -56,9 +58,9 @@ def predict(fitted: Fitted, experiment: Experiment, fold: Fold, seed: int) -> pd
 
 
 def prediction_table(experiment: Experiment, logits: np.ndarray | torch.Tensor, fold: Fold, seed: int) -> pd.DataFrame:
-    """Tabulate logits `(clips, labels)` of a fold's test clips; columns as of `predict`.
+    """Tabulate logits `(clips, labels)` of a fold's test clips; columns as in `predict`.
 
-    Of several corpora, each clip gets probabilities of the classes that its corpus has, and 0 for the others.
+    With several corpora, classes that a clip's corpus lacks get probability 0.
     """
     logits = experiment.restrict(torch.as_tensor(logits, dtype=torch.float64), fold.test)
     probabilities = logits.softmax(dim=-1).numpy()
@@ -77,18 +79,18 @@ def prediction_table(experiment: Experiment, logits: np.ndarray | torch.Tensor, 
 
 
 def probability_columns(labels: Sequence[str]) -> list[str]:
-    """Return the columns of the probabilities in predictions."""
+    """Return the names of the probability columns."""
     return [PROBABILITY + label for label in labels]
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read predictions with names and labels as text: 001 is no number, and neither is a class 0."""
+    """Read predictions, with names and labels as text even if they look like numbers."""
     text = dict.fromkeys(("name", "label", "predicted", UNADAPTED + "predicted"), str)
     return pd.read_csv(path, keep_default_na=False, dtype=text)
 
 
 def warn_of_unknown_speakers(experiment: Experiment, folds: Sequence[Fold]) -> None:
-    """Say that clips and not speakers are held out, where nothing tells who speaks, or one speaker trains."""
+    """Warn that clips are held out instead of speakers, if speakers are unknown or there is only one."""
     if experiment.select_on != "dev" or not PartialState().is_main_process:
         return
     if experiment.initial is not None and any(experiment.one_voice(fold.train) for fold in folds):
@@ -98,18 +100,18 @@ def warn_of_unknown_speakers(experiment: Experiment, folds: Sequence[Fold]) -> N
         )
     elif not speakers_known(experiment.corpus):
         tqdm.write(
-            "speakers are unknown: clips are held out in their place, so the confidence may be too high; "
-            "--speaker_pattern finds the speaker in the file names"
+            "speakers are unknown: clips are held out instead, so the confidence may be too high; "
+            "--speaker_pattern finds speakers"
         )
 
 
 def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], work_dir: Path) -> pd.DataFrame | None:
-    """Train and test on every fold with every seed; finished ones are found again in `work_dir`.
+    """Train and test every fold with every seed; results that are already in `work_dir` are reused.
 
-    Heads of one seed are trained side by side and finish together, so that a resumed run has the same results.
+    Heads of one seed are trained in parallel and finish together, so that a resumed run has the same results.
 
     Returns:
-        The predictions of all folds and seeds, in order; None in all processes but the main one.
+        The predictions of all folds and seeds, in order; None in processes other than the main process.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     cells = {work_dir / f"seed{seed}_fold{fold.number}.csv": (seed, fold) for seed in seeds for fold in folds}
@@ -122,11 +124,11 @@ def cross_validate(experiment: Experiment, folds: list[Fold], seeds: list[int], 
         if frames is not None and not leave_group():
             return None
         if frames is not None and not experiment.is_linear:
-            begun = {seed for _, seed, _ in missing}  # whole seeds, so that the same heads are side by side again
+            begun = {seed for _, seed, _ in missing}  # whole seeds, so that the same heads are trained together
             missing = [(path, *cell) for path, cell in cells.items() if cell[0] in begun]
 
         def together(cell):
-            """What is fitted at once: one model, a fold's seeds, which are one regression, or a seed's heads."""
+            """Return the key of cells that are fitted together."""
             path, seed, fold = cell
             return path if frames is None else fold.number if experiment.is_linear else seed
 

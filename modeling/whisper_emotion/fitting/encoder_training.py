@@ -1,4 +1,4 @@
-"""Training of whole models, encoder included, by the Hugging Face `Trainer`."""
+"""Train whole models, encoder included, with the Hugging Face `Trainer`."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ from whisper_emotion.modeling_whisper_emotion import WhisperForEmotionClassifica
 from whisper_emotion.run_folder import writing_to
 from whisper_emotion.termination import Terminated, termination
 
-WHOLE = "a whole checkpoint of this run: delete the folder to go on without it"
+WHOLE = "a complete checkpoint of this run: delete the folder to continue without it"
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -38,7 +38,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class StopAfterEpoch(TrainerCallback):
-    """Ends the training after some epochs, without shortening the learning rate's schedule.
+    """Stop training after some epochs, without shortening the learning rate schedule.
 
     Args:
         epochs: Number of epochs to train.
@@ -48,12 +48,12 @@ class StopAfterEpoch(TrainerCallback):
         self.epochs = epochs
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Ask the Trainer to stop once enough epochs are done."""
+        """Ask the Trainer to stop after the last epoch."""
         control.should_training_stop = control.should_training_stop or round(state.epoch) >= self.epochs
 
 
 class EpochSampler(Sampler[int]):
-    """The order of the clips in an epoch, `sample_order` of the seed and the epoch."""
+    """Sample the clips of an epoch in the order of `sample_order`."""
 
     def __init__(self, lengths, batch_size: int, strategy: str, seed: int):
         self.lengths, self.batch_size, self.strategy, self.seed = list(lengths), batch_size, strategy, seed
@@ -67,18 +67,17 @@ class EpochSampler(Sampler[int]):
 
 
 class EmotionTrainer(Trainer):
-    """The `Trainer` with `EpochSampler`'s order and a seed of its own for each step.
+    """The `Trainer` with `EpochSampler`'s order and a separate seed for each step.
 
-    Evaluation, loaders and interruptions draw random numbers, too, and have no influence on the training.
+    So random numbers drawn by evaluation, data loaders or interruptions do not change the training.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.add_callback(_Repeat(self))
 
-    # A checkpoint to go on from has optimizer, schedule and random state as pickles, of which transformers takes
-    # tensors and numbers only (`weights_only`), and its training_args.bin is not read. One that asks for more, or is
-    # damaged, is named.
+    # Checkpoints hold pickles, from which transformers loads tensors and numbers only (`weights_only`). The overrides
+    # name a checkpoint that is damaged or contains anything else.
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with reading(resume_from_checkpoint, WHOLE):
@@ -108,9 +107,9 @@ class EmotionTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """In place of the Trainer's: several processes take whole batches, those of one process, and pad none of them.
+        """Evaluate in whole batches, shared among processes, with the results of a single process.
 
-        A batch that is filled up to be shared would round its clips differently.
+        The Trainer's own loop pads batches to share them, which changes the rounding.
         """
         clips, size = dataloader.dataset, self.args.eval_batch_size
         batches = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
@@ -124,7 +123,7 @@ class EmotionTrainer(Trainer):
         self.model.to(self.args.device).eval()
         found = []
         for number, inputs in zip(own, loader, strict=True):
-            # `prediction_step` would gather numbers of labels, but the processes have different numbers of batches.
+            # `prediction_step` gathers across processes, which may have different numbers of batches
             inputs = self._prepare_inputs(inputs)
             labels = inputs["labels"].cpu().numpy()
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -141,7 +140,7 @@ class EmotionTrainer(Trainer):
 
 
 class _Repeat(TrainerCallback):
-    """Sets the sampler's epoch and each step's seed."""
+    """Set the sampler's epoch and each step's seed."""
 
     def __init__(self, trainer: EmotionTrainer):
         self.trainer = trainer
@@ -154,7 +153,7 @@ class _Repeat(TrainerCallback):
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's bar, with what matters of an epoch in a line above it."""
+    """The Trainer's progress bar, with one line of scores per epoch."""
 
     SHOWN = {
         "loss": "loss {:.3f}",
@@ -170,16 +169,16 @@ class _Progress(ProgressCallback):
 
 
 class _KeepWhenTerminated(TrainerCallback):
-    """On SIGTERM, has what the step under way has trained saved, and then ends the process.
+    """On SIGTERM, save a checkpoint after the current step, then end the process.
 
-    At the end of an epoch the Trainer saves anyway, after the evaluation that may choose it.
+    At the end of an epoch the Trainer saves anyway, after the evaluation.
     """
 
     asked = False
 
     def on_step_end(self, args, state, control, **kwargs):
         self.asked = termination.asked
-        if args.world_size > 1:  # all processes stop after the same step, whenever each of them was told
+        if args.world_size > 1:  # all processes must stop after the same step
             self.asked = bool(reduce(torch.tensor(float(self.asked), device=args.device)))
         if self.asked and state.epoch % 1:
             control.should_save = True
@@ -198,12 +197,12 @@ def build_trainer(
     output_dir: Path,
     class_weights: torch.Tensor | None = None,
 ) -> EmotionTrainer:
-    """Make the trainer of a whole model.
+    """Build the trainer of a whole model.
 
     Args:
         model: Trained in place.
         train_set: Rows of a corpus.
-        selection_set: Rows that choose the epoch; None keeps the last one.
+        selection_set: Rows that select the epoch; None keeps the last epoch.
         collator: Reads the recordings.
         args: Hyper-parameters.
         output_dir: Folder of the checkpoints.
@@ -215,11 +214,11 @@ def build_trainer(
     try:
         args = dataclasses.replace(
             args,
-            output_dir=str(output_dir.resolve()),  # checkpoints name one another by it
+            output_dir=str(output_dir.resolve()),  # checkpoints refer to each other by this path
             eval_strategy="no" if selection_set is None else "epoch",
             load_best_model_at_end=selection_set is not None,
             save_strategy="epoch",
-            save_total_limit=1 if selection_set is None else 2,  # the best one, and the one to go on from
+            save_total_limit=1 if selection_set is None else 2,  # the best and the latest
             dataloader_pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
         )
         trainer = EmotionTrainer(
@@ -228,43 +227,43 @@ def build_trainer(
             train_dataset=train_set,
             eval_dataset=selection_set,
             data_collator=collator,
-            # In place of the model's own loss and of the Trainer's label smoother: one loss with both options.
+            # Replaces the model's loss and the Trainer's label smoother by one loss with class weights and smoothing
             compute_loss_func=partial(_loss, class_weights=class_weights, smoothing=args.label_smoothing_factor),
             callbacks=[_KeepWhenTerminated()],
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimiser that is not installed
+    except (ImportError, RuntimeError, ValueError) as error:  # a tracker or an optimizer that is not installed
         raise UserError(f"options: {one_line(error)}") from error
     if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # without bars, no log lines in their place either
+        trainer.remove_callback(PrinterCallback)  # the Trainer would print log lines instead of bars
     elif trainer.pop_callback(ProgressCallback):
         trainer.add_callback(_Progress())
     return trainer
 
 
 def _loss(outputs, labels, num_items_in_batch=None, *, class_weights, smoothing) -> torch.Tensor:
-    """Compute the shared loss; a batch counts by its share of the clips that the Trainer accumulates for a step."""
+    """Compute the shared loss, scaled by the batch's share of the accumulated clips."""
     weights = None if class_weights is None else class_weights.to(outputs.logits.device)
     loss = classification_loss(outputs.logits, labels, weights, smoothing)
     return loss if num_items_in_batch is None else loss * (len(labels) / num_items_in_batch)
 
 
 def train_encoder(trainer: EmotionTrainer, epochs: int | None = None) -> EmotionTrainer:
-    """Train from the last checkpoint on where there is one; the trainer's model gets the chosen epoch's weights.
+    """Train, resuming from the last checkpoint; the trainer's model ends with the selected epoch's weights.
 
     Args:
         trainer: Output of `build_trainer`.
-        epochs: Stop after this number of the schedule's epochs.
+        epochs: Stop after this number of epochs, without a shorter schedule.
     """
     model, output_dir = trainer.model, Path(trainer.args.output_dir)
     if epochs is not None:
         trainer.add_callback(StopAfterEpoch(epochs))
-    # A frozen encoder is the same in every checkpoint: leave it out of those that only serve to go on.
+    # A frozen encoder is the same in every checkpoint, so intermediate checkpoints omit it
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     always_ignored, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, frozen
     try:
         with termination.held(), writing_to(output_dir):
             checkpoint, trained = last_checkpoint(output_dir)
-            if epochs is not None and trained >= epochs:  # it only has to be loaded
+            if epochs is not None and trained >= epochs:  # already trained, only load it
                 trainer._load_from_checkpoint(checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -274,9 +273,9 @@ def train_encoder(trainer: EmotionTrainer, epochs: int | None = None) -> Emotion
 
 
 def last_checkpoint(folder: Path) -> tuple[str | None, float]:
-    """The newest checkpoint in a folder and the number of epochs that it has been trained for; `None, 0` of none.
+    """Return the newest checkpoint in a folder and its number of trained epochs; `None, 0` without a checkpoint.
 
-    Its state is the last thing to be written: a checkpoint whose state cannot be read was cut off, and is removed.
+    The state is written last, so a checkpoint with an unreadable state is incomplete and is deleted.
     """
     with PartialState().main_process_first():
         while folder.is_dir() and (newest := get_last_checkpoint(folder)) is not None:
@@ -288,6 +287,6 @@ def last_checkpoint(folder: Path) -> tuple[str | None, float]:
 
 
 def best_epoch(trainer: Trainer) -> int:
-    """Number of the epoch, from 1, whose weights a trainer with a selection set has kept."""
+    """Return the epoch, from 1, that a trainer with a selection set selected."""
     step = trainer.state.best_global_step
     return next(round(entry["epoch"]) for entry in trainer.state.log_history if entry["step"] == step)

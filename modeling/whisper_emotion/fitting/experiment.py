@@ -1,4 +1,4 @@
-"""Everything that decides what a model becomes, but for its training clips and its seed."""
+"""The experiment: everything that determines a model except its training clips and its seed."""
 
 import dataclasses
 import os
@@ -30,38 +30,37 @@ from whisper_emotion.options import CORPUS_WEIGHTS, CorpusOptions, ModelOptions,
 
 @dataclass(frozen=True)
 class Experiment:
-    """What to train, and by which protocol.
+    """A model to train, and the training protocol.
 
     Args:
         corpus: Output of `load_corpus`.
-        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        encoder: Folder or Hub name of a Whisper checkpoint or of a model of this package.
         overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
         args: Hyper-parameters.
-        select_on: Clips that select the epoch or the strength: speakers held out of the training clips (`dev`), none
-            (`last`), or the test clips (`test`), as in the paper's released code.
-        refit: Train again on all training clips with the epochs or the strength that `dev` chose.
-        from_scratch: Take the encoder's configuration only, and train all weights from random ones.
+        select_on: Clips that select the epoch or the strength: held-out training speakers (`dev`), none (`last`), or
+            the test clips (`test`), as in the paper's released code.
+        refit: Retrain on all training clips with the epoch or the strength that `dev` selected.
+        from_scratch: Take only the encoder's configuration, and start from random weights.
         freeze_encoder: Train the head only, on stored frames.
-        class_weights: `balanced` (inverse to the classes' frequencies among the training clips, in each corpus by
-            itself), `none`, or one weight a class. None is `balanced` with several corpora, and `none` with one.
-        corpus_weights: Weight of each corpus in the loss of a linear head: the square root of its number of training
-            clips (`sqrt`, the default), the same for every corpus (`equal`), or its number of clips (`size`).
-        held_out: What `dev` holds out: `speakers`, or each training corpus in turn (`corpora`).
+        class_weights: `balanced` (inverse class frequency among the training clips, per corpus), `none`, or one weight
+            per class. None means `balanced` with several corpora and `none` with one.
+        corpus_weights: Weight of each corpus in a linear head's loss. `sqrt` (default): square root of its number of
+            training clips. `equal`: the same for all. `size`: its number of training clips.
+        held_out: Clips that `dev` holds out: `speakers`, or each training corpus in turn (`corpora`).
         normalize_speech: Whether the extractor cuts silence at both ends and levels the speech; None keeps the
             checkpoint's value.
         encoder_dtype: Precision of a frozen encoder; the head is trained in float32.
-        adaptation: Whether test clips are adapted, without labels, to the mean frame of all clips of their speaker
-            (`speaker`) or of their corpus (`domain`): or `none`, or `dev`: to the speaker, if that helps on held-out
-            speakers.
-        train_adaptation: Whether the training clips of a linear head are adapted to their `speaker`, or `none`.
-        augmented_copies: Distorted copies of each training clip that a linear head trains on, too.
+        adaptation: Mean frame that test clips are adapted to, without labels: of their `speaker`, of their corpus
+            (`domain`), or `none`. `dev` adapts to the speaker if that helps on held-out speakers.
+        train_adaptation: Whether a linear head's training clips are adapted to their `speaker`, or `none`.
+        augmented_copies: Number of distorted copies per clip that a linear head also trains on.
         temperature_scaling: Calibrate the probabilities on held-out speakers.
-        store_dir: Folder of the feature store; None is its default.
+        store_dir: Folder of the feature store; None: its default.
         initial: The head that a linear head starts from.
-        clips_per_class: Clips of each class to train on, see `draw_clips`; None: all.
+        clips_per_class: Number of training clips per class, see `draw_clips`; None: all.
 
     Raises:
-        UserError: Options exclude one another.
+        UserError: Options exclude each other.
     """
 
     corpus: Dataset
@@ -86,7 +85,7 @@ class Experiment:
     clips_per_class: int | None = None
 
     def __post_init__(self):
-        """Refuse options that exclude one another."""
+        """Refuse options that exclude each other."""
         weights = self.class_weights
         if weights not in (None, "balanced", "none") and (
             len(weights) != len(self.labels) or not all(1e-6 <= weight <= 1e6 for weight in weights)
@@ -95,27 +94,27 @@ class Experiment:
                 f"--class_weights {weights}: must be balanced, none, or {len(self.labels)} numbers from 1e-6 to 1e6"
             )
         if self.from_scratch and self.freeze_encoder:
-            raise UserError("--from_scratch: a random encoder must be trained, add --freeze_encoder false")
+            raise UserError("--from_scratch: needs --freeze_encoder false, because a random encoder must be trained")
         if self.encoder_dtype != "float32" and not self.freeze_encoder:
             raise UserError(f"--encoder_dtype {self.encoder_dtype}: needs a frozen encoder, add --freeze_encoder true")
         if self.temperature_scaling and self.select_on != "dev":
-            raise UserError("--temperature_scaling true: is fitted on held-out speakers, so it needs --select_on dev")
+            raise UserError("--temperature_scaling true: needs held-out speakers, use --select_on dev")
         if weights not in (None, "balanced", "none") and len(self.corpora) > 1:
-            raise UserError("--class_weights: with several corpora must be balanced or none")
+            raise UserError("--class_weights: must be balanced or none with several corpora")
         if self.corpus_weights is not None and not (self.is_linear and len(self.corpora) > 1):
-            raise UserError("--corpus_weights: weighs several corpora in the loss of a linear head, leave it out")
+            raise UserError("--corpus_weights: needs several corpora and a linear head, leave it out")
         if self.held_out == "corpora" and not (self.is_linear and self.select_on == "dev"):
-            raise UserError("--held_out corpora: chooses the strength of a linear head; use --select_on dev with it")
+            raise UserError("--held_out corpora: needs a linear head and --select_on dev")
         if self.train_adaptation != "none" and not (speakers_known(self.corpus) and self.is_linear):
             raise UserError("--train_adaptation speaker: needs known speakers and a linear head")
         if self.augmented_copies < 0 or (self.augmented_copies and not self.is_linear):
             raise UserError(
-                f"--augmented_copies {self.augmented_copies}: must be 0, or with a linear head (--pooling mean "
-                "--classifier_proj_size 0) 1 or more"
+                f"--augmented_copies {self.augmented_copies}: must be 0, or 1 or more with a linear head (--pooling "
+                "mean --classifier_proj_size 0)"
             )
         if self.initial is not None and (not self.is_linear or self.select_on == "test"):
             raise UserError(
-                "--init: starts a linear head on a frozen encoder; use --freeze_encoder true, --select_on dev"
+                "--init: needs a linear head on a frozen encoder; use --freeze_encoder true, --select_on dev"
             )
         if self.clips_per_class is not None and self.clips_per_class < 1:
             raise UserError(f"--clips_per_class {self.clips_per_class}: must be 1 or more")
@@ -125,15 +124,15 @@ class Experiment:
         if not self.freeze_encoder:
             raise UserError(f"{option}: needs the frames of a frozen encoder, add --freeze_encoder true")
         if self.overrides.get("use_weighted_layer_sum"):
-            raise UserError(f"{option}: a learned sum of layers has no fixed mean, leave one of them out")
+            raise UserError(f"{option}: excludes --use_weighted_layer_sum, whose frames have no fixed mean")
         if self.adaptation == "speaker" and not speakers_known(self.corpus):
             raise UserError(f"{option}: needs known speakers, give --speaker_pattern to find them in the file names")
         if self.adaptation == "dev" and self.select_on != "dev":
-            raise UserError(f"{option}: is decided on held-out speakers, so it needs --select_on dev")
+            raise UserError(f"{option}: needs held-out speakers, use --select_on dev")
 
     @property
     def labels(self) -> list[str]:
-        """Class names in the order of their ids."""
+        """Class names, ordered by id."""
         return self.corpus.features["label"].names
 
     @cached_property
@@ -143,22 +142,22 @@ class Experiment:
 
     @cached_property
     def speakers(self) -> np.ndarray:
-        """Speaker of each clip, `(clips,)`, see `speaker_groups`."""
+        """Speaker of each clip, `(clips,)`; see `speaker_groups`."""
         return speaker_groups(self.corpus)
 
     @cached_property
     def adapts(self) -> bool:
-        """Whether adapted predictions are asked for and possible."""
+        """Whether adapted predictions are requested and possible."""
         return self.adaptation == "domain" or (self.adaptation != "none" and speakers_known(self.corpus))
 
     @property
     def adaptation_groups(self) -> np.ndarray:
-        """Whose mean frame each clip is adapted to, `(clips,)`: its corpus or its speaker."""
+        """Domain of each clip, `(clips,)`: its corpus or its speaker."""
         return self.corpus_of if self.adaptation == "domain" else self.speakers
 
     @cached_property
     def is_linear(self) -> bool:
-        """Whether the classifier is all that is learned, so that fitting it is a convex problem."""
+        """Whether only a linear classifier is trained, which is a convex problem."""
         config = self.config()
         return (
             self.freeze_encoder
@@ -177,7 +176,7 @@ class Experiment:
 
     @cached_property
     def corpora(self) -> list[str]:
-        """The names of the corpora, in their order."""
+        """Names of the corpora, in order."""
         return list(dict.fromkeys(self.corpus_of.tolist()))
 
     @cached_property
@@ -186,28 +185,25 @@ class Experiment:
         return np.asarray(self.corpus["corpus"][:])
 
     def classes_of(self, rows: Sequence[int]) -> np.ndarray:
-        """Return which classes the corpus of each clip has, `(rows, labels)` bool."""
+        """Return the classes in each clip's corpus, `(rows, labels)` bool."""
         has = {
             name: np.isin(np.arange(len(self.labels)), self.label_ids[self.corpus_of == name]) for name in self.corpora
         }
         return np.stack([has[name] for name in self.corpus_of[list(rows)]])
 
     def allowed_classes(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Return the classes that each clip's probabilities are shared among, as of `classes_of`.
-
-        None with one corpus: all classes.
-        """
+        """Return the possible classes of each clip, as in `classes_of`; None with one corpus: all classes."""
         return self.classes_of(rows) if len(self.corpora) > 1 else None
 
     def restrict(self, logits: np.ndarray | torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        """Bar the classes that a clip's corpus lacks: their logits, of `(rows, labels)`, become minus infinity."""
+        """Set the logits `(rows, labels)` of classes that a clip's corpus lacks to minus infinity."""
         allowed, found = self.allowed_classes(rows), torch.as_tensor(logits)
         return found if allowed is None else found.masked_fill(~torch.from_numpy(allowed), -torch.inf)
 
     def held_out_weights(self, rows: Sequence[int]) -> torch.Tensor | None:
-        """Return each held-out clip's weight in the temperatures, `(rows,)`: held-out corpora count alike.
+        """Return each held-out clip's weight in the temperatures, `(rows,)`, so that all corpora weigh the same.
 
-        None where speakers are held out: clips count alike.
+        None if speakers are held out: all clips weigh the same.
         """
         if self.held_out == "speakers":
             return None
@@ -215,17 +211,17 @@ class Experiment:
         return torch.from_numpy(1 / counts[places])
 
     def class_weights_of(self, rows: Sequence[int]) -> torch.Tensor | None:
-        """Return the weight of each class in the loss, `(labels,)`, for these training clips."""
+        """Return the weight of each class in the loss, `(labels,)`, for some training clips."""
         if self.class_weights == "balanced" or (self.class_weights is None and len(self.corpora) > 1):
             counts = np.bincount(self.label_ids[list(rows)], minlength=len(self.labels))
             return torch.tensor(len(rows) / len(self.labels) / np.maximum(counts, 1), dtype=torch.float32)
         return None if self.class_weights in (None, "none") else torch.tensor(self.class_weights, dtype=torch.float32)
 
     def clip_weights_of(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Return the weight of each training clip in the loss, `(rows,)`; None with one corpus: the classes' weights.
+        """Return the weight of each training clip in the loss, `(rows,)`; None with one corpus.
 
-        A corpus's weights sum to its clips raised to the exponent that `corpus_weights` names, and those of its
-        classes to equal parts of that, unless `class_weights` is `none`.
+        The weights of a corpus sum to its number of clips raised to the exponent of `corpus_weights`. The classes of a
+        corpus get equal parts of that sum, unless `class_weights` is `none`.
         """
         if len(self.corpora) < 2:
             return None
@@ -239,26 +235,26 @@ class Experiment:
         return weights / weights.mean()
 
     def draw_clips(self, rows: Sequence[int], seed: int) -> list[int]:
-        """Draw `clips_per_class` of some clips of each class, over as many speakers as there are, ascending."""
+        """Draw `clips_per_class` clips of each class, spread over as many speakers as possible; ascending rows."""
         if self.clips_per_class is None:
             return list(rows)
         order = pd.Series(np.random.default_rng(seed).permutation(np.asarray(rows)))
         labels, speakers = self.label_ids[order], self.speakers[order]
         turn = (
             order.groupby([labels, speakers]).cumcount().sort_values(kind="stable")
-        )  # a speaker's first clip, second
+        )  # every speaker's first clip, then every second clip
         drawn = order[turn.index].groupby(labels[turn.index], sort=False).head(self.clips_per_class)
         return sorted(drawn.tolist())
 
     def one_voice(self, rows: Sequence[int]) -> bool:
-        """Whether the speakers of clips cannot be held out: there is one, or nobody knows."""
+        """Whether no speaker can be held out: there is only one, or the speakers are unknown."""
         return not speakers_known(self.corpus) or len(set(self.speakers[list(rows)])) < 2
 
     def inner_folds(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """Return places among training clips to train and to select on, a corpus left out each time.
+        """Return pairs of (places to train on, places to select on) among training clips; each leaves one corpus out.
 
-        None where speakers are left out. A class that no other corpus has is left out with its corpus. A start needs
-        no second speaker: of one voice, clips of every class are left out.
+        None if speakers are left out instead. A class of a single corpus is left out together with that corpus. With
+        an initial head and only one speaker, clips of every class are left out.
         """
         own = self.corpus_of[rows]
         if self.held_out == "speakers":
@@ -269,10 +265,10 @@ class Experiment:
         return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in dict.fromkeys(own.tolist())]
 
     def check_speakers(self, fold: Fold) -> None:
-        """Raise for training clips of which none can be held out, before the encoder has run over the corpus.
+        """Check, before the corpus is encoded, that there are training clips to hold out.
 
         Raises:
-            UserError: There are not enough speakers, or corpora, to hold out.
+            UserError: There are too few speakers or corpora to hold out.
         """
         if self.select_on != "dev" or fold.dev is not None:
             return
@@ -287,12 +283,12 @@ class Experiment:
         return build_extractor(self.encoder, self.normalize_speech)
 
     def feature_store(self, layers: Sequence[int], kind: str = "frames", copy: int = 0) -> FeatureStore:
-        """Return the store of the corpus's frames, or its pooled vectors, at some layers of the encoder.
+        """Return the store of the corpus's frames or pooled vectors at some encoder layers.
 
         Args:
             layers: Encoder layers.
-            kind: As of `FeatureStore`.
-            copy: As of `FeatureStore`.
+            kind: As in `FeatureStore`.
+            copy: As in `FeatureStore`.
         """
         fields = self.overrides | {
             "encoder_layer": max(layers), "concatenated_layers": None, "use_weighted_layer_sum": False,
@@ -307,7 +303,7 @@ class Experiment:
 def load_experiment(
     corpus: CorpusOptions, protocol: ProtocolOptions, model: ModelOptions, training: Any
 ) -> Experiment:
-    """Load the corpus that the options name, and put it together with them.
+    """Load the corpus and combine it with the options.
 
     Raises:
         UserError: The corpus cannot be read, or an option is not allowed.
@@ -326,7 +322,7 @@ def load_experiment(
                 f"--init {initial.name}: has normalize_speech={initial.normalize_speech}; leave --normalize_speech out"
             )
         normalize_speech = initial.normalize_speech
-        training = dataclasses.replace(training, metric_for_best_model="loss")  # few clips tell accuracies apart badly
+        training = dataclasses.replace(training, metric_for_best_model="loss")  # accuracy is too coarse on few clips
     return Experiment(
         corpus=loaded,
         encoder=encoder,
@@ -352,8 +348,8 @@ def load_experiment(
 
 
 def _describe_corpus(corpus: Dataset) -> str:
-    """The corpus in one line, so that a wrong folder or pattern shows before hours of training."""
+    """Describe the corpus in one line, so that a wrong folder or pattern shows before training."""
     clips = Counter(corpus["label"][:])
     classes = ", ".join(f"{name} {clips[index]}" for index, name in enumerate(corpus.features["label"].names))
-    speakers = f"{len(set(corpus['speaker'][:]))} speakers" if speakers_known(corpus) else "speakers not known"
+    speakers = f"{len(set(corpus['speaker'][:]))} speakers" if speakers_known(corpus) else "speakers unknown"
     return f"{len(corpus)} utterances ({classes}), {speakers}"

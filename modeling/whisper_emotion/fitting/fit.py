@@ -1,4 +1,4 @@
-"""Fit models on training clips and select on held-out speakers: one function, three ways of training under it."""
+"""Fit models on training clips and select on held-out speakers: `fit` covers all three ways of training."""
 
 import copy
 import dataclasses
@@ -48,9 +48,9 @@ class Job:
 
     Args:
         train: Clips to train on.
-        test: Clips to test on; empty where nothing is tested.
+        test: Clips to test on; may be empty.
         seed: Seed of the head, the order of the batches, dropout, and the choice of held-out speakers.
-        dev: Clips that select; None holds training clips out.
+        dev: Clips to select on; None holds training clips out.
     """
 
     train: list[int]
@@ -59,20 +59,20 @@ class Job:
     dev: list[int] | None = None
 
     def known(self, experiment: Experiment) -> list[int]:
-        """Return the clips that a selected model is trained on."""
+        """Return the training clips of the final model."""
         return sorted([*self.train, *(self.dev or [])]) if experiment.refit else self.train
 
     def divide(self, experiment: Experiment) -> tuple[list[int], list[int]]:
-        """Return the clips to train on and those to select on."""
+        """Return the clips to train on and the clips to select on."""
         return (
             hold_out_speakers(experiment.corpus, self.train, self.seed) if self.dev is None else (self.train, self.dev)
         )
 
 
 def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
-    """Encode the corpus where the encoder is frozen, and open its frames; None where the encoder is trained.
+    """Encode the corpus with a frozen encoder and open its frames; None if the encoder is trained.
 
-    Where only a linear classifier is learned, the clips' pooled vectors stand in for their frames.
+    For a linear head, pooled vectors replace the frames.
     """
     if not experiment.freeze_encoder:
         return None
@@ -90,26 +90,26 @@ def load_frames(experiment: Experiment) -> StoredFrames | PooledClips | None:
 def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job], work_dir: Path) -> list[Fitted]:
     """Fit the models of some jobs.
 
-    Learned heads of several jobs are trained side by side: their dropout depends on which jobs these are. An encoder's
+    Learned heads of several jobs are trained in parallel, and their dropout depends on the set of jobs. An encoder's
     training resumes from its last checkpoint.
 
     Args:
-        experiment: What to train.
+        experiment: The experiment.
         frames: Output of `load_frames`.
-        jobs: The models, of one seed where they are learned heads.
+        jobs: The models; learned heads must have the same seed.
         work_dir: Folder of the encoder's checkpoints.
 
     Raises:
-        UserError: There are not enough speakers to hold out, or no test clips to select on.
+        UserError: There are too few speakers to hold out, or no test clips to select on.
     """
     jobs = [dataclasses.replace(job, train=experiment.draw_clips(job.train, job.seed)) for job in jobs]
     if experiment.select_on == "test" and not all(job.test for job in jobs):
-        raise UserError("--select_on test: there is no test fold to select on; use dev or last, or --test_fold")
+        raise UserError("--select_on test: needs a test fold, give --test_fold, or use dev or last")
     if frames is None:
         return [_fit_encoder(experiment, job, work_dir) for job in jobs]
     if experiment.is_linear:
-        with threadpool_limits(1):  # several fits run at once, which gains more than threads in each
-            fitted: dict[tuple, Fitted] = {}  # no seed has a part in it
+        with threadpool_limits(1):  # parallel fits gain more than threads within a fit
+            fitted: dict[tuple, Fitted] = {}  # the fit does not depend on the seed
             for job in jobs:
                 clips = tuple(job.train), tuple(job.test)
                 if clips not in fitted:
@@ -119,7 +119,7 @@ def fit(experiment: Experiment, frames: StoredFrames | None, jobs: Sequence[Job]
 
 
 def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitted:
-    """Fit the classifier by L-BFGS; its strength is chosen by leaving training speakers out in turn."""
+    """Fit the classifier by L-BFGS; cross-validation over training speakers selects its strength."""
     config, rows = experiment.config(), np.asarray(job.train if job.dev is None else sorted([*job.train, *job.dev]))
     mean, pooled = frames.means, frames.pooled(config.pooling)
     labels, speakers, corpora = experiment.label_ids, experiment.speakers, experiment.corpus_of
@@ -136,7 +136,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
         return Rows(every, with_copies(rows, len(mean), copies))
 
     def moved(known: np.ndarray, other: np.ndarray, adapted: bool) -> np.ndarray:
-        """The inputs of clips left out, by what the clips that are known say of the population."""
+        """Compute the inputs of left-out clips, with the population mean of the known clips."""
         known, other = rows[known], rows[other]
         found, population = np.array(pooled[other]), population_mean(mean, speakers, corpora, known)
         found[:, : mean.shape[1]] += (home - population if centred else 0) + (
@@ -156,7 +156,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
         if job.dev is not None:
             folds = [(np.flatnonzero(np.isin(rows, job.train)), np.flatnonzero(np.isin(rows, job.dev)))]
         begin: dict[str, Any] = {}
-        if experiment.initial is not None:  # clips of one voice say little of others, so the start is left less far
+        if experiment.initial is not None:  # with one speaker, stay close to the initial head
             choice["one_voice"] = experiment.one_voice(rows)
             weakest = default if choice["one_voice"] else 0
             begin["strengths"] = [one for one in START_STRENGTHS if one >= weakest]
@@ -194,7 +194,7 @@ def _fit_linear(experiment: Experiment, frames: StoredFrames, job: Job) -> Fitte
 
 
 def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]) -> list[Fitted]:
-    """Train learned heads side by side; held-out speakers choose the epoch."""
+    """Train learned heads in parallel; held-out speakers select the epoch."""
     args, config = experiment.args, experiment.config()
     labels, seeds = torch.from_numpy(experiment.label_ids), [job.seed for job in jobs]
 
@@ -232,7 +232,7 @@ def _fit_heads(experiment: Experiment, frames: StoredFrames, jobs: Sequence[Job]
 
 
 def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows, dev) -> HeldOut:
-    """Classify held-out clips as they are and, where asked for, adapted to their speakers."""
+    """Classify held-out clips without adaptation and, if requested, adapted to their speakers."""
     logits = torch.from_numpy(classify_stored(frames, head, dev, None))
     adapted = None
     if experiment.adapts:
@@ -244,7 +244,7 @@ def _classify_held_out(experiment: Experiment, frames: StoredFrames, head: Emoti
 
 
 def _fit_encoder(experiment: Experiment, job: Job, work_dir: Path) -> Fitted:
-    """Train the whole model with the `Trainer`; held-out speakers choose the epoch."""
+    """Train the whole model with the `Trainer`; held-out speakers select the epoch."""
     args = dataclasses.replace(experiment.args, seed=job.seed)
     collator = AudioCollator(experiment.extractor())
     corpus, weights = experiment.corpus, experiment.class_weights_of

@@ -1,4 +1,4 @@
-"""A fitted model: calibrated, with the statistics of adaptation and novelty, and ready to classify stored clips."""
+"""A fitted model with calibration and the statistics for adaptation and novelty, ready to classify stored clips."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from whisper_emotion.fitting.selection import Decision, HeldOut, decide
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification
 from whisper_emotion.stored_frames import StoredFrames
 
-FAMILIAR = 0.995  # share of the training clips and their copies that are not called unlike the training's
-CLIPS_AT_ONCE = 64  # that a trained head classifies together
+FAMILIAR = 0.995  # share of the training clips and their copies below the novelty limit
+CLIPS_AT_ONCE = 64  # clips per batch when a trained head classifies
 
 
 @dataclass
@@ -23,12 +23,12 @@ class Fitted:
     """A fitted model.
 
     Args:
-        head: The head; its configuration has the calibration.
-        model: The whole model, where the encoder was trained, too.
-        decision: What held-out speakers decided.
-        choice: What was selected: `epoch` or `strength`, and `selection_value`.
+        head: The head; its configuration holds the calibration.
+        model: The whole model if the encoder was trained, otherwise None.
+        decision: The decisions of the held-out speakers.
+        choice: The selected `epoch` or `strength`, and its `selection_value`.
         classify: Function of (rows, adapted) that returns logits `(clips, labels)`, divided by the temperature.
-        novelty: Function of rows that returns `EmotionHead.novelty` of the clips; None where the encoder was trained.
+        novelty: Function of rows that returns `EmotionHead.novelty` of the clips; None if the encoder was trained.
     """
 
     head: EmotionHead
@@ -39,7 +39,7 @@ class Fitted:
     novelty: Callable[[Sequence[int]], np.ndarray] | None = None
 
     def whole_model(self, experiment: Experiment) -> WhisperForEmotionClassification:
-        """Return the model with its encoder, ready to be saved."""
+        """Return the model with its encoder, ready to save."""
         if self.model is not None:
             return self.model
         model = experiment.model(seed=0)
@@ -56,15 +56,15 @@ def finish(
     held_out: HeldOut | None,
     choice: dict[str, Any],
 ) -> Fitted:
-    """Calibrate a fitted head, and give it the statistics of adaptation and of novelty.
+    """Calibrate a fitted head, and store the statistics for adaptation and novelty in it.
 
     Args:
-        experiment: What was trained.
+        experiment: The experiment.
         frames: Output of `load_frames`.
         head: The head.
-        known: The clips that it was trained on.
-        held_out: Logits of those that chose; None: nothing was held out.
-        choice: As of `Fitted`.
+        known: The head's training clips.
+        held_out: Logits of the held-out clips; None if nothing was held out.
+        choice: As in `Fitted`.
     """
     metric = experiment.args.metric_for_best_model
     decision = decide(held_out, experiment.adaptation, experiment.temperature_scaling, metric)
@@ -84,7 +84,7 @@ def finish(
 
 
 def set_population_mean(experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]) -> None:
-    """Give a head the mean of the population that the clips `rows` come from."""
+    """Store the mean of the population of the clips `rows` in a head."""
     population = population_mean(frames.means, experiment.speakers, experiment.corpus_of, rows)
     head.adaptation.population_mean.copy_(torch.from_numpy(population))
 
@@ -92,7 +92,7 @@ def set_population_mean(experiment: Experiment, frames: StoredFrames, head: Emot
 def _set_novelty(
     experiment: Experiment, frames: StoredFrames, head: EmotionHead, rows: Sequence[int]
 ) -> Callable[[Sequence[int]], np.ndarray]:
-    """Tell the head how far from their mean its training clips lie; return a function that measures others."""
+    """Store the training clips' deviation and the novelty limit in the head; return a function that measures clips."""
     population, means = head.adaptation.population_mean.numpy(), [frames.means, *(one.means for one in frames.copies)]
     deviation = population_deviation(means, population, experiment.speakers, experiment.corpus_of, rows)
     head.adaptation.population_deviation.copy_(torch.from_numpy(deviation))
@@ -105,19 +105,19 @@ def _set_novelty(
 def classify_stored(
     frames: StoredFrames, head: EmotionHead, rows: Sequence[int], means: np.ndarray | None
 ) -> np.ndarray:
-    """Classify stored clips with a head, batches of like length.
+    """Classify stored clips with a head, in batches of similar length.
 
     Args:
         frames: Output of `load_frames`.
         head: The head.
         rows: The clips.
-        means: Mean frame of each clip's domain, `(clips, frame_size)`; None: the clips as they are.
+        means: Mean frame of each clip's domain, `(clips, frame_size)`; None: no adaptation.
 
     Returns:
         Logits `(clips, labels)`.
     """
     head.eval()
-    if head.config.pooling == "mean" and head.config.classifier_proj_size == 0:  # a clip's mean is one frame to pool
+    if head.config.pooling == "mean" and head.config.classifier_proj_size == 0:  # the mean frame stands for the clip
         averages = torch.from_numpy(frames.means[list(rows)]).unflatten(1, (len(frames.layers), -1))[:, None]
         domain_mean = None if means is None else torch.from_numpy(means)
         return head(averages, torch.ones(averages.shape[:2], dtype=torch.bool), domain_mean).logits.numpy()

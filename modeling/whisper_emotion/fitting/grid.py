@@ -1,4 +1,4 @@
-"""The paper's grid: encoder x layer x pooling x fold x seed on stored frames, each finished cell kept at once."""
+"""The paper's grid: encoder x layer x pooling x fold x seed on stored frames; every finished cell is saved."""
 
 import dataclasses
 import itertools
@@ -23,9 +23,9 @@ from whisper_emotion.fitting.selection import scores_of
 from whisper_emotion.run_folder import CELLS, whole, write_whole
 from whisper_emotion.stored_frames import StoredFrames
 
-REFERENCE = "logistic_regression"  # in place of a pooling: a linear classifier on the mean of a clip's frames
-RESULTS, CLIPS, RECORD = "results.csv", "clips.csv", "sweep.json"  # the record says that a sweep is finished
-WRITTEN = "what sweep.py wrote"
+REFERENCE = "logistic_regression"  # instead of a pooling: a linear classifier on a clip's mean frame
+RESULTS, CLIPS, RECORD = "results.csv", "clips.csv", "sweep.json"  # the record marks a finished sweep
+WRITTEN = "a file of sweep.py"
 
 
 class Cell(NamedTuple):
@@ -39,23 +39,23 @@ class Cell(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of the file that a finished cell leaves."""
+        """File name of the finished cell."""
         return f"{self.encoder}_layer{self.encoder_layer:02d}_{self.pooling}_fold{self.fold:02d}_seed{self.seed}.npz"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be trained.
+    """The cells to train.
 
     Args:
-        experiments: By the encoder's public name: what its cells share. All are of one corpus.
-        layers: By the same names, the encoder's layers.
+        experiments: By the encoder's public name, the experiment that its cells share. All use the same corpus.
+        layers: By the encoder's public name, the encoder's layers.
         poolings: Names of poolings.
         folds: The corpus's folds.
         seeds: Seeds of the heads, the order of the utterances and the choice of held-out speakers.
-        reference: Whether the reference is part of it.
-        digests: By encoder and layer, the name of the frames in the feature store. A finished cell of other frames
-            (another encoder of that name, other recordings) is not taken for this one's.
+        reference: Whether the grid contains the reference.
+        digests: By encoder and layer, the store key of the frames. Finished cells with another key (another encoder of
+            the same name, other recordings) are not reused.
     """
 
     experiments: dict[str, Experiment]
@@ -67,11 +67,11 @@ class Grid:
     digests: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def digest(self, cell: Cell) -> str | None:
-        """The name of a cell's frames; None where the grid has no names for them."""
+        """Return the store key of a cell's frames; None without digests."""
         return self.digests.get(cell.encoder, {}).get(cell.encoder_layer)
 
     def cells(self) -> list[Cell]:
-        """All cells, in the order of the results."""
+        """List all cells, in the order of the results."""
         return [
             Cell(encoder, layer, pooling, fold.number, seed)
             for encoder in self.experiments
@@ -83,7 +83,7 @@ class Grid:
 
 
 def finished_cells(grid: Grid, output_dir: Path) -> dict[Cell, dict[str, Any]]:
-    """The rows of the grid's cells that earlier runs have finished."""
+    """Read the rows of the cells that earlier runs finished."""
     rows = {}
     for cell in grid.cells():
         path = output_dir / CELLS / cell.file
@@ -95,19 +95,19 @@ def finished_cells(grid: Grid, output_dir: Path) -> dict[Cell, dict[str, Any]]:
 
 
 def run_grid(grid: Grid, frames: dict[str, dict[int, StoredFrames]], output_dir: Path) -> float:
-    """Train and test every cell that is not finished yet.
+    """Train and test every unfinished cell.
 
-    All folds of an encoder, layer, pooling and seed are trained side by side and finish together: dropout depends on
-    which heads are side by side, so a resumed sweep has the same results.
+    All folds of an encoder, layer, pooling and seed are trained in parallel and finish together. Dropout depends on
+    the heads that are trained together, so a resumed sweep has the same results.
 
     Args:
         grid: The cells.
-        frames: By encoder and layer; only of encoders that have unfinished cells.
-        output_dir: Every finished cell leaves a file in its folder `cells`. `results.csv`, the table of all of them,
-            is there and whole at any time.
+        frames: By encoder and layer, for the encoders with unfinished cells.
+        output_dir: Folder of the results. Its folder `cells` gets one file per finished cell. `results.csv`, the table
+            of all cells, is replaced atomically.
 
     Returns:
-        The seconds that all cells took, also in earlier runs.
+        The seconds of all cells, including earlier runs.
     """
     cells_dir, results = output_dir / CELLS, output_dir / RESULTS
     corpus = next(iter(grid.experiments.values())).corpus
@@ -139,17 +139,17 @@ class FinishedCell(NamedTuple):
 def run_cells(
     experiment: Experiment, frames: StoredFrames, cells: Sequence[Cell], folds: Sequence[Fold]
 ) -> list[FinishedCell]:
-    """Train and test cells that differ in their fold alone.
+    """Train and test cells that differ only in their fold.
 
     Args:
-        experiment: What the cells share; their layer and pooling replace its own.
+        experiment: The experiment of the cells; the cells' layer and pooling replace its own.
         frames: The stored frames of the cells' encoder and layer.
         cells: The cells.
         folds: The fold of each cell.
     """
     started = time.monotonic()
     layer = {"encoder_layer": cells[0].encoder_layer, "concatenated_layers": None}
-    if cells[0].pooling == REFERENCE:  # its strength is selected on held-out speakers under every protocol
+    if cells[0].pooling == REFERENCE:  # always selects its strength on held-out speakers
         own = {"pooling": "mean", "classifier_proj_size": 0}
         experiment = dataclasses.replace(experiment, select_on="dev")
     else:
@@ -169,13 +169,13 @@ def run_cells(
 
 
 def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
-    """Which layer stands for an encoder and a pooling on each fold.
+    """Choose the layer of each encoder, pooling and fold.
 
     Args:
         results: Rows of cells.
-        select_on: `dev`: fold by fold, the layer whose selection value, on speakers held out of the fold's training
-            and averaged over seeds, is best; `test`: the layer with the best mean unweighted accuracy on the tests,
-            as the paper has it; `last`: the highest. The reference's is always chosen on dev.
+        select_on: `dev`: for each fold, the layer with the best selection value on held-out training speakers, mean
+            over seeds. `test`: the layer with the best mean unweighted accuracy on the tests, as in the paper. `last`:
+            the highest layer. The reference's layer is always chosen on dev.
 
     Returns:
         Columns `encoder, pooling, fold, encoder_layer`.
@@ -198,7 +198,7 @@ def choose_layers(results: pd.DataFrame, select_on: str) -> pd.DataFrame:
 
 
 def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
-    """A sweep's finished cells: the rows of its results, and the logits of each."""
+    """Read a sweep's finished cells: the rows of its results, and the logits of each cell."""
     with reading(output_dir / RESULTS, WRITTEN):
         rows = pd.read_csv(output_dir / RESULTS, dtype={"encoder": str, "pooling": str}, keep_default_na=False,
                            na_values={name: [""] for name in ("epoch", "strength", "selection_value")})  # fmt: skip
@@ -212,21 +212,21 @@ def read_cells(output_dir: Path) -> tuple[pd.DataFrame, dict[Cell, np.ndarray]]:
 
 
 def read_record(output_dir: Path, *needed: str) -> dict[str, Any]:
-    """What a finished sweep says of itself; these keys must be there, others another version may not have."""
+    """Read the record of a finished sweep; the keys `needed` must exist, others may be missing in older versions."""
     with reading(output_dir / RECORD, WRITTEN):
         record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
         return {name: record[name] for name in needed} | record
 
 
 def list_clips(corpus: Dataset, folds: Sequence[Fold]) -> pd.DataFrame:
-    """The test clips in the order of the logits, fold after fold: `name, label, fold`."""
+    """List the test clips in the order of the logits, fold by fold: `name, label, fold`."""
     names, labels, classes = utterance_names(corpus), corpus["label"][:], corpus.features["label"].names
     clips = [(names[row], classes[labels[row]], fold.number) for fold in folds for row in fold.test]
     return pd.DataFrame(clips, columns=["name", "label", "fold"])
 
 
 def read_clips(output_dir: Path) -> pd.DataFrame:
-    """What `list_clips` gave for a sweep."""
+    """Read a sweep's `list_clips`."""
     path = output_dir / CELLS / CLIPS
     with reading(path, WRITTEN):
         columns = ["name", "label", "fold"]
@@ -234,12 +234,12 @@ def read_clips(output_dir: Path) -> pd.DataFrame:
 
 
 def _write_cell(path: Path, row: dict[str, Any], logits: np.ndarray) -> None:
-    with whole(path) as part, open(part, "wb") as file:  # savez would give a path an ending of its own
+    with whole(path) as part, open(part, "wb") as file:  # savez would append a suffix to a path
         np.savez(file, logits=logits, row=json.dumps(row))
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    with reading(path, f"{WRITTEN}; without that file it is trained anew"), np.load(path) as file:
+    with reading(path, f"{WRITTEN}: delete it to train the cell again"), np.load(path) as file:
         row = json.loads(str(file["row"]))
         return {"frames": row["frames"], "seconds": row["seconds"]} | row
 

@@ -1,4 +1,4 @@
-"""A trained linear head that training starts from: its classifier for classes and recordings of one's own."""
+"""A trained linear head as the start of training on other classes and recordings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ class InitialHead:
     """The classifier of a linear head.
 
     Args:
-        name: `general`, or the name of its folder.
-        corpora: Those of its training, as `load_corpus` takes them; None where nothing says.
-        config: The model's.
-        normalize_speech: As of its feature extractor.
-        linear: Its weights and biases.
-        population: Mean frame of the recordings that it was trained on, `(frame_size,)`.
+        name: Name of a shipped head, or of the head's folder.
+        corpora: Names of its training corpora, as in `load_corpus`; None if unknown.
+        config: The model's configuration.
+        normalize_speech: Field of its feature extractor.
+        linear: Weights and biases.
+        population: Mean frame of its training population, `(frame_size,)`.
     """
 
     name: str
@@ -40,14 +40,14 @@ class InitialHead:
 
     @property
     def record(self) -> dict[str, str | None]:
-        """What `scores.json` says of it."""
+        """The head's entry in `scores.json`."""
         return {"head": self.name, "corpora": self.corpora}
 
     def overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of the model to train, all of which are the head's.
+        """Return the head's fields for the new model's configuration.
 
         Raises:
-            UserError: One of those `given` is another.
+            UserError: A `given` field differs from the head's.
         """
         own = _model_fields(self.config)
         for name, value in given.items():
@@ -57,13 +57,13 @@ class InitialHead:
         return own
 
     def start(self, labels: Sequence[str], mean: np.ndarray) -> Linear:
-        """Return the classifier of clips whose mean is moved to the head's population, calibrated.
+        """Return the calibrated classifier for new clips, adapted to the head's population.
 
-        A move changes each class's logit by a constant, which becomes part of the bias.
+        The adaptation changes each class's logit by a constant, which is added to the bias.
 
         Args:
-            labels: Classes; one that the head lacks starts from the mean of the others.
-            mean: Mean frame of one's own clips, `(frame_size,)`.
+            labels: Classes; a class that the head lacks starts from the mean of the other classes.
+            mean: Mean frame of the new clips, `(frame_size,)`.
         """
         weight, bias = self.linear
         known = self.config.label2id or {}
@@ -90,7 +90,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
         labels: Classes of the training.
 
     Raises:
-        UserError: There is none; it is not linear, has another encoder, or has none of the classes.
+        UserError: The head does not exist, is not linear, has another encoder, or has none of the classes.
     """
     folder, option = Path(find_model(init)), f"--init {init}"
     if not folder.is_dir():
@@ -102,7 +102,7 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
     if config.pooling not in LINEAR_POOLINGS or config.classifier_proj_size or config.use_weighted_layer_sum:
         raise UserError(f"{option}: must be linear: mean or statistics pooling, no projector, no learned layer sum")
     if not set(labels) & set(config.label2id or {}):
-        raise UserError(f"{option}: knows none of the classes {', '.join(labels)}")
+        raise UserError(f"{option}: has none of the classes {', '.join(labels)}")
     if not is_head(folder) and Path(encoder).resolve() != folder.resolve():
         own = build_model(encoder, load_config(encoder, labels, _model_fields(config)), seed=0)
         if checksum(own) != checksum(model):
@@ -115,16 +115,16 @@ def load_initial_head(init: str, encoder: str, labels: Sequence[str]) -> Initial
 
 
 def _model_fields(config: WhisperEmotionConfig) -> dict[str, Any]:
-    """The values of `ModelOptions` that a model has."""
+    """Return a model's values of `ModelOptions`."""
     return {field.name: getattr(config, field.name) for field in fields(ModelOptions)}
 
 
 def _corpora(folder: Path) -> str | None:
-    """The corpora of a head's training, and of the head that it started from."""
+    """Return the training corpora of a head and of its own initial head."""
     path = folder / "scores.json"
     if not path.exists():
         return None
-    with reading(path, "what train.py wrote"):
+    with reading(path, "a file of train.py"):
         record = json.loads(path.read_text(encoding="utf-8"))
         earlier = (record.get("init") or {}).get("corpora")
         return ",".join(dict.fromkeys([*record["corpus"].split(","), *(earlier.split(",") if earlier else [])]))

@@ -1,4 +1,4 @@
-"""The linear classifier of more clips than the memory should hold: the same problem, its clips read in chunks."""
+"""Fit the linear classifier on more clips than fit into memory: the same problem, with clips read in chunks."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,18 +15,18 @@ from tqdm.auto import tqdm
 from whisper_emotion.fitting import regression
 from whisper_emotion.fitting.regression import Linear, RegularisationPath
 
-CHUNK = 1024  # clips read together: a chunk fits in a processor's cache
+CHUNK = 1024  # clips per chunk, so that a chunk fits in a CPU's cache
 STREAMED = 1e-5  # tolerance of the fit, far below the sampling noise of a large corpus
-ROUNDING = 1e-8  # progress of the loss that single precision cannot tell from rounding
+ROUNDING = 1e-8  # smaller changes of the loss are rounding errors of single precision
 
 
 def regularisation_path(inputs: Any, labels: np.ndarray, *options: Any) -> "RegularisationPath | StreamedPath":
-    """Make the path that suits the number of clips: in memory up to `LARGE`, streamed above.
+    """Build the path for the number of clips: in memory up to `LARGE` clips, streamed above.
 
     Args:
-        inputs: `(clips, width)`: an array, `Rows`, or what takes row numbers as one does.
+        inputs: `(clips, width)`: an array, `Rows`, or another object that is indexed by row numbers.
         labels: Class ids `(clips,)`.
-        options: The further arguments of `RegularisationPath`.
+        options: Further arguments of `RegularisationPath`.
     """
     if len(labels) > regression.LARGE:
         return StreamedPath(inputs, labels, *options)
@@ -34,10 +34,10 @@ def regularisation_path(inputs: Any, labels: np.ndarray, *options: Any) -> "Regu
 
 
 class StreamedPath:
-    """`RegularisationPath` for inputs that are read in chunks, once a step of L-BFGS; the arguments are the same.
+    """`RegularisationPath` that reads the inputs in chunks, once per step of L-BFGS; the arguments are the same.
 
-    A sample of the clips gives the start and the curvature there, class by class, which makes the problem
-    well-conditioned. Beside the sample, the memory holds `labels * width ** 2` numbers.
+    A sample of the clips yields the starting point and its curvature for each class. The curvature makes the problem
+    well-conditioned. Besides the sample, memory holds `labels * width ** 2` numbers.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class StreamedPath:
         self._standard = np.pad((sample - mean) / self._deviation, ((0, 0), (0, 1)), constant_values=1.0)
 
     def fit(self, strength: float, tolerance: float = STREAMED) -> Linear:
-        """Minimise what `RegularisationPath.fit` minimises.
+        """Minimise the objective of `RegularisationPath.fit`.
 
         Args:
-            strength: Of the penalty.
-            tolerance: Largest slope along any axis at the end.
+            strength: Strength of the penalty.
+            tolerance: Largest gradient component at the end.
         """
         weight, bias = self._sample.fit(strength, regression.ROUGH)
         if self._start is not None:
@@ -107,7 +107,7 @@ class StreamedPath:
         """Invert the Cholesky factor of the sample's curvature along each class's weights and bias.
 
         Returns:
-            `(labels, width + 1, width + 1)`. Rows times these matrices have a curvature of about one.
+            `(labels, width + 1, width + 1)`. The curvature is about 1 in the coordinates before these matrices.
         """
         probabilities = softmax(self._standard @ weight.T + self._sample_fixed, axis=1)
 
@@ -122,7 +122,7 @@ class StreamedPath:
         return np.stack(list(_map(whiten, probabilities.T)))
 
     def _evaluate(self, weight: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the loss and its slopes along weights and biases, for centred inputs."""
+        """Return the loss and its gradient for weights and biases, for centred inputs."""
         mean, weight = self._mean.astype(np.float32), weight.astype(np.float32)
 
         def evaluate(part: slice) -> tuple[float, np.ndarray]:
@@ -146,7 +146,7 @@ class StreamedPath:
 
         counts, means, variances = map(np.array, zip(*self._over_chunks(measure), strict=True))
         mean = np.average(means, axis=0, weights=counts)
-        mean = mean.astype(np.float32).astype(np.float64)  # what single precision subtracts
+        mean = mean.astype(np.float32).astype(np.float64)  # the value that single precision subtracts
         return mean, np.sqrt(np.average(variances + (means - mean) ** 2, axis=0, weights=counts))
 
     def _over_chunks(self, function: Callable[[slice], Any]) -> Iterator[Any]:
@@ -155,7 +155,7 @@ class StreamedPath:
 
 
 def _map(function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
-    """Yield a function's results in the order of the parts, so the bits do not depend on the number of threads."""
-    # A thread a part gains more than threads in each product.
+    """Yield a function's results in the order of the parts, so that bits do not depend on the number of threads."""
+    # One thread per part gains more than threads within a product
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(function, parts)

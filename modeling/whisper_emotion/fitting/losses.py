@@ -1,4 +1,4 @@
-"""The loss that all ways of training share."""
+"""The loss of all three ways of training."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def classification_loss(
     Args:
         logits: `(batch, labels)`.
         labels: Class ids `(batch,)`; -100 is ignored.
-        class_weights: `(labels,)`. As in PyTorch, the loss is divided by the weights of its own batch.
-        label_smoothing: Share of a label's probability that all classes divide, in [0, 1).
+        class_weights: `(labels,)`. As in PyTorch, the loss is divided by the sum of the batch's weights.
+        label_smoothing: Share of a label's probability that is spread over all classes, in [0, 1).
     """
     return nn.functional.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""New models: the configuration, extractor and weights of an encoder, with a head that nothing has trained."""
+"""New models: configuration, extractor and weights of an encoder, with an untrained head."""
 
 import re
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from whisper_emotion.errors import UserError, not_loaded, one_line, reading, wit
 from whisper_emotion.feature_extraction_whisper_emotion import WhisperEmotionFeatureExtractor
 from whisper_emotion.modeling_whisper_emotion import EmotionHead, WhisperForEmotionClassification, initialise
 
-CHECKPOINT = "a Whisper checkpoint with safetensors weights, or one of ours"
+CHECKPOINT = "a Whisper checkpoint with safetensors weights, or a model of this package"
 
 
 def build_extractor(encoder: str, normalize_speech: bool | None = None) -> WhisperEmotionFeatureExtractor:
-    """Load the feature extractor of an encoder, a folder or a Hub name.
+    """Load the feature extractor of an encoder, given by folder or Hub name.
 
     Args:
-        encoder: A Whisper checkpoint, or one of ours.
-        normalize_speech: As of the extractor; None keeps the checkpoint's value.
+        encoder: A Whisper checkpoint, or a model of this package.
+        normalize_speech: Field of the extractor; None keeps the checkpoint's value.
 
     Raises:
-        UserError: There is none.
+        UserError: The extractor cannot be loaded.
     """
     given = {} if normalize_speech is None else {"normalize_speech": normalize_speech}
     with reading(f"--encoder {encoder}", CHECKPOINT):
@@ -35,8 +35,8 @@ def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) 
     """Load an encoder's configuration for a new head.
 
     Args:
-        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
-        labels: Class names, in the order of their ids.
+        encoder: Folder or Hub name of a Whisper checkpoint or of a model of this package.
+        labels: Class names, ordered by id.
         overrides: Fields of `WhisperEmotionConfig` that differ from the checkpoint's.
 
     Raises:
@@ -52,9 +52,9 @@ def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) 
     except OSError as error:
         expected = "a folder with a Whisper checkpoint, or its name on the Hub"
         raise UserError(f"--encoder {encoder}: {not_loaded(encoder, error)}; expected {expected}") from error
-    except Exception as error:  # of whatever class a configuration makes that others have written
+    except Exception as error:  # a foreign configuration raises various classes
         message = one_line(error)
-        field = re.match(r"\w+", message)  # our own checks begin with its name
+        field = re.match(r"\w+", message)  # messages of our own checks begin with the field's name
         if isinstance(error, ValueError) and field and field.group() in overrides:
             raise UserError(message) from error
         raise UserError(f"--encoder {encoder}: its configuration is not valid: {message}") from error
@@ -63,18 +63,18 @@ def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) 
 def build_model(
     encoder: str, config: WhisperEmotionConfig, seed: int, from_scratch: bool = False
 ) -> WhisperForEmotionClassification:
-    """Load an encoder and put a new head on it.
+    """Load an encoder and add a new head.
 
-    A head in the checkpoint is left out: its training may have included the test speakers.
+    A head in the checkpoint is not used, because test speakers may have been in its training.
 
     Args:
-        encoder: A Whisper checkpoint, or one of ours: a folder or a Hub name.
+        encoder: Folder or Hub name of a Whisper checkpoint or of a model of this package.
         config: Output of `load_config`.
         seed: Seed of the random initialisation.
         from_scratch: Initialise the encoder's weights at random, too.
 
     Raises:
-        UserError: The encoder cannot be loaded, or lacks a layer that is asked for.
+        UserError: The encoder cannot be loaded, or lacks a requested layer.
     """
     if from_scratch:
         set_seed(seed)
@@ -99,7 +99,7 @@ def new_head(config: WhisperEmotionConfig, seed: int) -> EmotionHead:
     """Initialise a head from a seed.
 
     Args:
-        config: The model's; the head keeps it.
+        config: The model's configuration; the head keeps a reference to it.
         seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The linear classifier as a convex problem: L-BFGS to convergence, its L2 strength chosen on held-out speakers."""
+"""Fit the linear classifier, a convex problem, by L-BFGS; select its L2 strength on held-out speakers."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ from whisper_emotion.errors import UserError
 from whisper_emotion.fitting.adaptation import with_copies
 from whisper_emotion.fitting.selection import choose_best, selection_value
 
-# L2 penalties beside the mean loss, on standardised inputs, the strongest first; scikit-learn's C is 1 / (clips * it)
+# L2 strengths relative to the mean loss, for standardised inputs; scikit-learn's C is 1 / (clips * strength)
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(0, -9, -1))
-START_STRENGTHS = (*(10.0 ** (exponent / 2) for exponent in range(6, 0, -1)), *STRENGTHS)  # towards a trained start
-DEFAULT_STRENGTH, DEFAULT_START_STRENGTH = 0.1, 1.0  # where nothing chooses
+START_STRENGTHS = (*(10.0 ** (exponent / 2) for exponent in range(6, 0, -1)), *STRENGTHS)  # with an initial head
+DEFAULT_STRENGTH, DEFAULT_START_STRENGTH = 0.1, 1.0  # without selection
 INNER_FOLDS = 5
-CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of the fits that only compare strengths
-PATIENCE = 2  # strengths without improvement after which no weaker one is tried
-ABSENT = -100.0  # bias of a class that no training clip has
-BARRED = -1e4  # added to the logits of classes that a clip's corpus does not have
-LARGE, SAMPLE = 30_000, 20_000  # clips above which strengths are compared on a sample, and the sample's size
+CONVERGED, ROUGH = 1e-6, 1e-4  # tolerances of the final fit, and of fits that only compare strengths
+PATIENCE = 2  # stop after this number of strengths without improvement
+ABSENT = -100.0  # bias of a class without training clips
+BARRED = -1e4  # added to the logits of classes that a clip's corpus lacks
+LARGE, SAMPLE = 30_000, 20_000  # above LARGE clips, strengths are compared on a sample of SAMPLE clips
 
 
 class Linear(NamedTuple):
-    """A fitted classifier: weights `(labels, width)` and biases `(labels,)`, for inputs that are not standardised."""
+    """A fitted classifier: weights `(labels, width)` and biases `(labels,)`, for raw, not standardised inputs."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -40,22 +40,23 @@ class Linear(NamedTuple):
 
 
 class RegularisationPath:
-    """The classifiers of one training set for ever weaker penalties, each started from the one before.
+    """Classifiers of one training set for decreasing strengths, each started from the previous one.
 
-    The inputs are standardised and rotated onto their principal axes. The rotation changes neither the loss nor the
-    penalty, leaves at most as many dimensions as clips, and gives L-BFGS a well-conditioned problem.
+    The inputs are standardised and rotated onto their principal axes. The rotation changes neither loss nor penalty,
+    keeps at most as many dimensions as clips, and makes the problem well-conditioned.
 
     Args:
         inputs: `(clips, width)`.
         labels: Class ids `(clips,)`.
         num_labels: Number of classes.
-        class_weights: Weight of each class in the loss, `(labels,)`; None weighs all alike.
-        label_smoothing: As of `classification_loss`.
-        clip_weights: Weight of each clip in the loss beside its class's, `(clips,)`; None weighs all alike. The
-            loss is the weighted mean.
-        allowed: Classes that the probabilities of each clip are shared among, `(clips, labels)`; None: all. If a
-            corpus lacks a class, its clips say nothing about that class.
-        start: The classifier that the penalty pulls towards, biases too; None: towards weights of zero, biases free.
+        class_weights: Weight of each class in the loss, `(labels,)`; None: equal weights.
+        label_smoothing: As in `classification_loss`.
+        clip_weights: Weight of each clip in the loss, multiplied by its class's weight, `(clips,)`; None: equal
+            weights. The loss is the weighted mean.
+        allowed: Possible classes of each clip, `(clips, labels)`; None: all. Clips carry no information about classes
+            that their corpus lacks.
+        start: Classifier that the penalty pulls weights and biases towards. None pulls the weights towards zero and
+            leaves the biases free.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class RegularisationPath:
         start: Linear | None = None,
     ):
         self._mean, deviation = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
-        # A constant dimension has no influence, whatever its rounding errors.
+        # An infinite deviation removes constant dimensions
         self._deviation = np.where(deviation > 1e-7 * np.abs(self._mean), deviation, np.inf)
         standard = (inputs - self._mean) / self._deviation
         wide = len(standard) < standard.shape[1]
@@ -87,17 +88,17 @@ class RegularisationPath:
         self._weight, self._bias = np.zeros((num_labels, self._rotated.shape[1])), np.zeros(num_labels)
 
     def fit(self, strength: float, tolerance: float = CONVERGED) -> Linear:
-        """Minimise `classification_loss` plus `strength / 2` times the squared weights, or differences from the start.
+        """Minimise `classification_loss` plus `strength / 2` times the squared weights (or differences from `start`).
 
         Args:
-            strength: Of the penalty.
-            tolerance: Largest slope along any axis at the end.
+            strength: Strength of the penalty.
+            tolerance: Largest gradient component at the end.
         """
         if tolerance <= CONVERGED:
-            self.fit(strength, ROUGH)  # the way there in single precision
+            self.fit(strength, ROUGH)  # most of the way in single precision
         clips, size = len(self._targets), self._weight.size
-        scale = 1 / np.sqrt(self._spread**2 / clips / len(self._bias) + strength)  # the curvature along each axis
-        # The products with the inputs take most of the time. Single precision is twice as fast, and enough to compare.
+        scale = 1 / np.sqrt(self._spread**2 / clips / len(self._bias) + strength)  # makes the curvature about 1
+        # Products with the inputs dominate the time; single precision is twice as fast, and can compare strengths
         precision = np.float64 if tolerance <= CONVERGED else np.float32
         scaled, targets = (self._rotated * scale).astype(precision), self._targets
         clip_weights, bias_strength = targets.sum(axis=1, keepdims=True), strength * self._bias_penalty
@@ -121,7 +122,7 @@ class RegularisationPath:
 
 
 def finish(weight: np.ndarray, bias: np.ndarray, start: Linear | None, targets: np.ndarray) -> Linear:
-    """Add the fitted differences to the start. Without a start, bar classes without `targets`, `(clips, labels)`."""
+    """Add the fit to the start; without a start, bar classes that `targets`, `(clips, labels)`, lack."""
     if start is not None:
         return Linear(start.weight + weight, start.bias + bias)
     return Linear(weight, np.where(targets.any(axis=0), bias, ABSENT))
@@ -135,7 +136,7 @@ def weigh_targets(
     clip_weights: np.ndarray | None,
     allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the targets `(clips, labels)` of the cross-entropy; arguments as of `RegularisationPath`.
+    """Return the targets `(clips, labels)` of the cross-entropy; arguments as in `RegularisationPath`.
 
     The loss is minus the sum of targets times log-probabilities.
     """
@@ -147,19 +148,19 @@ def weigh_targets(
 
 
 def bar(allowed: np.ndarray) -> np.ndarray:
-    """Return the summand of the logits that leaves no probability to classes that are not `allowed`."""
+    """Return a term for the logits that removes the probability of classes that are not `allowed`."""
     return np.where(allowed, 0.0, BARRED)
 
 
 class Selection(NamedTuple):
-    """What held-out speakers chose.
+    """The strength that held-out speakers selected.
 
     Args:
         strength: One of `strengths`.
         value: Its selection value.
-        rows: The clips left out whose class other speakers have, too, `(clips,)`: no classifier can know the others.
-        logits: `(clips, labels)` of these clips, by the classifier that did not train on their speaker.
-        adapted_logits: The same clips adapted to their speakers, or None.
+        rows: Held-out clips whose class other speakers have, too, `(clips,)`; a classifier cannot know other classes.
+        logits: `(clips, labels)` of these clips, by the classifier that was not trained on their speaker.
+        adapted_logits: Logits of the same clips adapted to their speakers, or None.
     """
 
     strength: float
@@ -187,34 +188,36 @@ def select_strength(
     start: Callable[[np.ndarray], Linear] | None = None,
     strengths: Sequence[float] | None = None,
 ) -> Selection:
-    """Choose the strength by leaving groups out in turn, `INNER_FOLDS` times.
+    """Select the strength by cross-validation over groups, with `INNER_FOLDS` folds.
 
-    With more than `LARGE` clips, only about `SAMPLE` are used, drawn from each group by its share. Given `folds`
-    contribute equally many clips, as far as they have them. A drawn clip is weighted by the clips it stands for.
+    With more than `LARGE` clips, about `SAMPLE` clips are drawn, stratified by group. With `folds`, each fold
+    contributes equally many clips if it can. Drawn clips are weighted to represent all clips.
 
     Args:
-        inputs: `(clips, width)`: an array, or what takes row numbers as one does.
+        inputs: `(clips, width)`: an array, or another object that is indexed by row numbers.
         labels: Class ids `(clips,)`.
-        groups: The speaker of each clip; two or more.
+        groups: The speaker of each clip; at least two.
         num_labels: Number of classes.
-        metric: What is best on the groups left out, see `selection_value`.
-        class_weights: As of `RegularisationPath`.
-        label_smoothing: As of `RegularisationPath`.
-        adapt: Function of (inner training rows, rows left out) that returns the latter's adapted inputs; None: no
-            adaptation.
-        as_is: Function of the same that returns the inputs of rows left out as they are; None: those of `inputs`.
-        clip_weights: As of `RegularisationPath`. The metric counts the clips left out alike.
-        folds: Pairs of (inner training rows, rows left out) that replace those by groups, such as a corpus left out
-            each time. No clip is left out twice. The metric is their mean.
-        judge_adapted: Choose by the adapted clips.
-        copies: Copies of the clips in `inputs`, behind all of them. They train with their clips, and are not left out.
-        allowed: As of `RegularisationPath`, and for the clips left out, too.
-        start: Function of inner training rows that returns the `start` of `RegularisationPath`. Few clips choose
-            badly, so the strongest penalty is chosen whose loss is at most one standard error above the least.
-        strengths: To choose from, the strongest first; default: `STRENGTHS`.
+        metric: Metric on the held-out groups, see `selection_value`.
+        class_weights: As in `RegularisationPath`.
+        label_smoothing: As in `RegularisationPath`.
+        adapt: Function of (inner training rows, held-out rows) that returns the adapted inputs of the held-out rows;
+            None: no adaptation.
+        as_is: Function of (inner training rows, held-out rows) that returns the unadapted inputs of the held-out rows;
+            None: rows of `inputs`.
+        clip_weights: As in `RegularisationPath`. In the metric all held-out clips weigh the same.
+        folds: Pairs of (inner training rows, held-out rows) that replace the folds by group, such as one corpus held
+            out each time. No clip is held out twice. The metric is the mean over the folds.
+        judge_adapted: Select by the adapted clips.
+        copies: Number of copies of all clips that follow the clips in `inputs`. Copies are trained on with their clip,
+            but never held out.
+        allowed: As in `RegularisationPath`, for the held-out clips, too.
+        start: Function of inner training rows that returns the `start` of `RegularisationPath`. With a start, the
+            strongest penalty within one standard error of the least loss is selected, because few clips select badly.
+        strengths: Candidates, the strongest first; default: `STRENGTHS`.
 
     Raises:
-        UserError: No clip's class is left when its speaker is left out.
+        UserError: Every class has a single speaker, so that no held-out clip has a known class.
     """
     speakers, drawn, given = np.asarray(groups), np.arange(len(labels)), folds is not None
     if len(labels) > LARGE:
@@ -228,13 +231,13 @@ def select_strength(
     for train, rows in folds:
         known[rows] = start is not None or np.isin(labels[rows], labels[train])
     if not known.any():
-        raise UserError("--select_on dev: every class has one speaker, so none can be held out; use --select_on last")
+        raise UserError("--select_on dev: needs a class with two or more speakers; use --select_on last")
     found: list[Selection] = []
     all_targets = torch.from_numpy(labels)
     judged = [known] if not given else [rows[known[rows]] for _, rows in folds if known[rows].any()]
     weights = None if class_weights is None else torch.from_numpy(class_weights)
     barred = torch.zeros(len(labels), 1) if allowed is None else torch.from_numpy(bar(allowed))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # products of matrices, which leave Python's lock alone
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # matrix products release Python's lock
 
         def build(fold: tuple[np.ndarray, np.ndarray]) -> RegularisationPath:
             clips = np.tile(fold[0], 1 + copies)
@@ -270,7 +273,7 @@ def select_strength(
 
 
 def _strongest(logits: Sequence[torch.Tensor], best: int, targets: torch.Tensor) -> int:
-    """The first logits whose loss is at most a standard error above the best's (Breiman et al. 1984, 3.4.3)."""
+    """Return the first logits whose loss is within one standard error of the best (Breiman et al. 1984, 3.4.3)."""
     losses = torch.stack([torch.nn.functional.cross_entropy(one, targets, reduction="none") for one in logits])
     excess = losses[: best + 1] - losses[best]
     near = excess.mean(dim=1) <= excess.std(dim=1, correction=0) / len(targets) ** 0.5
@@ -278,12 +281,12 @@ def _strongest(logits: Sequence[torch.Tensor], best: int, targets: torch.Tensor)
 
 
 def sample_clips(strata: np.ndarray, count: int) -> np.ndarray:
-    """Draw about `count` clips, the same ones every time, and return their ascending numbers.
+    """Draw about `count` clips, always the same, and return their ascending numbers.
 
     Args:
-        strata: The stratum of each clip, `(clips,)`. Each is drawn from by its share, and at least once if there are
-            no more strata than `count`.
-        count: Clips to draw; all, if there are no more.
+        strata: The stratum of each clip, `(clips,)`. Each stratum contributes by its share, and at least one clip if
+            there are at most `count` strata.
+        count: Number of clips to draw; at most all.
     """
     if len(strata) <= count:
         return np.arange(len(strata))
@@ -297,7 +300,7 @@ def sample_clips(strata: np.ndarray, count: int) -> np.ndarray:
 def _draw(
     groups: np.ndarray, folds: Sequence[tuple[np.ndarray, np.ndarray]] | None, clip_weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the clips that represent all, and weigh each of them by the clips that it stands for.
+    """Draw representative clips, and weight each by the number of clips that it represents.
 
     Returns:
         The numbers of the drawn clips, ascending, and weights of all clips, `(clips,)`.

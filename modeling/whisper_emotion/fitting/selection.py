@@ -1,4 +1,4 @@
-"""Everything that held-out speakers choose: the epoch, whether to adapt to speakers, and the calibration."""
+"""Decisions on held-out speakers: the epoch, adaptation to speakers, and calibration."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from scipy.optimize import brentq, minimize_scalar
 
 from whisper_emotion.metrics import compute_scores
 
-SURE_RIGHT = 0.8  # share of the labels called sure that are right on held-out speakers
+SURE_RIGHT = 0.8  # accuracy of sure labels on held-out speakers
 FEWEST_TO_JUDGE = 20  # held-out clips
-LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithms between which the temperature is sought
+LOG_TEMPERATURES = (-3.0, 3.0)  # range of the temperature's natural logarithm
 
 
 class HeldOut(NamedTuple):
-    """Logits of the speakers that chose.
+    """Logits of held-out clips.
 
     Args:
-        logits: `(clips, labels)`, each clip as it is.
-        adapted_logits: The same clips adapted to their speakers; None where the speakers are unknown or not asked for.
+        logits: `(clips, labels)`, without adaptation.
+        adapted_logits: The same clips adapted to their speakers; None if not requested or the speakers are unknown.
         labels: Class ids `(clips,)`.
-        weights: Weight of each clip in the temperatures, `(clips,)`; None weighs all alike.
+        weights: Weight of each clip in the temperatures, `(clips,)`; None: equal weights.
     """
 
     logits: torch.Tensor
@@ -32,12 +32,12 @@ class HeldOut(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What held-out speakers decided about a fitted model.
+    """The decisions of held-out speakers about a fitted model.
 
     Args:
         adapted: Whether test clips are adapted to their speakers.
-        calibration: Fields of the model's configuration by name: from which probability a label is sure, and with
-            temperature scaling the temperatures. Empty where nothing was held out.
+        calibration: Fields of the model's configuration by name: the least probability of a sure label and, with
+            temperature scaling, the temperatures. Empty if nothing was held out.
     """
 
     adapted: bool
@@ -48,9 +48,9 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
     """Decide about adaptation and calibration.
 
     Args:
-        held_out: None where nothing is held out; `adaptation` is then not `dev`, and `scale` is false.
+        held_out: None if nothing is held out; `adaptation` is then not `dev`, and `scale` is false.
         adaptation: `none`, `speaker`, `domain`, or `dev`: adapt if that improves the metric on held-out speakers.
-        scale: Fit a temperature for the clips as they are, and one for adapted clips.
+        scale: Fit one temperature for unadapted clips, and one for adapted clips.
         metric: Name of the metric, see `selection_value`.
     """
     if held_out is None:
@@ -76,24 +76,24 @@ def decide(held_out: HeldOut | None, adaptation: str, scale: bool, metric: str) 
 def find_sure_probability(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, right: float = SURE_RIGHT
 ) -> float:
-    """Find the least probability from which at least a share `right` of the labels is right.
+    """Find the least probability at which labels with at least this probability have the accuracy `right`.
 
     Args:
         logits: `(clips, labels)`, divided by the temperature.
         labels: Class ids `(clips,)`.
-        weights: Weight of each clip, `(clips,)`; None weighs all alike.
-        right: The share.
+        weights: Weight of each clip, `(clips,)`; None: equal weights.
+        right: The accuracy, a fraction.
 
     Returns:
-        At least 0.5: a label that is more likely wrong than right is not sure. 1 where no probability is high enough,
-        or with fewer than `FEWEST_TO_JUDGE` clips.
+        At least 0.5, because a label that is probably wrong is not sure. 1 if no probability is high enough, or if
+        there are fewer than `FEWEST_TO_JUDGE` clips.
     """
     confidence, chosen = logits.double().softmax(dim=1).max(dim=1)
     order = confidence.argsort(descending=True, stable=True)
     shares = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
     accuracy = (shares * (chosen == labels))[order].cumsum(0) / shares[order].cumsum(0)
     confidence = confidence[order]
-    ends = confidence > torch.cat([confidence[1:], confidence.new_tensor([-1.0])])  # equal ones are sure together
+    ends = confidence > torch.cat([confidence[1:], confidence.new_tensor([-1.0])])  # ties count together
     reached = ((accuracy >= right) & ends).nonzero()
     if not len(reached) or len(labels) < FEWEST_TO_JUDGE:
         return 1.0
@@ -110,13 +110,13 @@ def scores_of(logits: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarr
 def selection_value(
     logits: torch.Tensor, labels: torch.Tensor, metric: str, class_weights: torch.Tensor | None = None
 ) -> float:
-    """Return the metric that selects, higher is better: the loss changes its sign.
+    """Return the value of the selection metric, higher is better: the loss is negated.
 
     Args:
         logits: `(clips, labels)`.
         labels: Class ids `(clips,)`.
         metric: `loss`, `weighted_accuracy`, `unweighted_accuracy` or `macro_f1`.
-        class_weights: `(labels,)`, of the loss.
+        class_weights: Class weights `(labels,)` in the loss.
     """
     if metric != "loss":
         return scores_of(logits, labels)[metric]
@@ -125,25 +125,25 @@ def selection_value(
 
 
 def choose_best(values: Sequence[float]) -> int:
-    """Return the index of the largest value, the first of equals; NaN is never chosen."""
+    """Return the index of the first largest value; NaN is never chosen."""
     return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> float:
-    """Find the divisor of the logits with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """Find the temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     Small held-out sets cannot support high confidence: the mean confidence is at most `(right + 1) / (clips + 2)`,
     Laplace's rule of succession.
 
     Args:
         logits: `(clips, labels)`, not yet divided by a temperature.
-        labels: Class ids `(clips,)`. Classes count alike, whatever weights the training loss has.
-        weights: Weight of each clip, `(clips,)`; None weighs all alike.
+        labels: Class ids `(clips,)`. Class weights of the training loss are not used.
+        weights: Weight of each clip, `(clips,)`; None: equal weights.
     """
     logits = logits.double()
     shares = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
     shares = shares / shares.sum()
-    clips = 1 / float(shares @ shares)  # of equal weight that would say as much
+    clips = 1 / float(shares @ shares)  # effective sample size
     right = clips * float(shares @ (logits.argmax(dim=1) == labels).double())
     highest_confidence = (right + 1) / (clips + 2)
 

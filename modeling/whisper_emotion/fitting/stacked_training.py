@@ -1,8 +1,8 @@
-"""Heads of any number of folds and seeds, trained side by side on stored frames.
+"""Train the heads of many folds and seeds in parallel on stored frames.
 
-A head's training step is a hundred small kernels, which take longer to launch than to run. Stacked weights let every
-kernel work on all heads at once (`torch.func.vmap`), on CPUs and accelerators. Clips lie packed for the projector, so
-its work does not grow with padding, and padded for the pooling.
+A head's training step consists of about a hundred small kernels, which take longer to launch than to run. With stacked
+weights every kernel works on all heads at once (`torch.func.vmap`), on CPUs and accelerators. Clips are packed for the
+projector, so padding costs nothing there, and padded for the pooling.
 """
 
 import math
@@ -25,7 +25,7 @@ from whisper_emotion.modeling_whisper_emotion import EmotionHead
 from whisper_emotion.stored_frames import StoredFrames
 
 OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
-# Options of the Trainer that change a training, with the values that this loop has.
+# Options of the Trainer that change results, with the values that this loop supports
 ARGUMENTS = {
     "gradient_accumulation_steps": (1,),
     "max_steps": (-1,),
@@ -35,11 +35,11 @@ ARGUMENTS = {
     "auto_find_batch_size": (False,),
     "optim": OPTIMIZERS,
 }
-IGNORED = -100  # label of a place in a batch that no clip takes
+IGNORED = -100  # label of an empty place in a batch
 
 
 def check_arguments(args: EmotionTrainingArguments) -> None:
-    """Refuse options of the Trainer that this loop does not have.
+    """Refuse options of the Trainer that this loop does not support.
 
     Raises:
         UserError: The message names the option and its allowed values.
@@ -48,11 +48,11 @@ def check_arguments(args: EmotionTrainingArguments) -> None:
         value = getattr(args, name)
         if value not in allowed:
             names = " or ".join(str(getattr(one, "value", one)) for one in allowed if one is not None)
-            raise UserError(f"--{name} {getattr(value, 'value', value)}: heads on stored frames take {names} only")
+            raise UserError(f"--{name} {getattr(value, 'value', value)}: must be {names} for heads on stored frames")
     if args.greater_is_better != (args.metric_for_best_model != "loss"):
         raise UserError("--greater_is_better: follows from --metric_for_best_model, leave it out")
     if args.lr_scheduler_type == "reduce_lr_on_plateau":
-        raise UserError("--lr_scheduler_type reduce_lr_on_plateau: heads on stored frames take a schedule by steps")
+        raise UserError("--lr_scheduler_type reduce_lr_on_plateau: not supported for heads on stored frames")
 
 
 def train_heads(
@@ -67,32 +67,32 @@ def train_heads(
     epochs: Sequence[int] | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> list[list[float]]:
-    """Train heads that differ in clips, seeds and class weights alone, in place.
+    """Train heads that differ only in clips, seeds and class weights, in place.
 
     Args:
-        heads: Alike but for their weights.
+        heads: Heads with the same configuration.
         frames: The stored frames of the corpus.
         labels: Class ids `(clips,)` of the corpus.
-        train_rows: By head, the clips to train on.
+        train_rows: For each head, the clips to train on.
         args: Hyper-parameters.
-        seeds: By head, the seed of the order of its clips.
-        class_weights: By head, `(labels,)` or None.
-        watched_rows: By head, clips that choose the epoch whose weights it keeps; None keeps the last epoch's.
-        epochs: By head, the epochs of the schedule after which it stops; None is after all of them.
+        seeds: For each head, the seed of the order of its clips.
+        class_weights: For each head, `(labels,)` or None.
+        watched_rows: For each head, the clips that select the epoch of its final weights; None keeps the last epoch.
+        epochs: For each head, the number of epochs after which it stops, without a shorter schedule; None: all.
         progress: Called after each epoch.
 
     Returns:
-        By head, the value of the selection metric after every epoch, higher is better; empty without `watched_rows`.
+        For each head, the selection metric after every epoch, higher is better; empty without `watched_rows`.
 
     Raises:
-        UserError: The accelerator has not enough memory.
+        UserError: The accelerator has too little memory.
     """
     check_arguments(args)
     try:
         return _train(heads, frames, labels, train_rows, args, seeds, class_weights, watched_rows, epochs, progress)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{len(heads)} heads side by side do not fit into the accelerator's memory: give a smaller "
+            f"{len(heads)} heads in parallel do not fit into the accelerator's memory: use a smaller "
             "--per_device_train_batch_size, or --use_cpu true"
         ) from error
 
@@ -149,7 +149,7 @@ class _Plan:
             schedule.step()
 
     def epoch(self, number: int) -> list[tuple[np.ndarray, float]]:
-        """Return the batches of an epoch as rows, and their learning rates; the last epoch may be partial."""
+        """Return the batches of an epoch as rows, with their learning rates; the last epoch may be partial."""
         order = sample_order(self._lengths, self._size, self._strategy, self._seed, number)
         first, rows = number * self._steps_per_epoch, self._rows[order]
         batches = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
@@ -157,11 +157,11 @@ class _Plan:
 
 
 def sample_order(lengths: Sequence[int], batch_size: int, strategy: str, seed: int, epoch: int) -> list[int]:
-    """Order the clips of an epoch; depends on the seed and the epoch alone.
+    """Order the clips of an epoch; the order depends only on the seed and the epoch.
 
     Args:
         lengths: Length of each clip, in any unit.
-        batch_size: Clips in a batch.
+        batch_size: Clips per batch.
         strategy: `random`, `sequential`, or `group_by_length`: shuffled, then sorted within groups of batches.
         seed: Seed of the order.
         epoch: From 0.
@@ -175,13 +175,13 @@ def sample_order(lengths: Sequence[int], batch_size: int, strategy: str, seed: i
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed what a training step draws (dropout) from the run's seed and the step's number, from 0."""
+    """Seed a training step's dropout from the run's seed and the number of the step, from 0."""
     number = _mix(seed, step)
-    # torch.manual_seed notes the call, with a stack trace, for every kind of accelerator that is not in use
+    # torch.manual_seed is slow: it records a stack trace for every kind of accelerator that is not in use
     torch.default_generator.manual_seed(number)
     if torch.accelerator.is_available():
         module = torch.get_device_module()
-        getattr(module, "manual_seed_all", module.manual_seed)(number)  # Apple's has one device
+        getattr(module, "manual_seed_all", module.manual_seed)(number)  # torch.mps lacks manual_seed_all
 
 
 def _mix(*numbers: int) -> int:
@@ -190,7 +190,7 @@ def _mix(*numbers: int) -> int:
 
 
 class _Stage(nn.Module):
-    """A part of a head as a module of its own, for `functional_call`."""
+    """A part of a head as a module, for `functional_call`."""
 
     def __init__(self, head: EmotionHead, run: Callable[..., torch.Tensor]):
         super().__init__()
@@ -201,7 +201,7 @@ class _Stage(nn.Module):
 
 
 class _Stack:
-    """Several heads as one, and the frames that they train on."""
+    """Several heads with stacked weights, and their training frames."""
 
     def __init__(self, heads, frames: StoredFrames, labels: torch.Tensor, args, class_weights):
         self._heads, self._device, self._bf16 = heads, args.device, args.bf16
@@ -212,7 +212,7 @@ class _Stack:
         weights = [alike if one is None else one for one in class_weights]
         self._class_weights = torch.stack(weights).float().to(args.device)
         named = list(heads[0].named_parameters())
-        # Matrices decay; biases and normalisations do not, as in the Trainer.
+        # Weight decay applies to matrices, not to biases and normalisations, as in the Trainer
         self._groups = [[name for name, tensor in named if (tensor.ndim > 1) == decays] for decays in (True, False)]
         self._shapes = {name: tensor.shape for name, tensor in named}
         self._weights = [
@@ -228,7 +228,7 @@ class _Stack:
         return torch.cat([torch.zeros(0), *(own[name].detach().flatten() for name in names)])
 
     def parameters(self, decay: float):
-        """Yield each head's weights that decay, then each head's others, with their decay."""
+        """Yield the decayed weights of each head, then the other weights of each head, with their decay."""
         for group, own in zip(self._weights, (decay, 0.0), strict=True):
             yield from ((tensor, own) for tensor in group)
 
@@ -248,12 +248,12 @@ class _Stack:
                     own[name].data.copy_(part.view(self._shapes[name]))
 
     def train(self) -> None:
-        """Turn dropout on, as `classify` turns it off."""
+        """Enable dropout, which `classify` disables."""
         self._project.train()
         self._classify.train()
 
     def step(self, optimizer, active: list[int], rows, rates, max_grad_norm: float) -> None:
-        """Train one step of the active heads on their rows with their learning rates."""
+        """Train the active heads for one step on their rows with their learning rates."""
         logits = self._logits(active, rows)
         targets = torch.full(logits.shape[:2], IGNORED)
         for place, own in enumerate(rows):
@@ -273,7 +273,7 @@ class _Stack:
 
     @torch.no_grad()
     def classify(self, rows: Sequence[Sequence[int]], size: int) -> list[torch.Tensor]:
-        """Return each head's logits `(clips, labels)` of its own rows, in their order."""
+        """Return each head's logits `(clips, labels)` for its rows, in order."""
         self._project.eval()
         self._classify.eval()
         orders = [np.asarray(own)[np.argsort(self._lengths[list(own)], kind="stable")] for own in rows]
@@ -287,7 +287,7 @@ class _Stack:
         return [torch.cat(parts)[place] for parts, place in zip(found, places, strict=True)]
 
     def _logits(self, active: list[int], rows: Sequence[np.ndarray]) -> torch.Tensor:
-        """Logits `(active heads, batch, labels)` of each head's rows."""
+        """Compute the logits `(active heads, batch, labels)` of each head's rows."""
         parameters = {}
         for names, group in zip(self._groups, self._weights, strict=True):
             if names:
@@ -298,7 +298,7 @@ class _Stack:
         gathered, places, mask = self._gather(rows)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             projected = self._call(self._project, parameters, gathered)
-            padded = projected.new_zeros(mask.numel() + 1, projected.shape[-1])  # the last row takes the filling
+            padded = projected.new_zeros(mask.numel() + 1, projected.shape[-1])  # the last row collects the padding
             padded = padded.index_copy(0, places, projected.flatten(0, 1))[:-1].unflatten(0, mask.shape)
             return self._call(self._classify, parameters, padded, mask)
 
@@ -313,8 +313,8 @@ class _Stack:
         """Pack each head's clips.
 
         Returns:
-            Frames `(heads, most frames, layers, d_model)` float32; the place of each in the padded layout, flat over
-            the heads; and the mask `(heads, batch, width)` of the padded layout.
+            Frames `(heads, most frames, layers, d_model)` float32, their places in the padded layout (flat over the
+            heads), and the mask `(heads, batch, width)` of the padded layout.
         """
         lengths = [self._lengths[own] for own in rows]
         batch, width, most = max(map(len, rows)), max(one.max() for one in lengths), max(one.sum() for one in lengths)
@@ -324,7 +324,7 @@ class _Stack:
         places = np.full((len(rows), most), mask.size)
         for head, (own, sizes) in enumerate(zip(rows, lengths, strict=True)):
             mask[head, : len(own)] = np.arange(width) < sizes[:, None]
-            mask[head, len(own) :, 0] = True  # a place without a clip pools one frame, not none
+            mask[head, len(own) :, 0] = True  # an empty place pools one frame, to avoid a division by zero
             within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
             sources[head, : sizes.sum()] = np.repeat(self._starts[own], sizes) + within
             places[head, : sizes.sum()] = np.repeat((head * batch + np.arange(len(own))) * width, sizes) + within
@@ -338,5 +338,5 @@ class _Stack:
 
 
 def round_up(frames: int, step: int = 32) -> int:
-    """Round up a number of frames: CPU kernels are compiled anew for every shape of a product."""
+    """Round up a number of frames, because CPU kernels are compiled again for every new shape."""
     return -(-frames // step) * step

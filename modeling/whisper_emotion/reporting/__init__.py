@@ -1,1 +1,1 @@
-"""Results for readers: pictures, tables, files of predictions and the model card."""
+"""Reports: pictures, tables, prediction files and model cards."""

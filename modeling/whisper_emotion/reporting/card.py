@@ -1,4 +1,4 @@
-"""The model card of a trained folder: metadata that the Hub reads, text that a person reads."""
+"""The model card of a trained folder: metadata for the Hub, text for people."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from whisper_emotion.reporting.corpora import corpus_table
 from whisper_emotion.reporting.coverage import describe_sure
 from whisper_emotion.reporting.evaluations import describe_evaluations, fairness_table, robustness_table
 
-METRICS = {  # scores.json's key: the reader's name, the Hub's metric and its arguments
+METRICS = {  # key in scores.json: display name, the Hub's metric and its arguments
     "weighted_accuracy": ("Weighted accuracy (WA)", "accuracy", None),
     "unweighted_accuracy": ("Unweighted accuracy (UA)", "recall", {"average": "macro"}),
     "macro_f1": ("Macro F1", "f1", {"average": "macro"}),
@@ -41,19 +41,19 @@ def write_model_card(
     """Write the `README.md` of a trained folder.
 
     Args:
-        folder: The Hub folder; its name is the model's. The card shows its `confusion_matrix.png`.
-        scores: The content of `scores.json`, or None when no test was held out.
+        folder: The Hub folder, named like the model. The card shows its `confusion_matrix.png`.
+        scores: The content of `scores.json`, or None if no test was held out.
         config: The model's `WhisperEmotionConfig`.
-        training: Facts and hyper-parameters by name, shown in their order (None is left out). `test_fold` names the
-            fold that was held out; `from_scratch` and `freeze_encoder` describe the encoder. Without `scores`,
-            `corpus` and `encoder` name the training data and the checkpoint. `init` has the `head` that the model
-            started from and its `corpora`, whose terms bind it, too. Local paths among the values are cut to
-            their last component.
-        options: Metadata that the user gives.
-        evaluations: Contents of `scores.json` of `evaluate.py`, for the tables of robustness and fairness.
+        training: Facts and hyper-parameters by name, shown in order, without None and without local folders.
+
+            `test_fold` is the held-out fold; `from_scratch` and `freeze_encoder` describe the encoder. Without
+            `scores`, `corpus` and `encoder` name the training data and the checkpoint. `init` has the initial `head`
+            and its `corpora`, whose terms also bind the model.
+        options: Metadata from the user.
+        evaluations: Contents of `evaluate.py`'s `scores.json`, for the tables of robustness and fairness.
 
     Returns:
-        The names of the options that would fill what the metadata lack.
+        The names of the options that would complete the metadata.
     """
     folder = Path(folder).resolve()
     run = scores or training
@@ -98,7 +98,7 @@ def write_model_card(
     )
     card.save(folder / "README.md")
     if corpus == "synthetic":
-        return []  # of no language and no licence but the code's
+        return []  # has no language, and the code's licence
     unneeded = ["base_model"] if training.get("from_scratch") else []
     return [name for name in missing_options(metadata) if name not in unneeded]
 
@@ -126,8 +126,8 @@ def describe_selection(select_on: str, linear: bool = False, held_out: str = "sp
 
     Args:
         select_on: `dev`, `last` or `test`.
-        linear: Whether the head is linear and fitted by regression (`Experiment.is_linear`).
-        held_out: What `dev` held out: `speakers`, `corpora` or `clips`.
+        linear: Whether the head is linear (`Experiment.is_linear`).
+        held_out: Units that `dev` held out: `speakers`, `corpora` or `clips`.
     """
     if select_on == "last":
         return "a fixed strength" if linear else "last epoch, none chosen"
@@ -136,7 +136,7 @@ def describe_selection(select_on: str, linear: bool = False, held_out: str = "sp
 
 
 def describe_adaptation(scores: Mapping[str, Any]) -> str:
-    """Return a sentence, with a space behind it, where test clips were adapted to their speakers; or nothing.
+    """Return a sentence and a space if test clips were adapted, otherwise an empty string.
 
     Args:
         scores: The content of `scores.json`.
@@ -150,7 +150,7 @@ def describe_adaptation(scores: Mapping[str, Any]) -> str:
 
 
 def describe_unadapted(scores: Mapping[str, Any]) -> str:
-    """Return a line with the scores of each clip by itself, of models that could be adapted to speakers.
+    """Return a line with the scores of the same models without adaptation.
 
     Args:
         scores: The content of `scores.json`.
@@ -166,21 +166,21 @@ def describe_leakage(corpus: str, shared: Sequence[int]) -> str:
     """Return a sentence with the number of test speakers that are also in training.
 
     Args:
-        corpus: The corpus's name, as `load_corpus` takes it.
+        corpus: The corpus's name, as in `load_corpus`.
         shared: For each fold, the number of its test speakers that are also in its training.
     """
     if any(shared):
         counts = ", ".join(map(str, shared))
-        return f"Speaker leakage: test speakers also heard in training, fold by fold: {counts}."
-    # In a folder or a dataset a recording may stand for its own speaker, and nothing is known of its voice
+        return f"Speaker leakage: test speakers also in training, fold by fold: {counts}."
+    # Without known speakers, each recording counts as a separate speaker
     readers = {record.reader for _, record in corpora_of(corpus)}
     source = "dataset tells" if "hub" in readers else "table tells" if "table" in readers else "file names tell"
     known = "" if _speakers_are_known(corpus) else f", as far as the {source}"
-    return f"Test speakers also heard in training: 0{known}."
+    return f"Test speakers also in training: 0{known}."
 
 
 def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The template's view of the scores, in percent."""
+    """Return the scores as template variables, in percent."""
     matrix = scores["confusion_matrix"]
     clips = [sum(row) for row in matrix]
     return {
@@ -207,7 +207,7 @@ def _results(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _eval_metadata(scores: Mapping[str, Any], model_name: str) -> dict[str, Any]:
-    """The scores as the Hub takes them: the mean is a number in percent, its spread is in the metric's name."""
+    """Return the scores as the Hub's metadata: means in percent, with their spread in the metric's name."""
     optimistic = ", chosen on the test fold: optimistic" if scores["select_on"] == "test" else ""
     results = []
     for key, (name, hub_metric, arguments) in METRICS.items():
@@ -232,7 +232,7 @@ def _eval_metadata(scores: Mapping[str, Any], model_name: str) -> dict[str, Any]
 
 
 def _unadapted(scores: Mapping[str, Any]) -> tuple[str, str]:
-    """Unweighted accuracy with its interval, and calibration error, without the adaptation."""
+    """Return the unweighted accuracy with its interval, and the calibration error, without adaptation."""
     figures = scores["unadapted"]
     value, (low, high) = (figures[name]["unweighted_accuracy"] for name in ("pooled", "interval"))
     return f"{_percent(value)} ({_percent(low)} to {_percent(high)})", _percent(figures["ece"])
@@ -263,7 +263,7 @@ def _speakers_are_known(corpus: str) -> bool:
 
 
 def _held_out(run: Mapping[str, Any]) -> str:
-    """What `dev` held out; of a corpus's own split it is the dev part, where there is one."""
+    """Return the units that `dev` held out; a corpus's own split holds out clips."""
     return "clips" if run.get("folds") == "split" else run.get("held_out") or "speakers"
 
 
@@ -272,7 +272,7 @@ def _lacks_languages(corpus: str) -> bool:
 
 
 def _describe_corpus(name: str, record: Corpus) -> str:
-    """A paragraph on the recordings and their terms."""
+    """Return a paragraph about the recordings and their terms."""
     if name.startswith("hub:"):
         title = record.title
         return (
@@ -281,16 +281,15 @@ def _describe_corpus(name: str, record: Corpus) -> str:
         )
     if not record.about:
         return (
-            f"{record.title[0].upper()}{record.title[1:]}, its author's own recordings. Whoever publishes this model "
-            "should state here where they come from, who speaks in which language, what the speakers agreed "
-            "to, and which licence follows."
+            f"{record.title[0].upper()}{record.title[1:]}, its author's own recordings. Before you publish this "
+            "model, state here their source, speakers and languages, the speakers' consent, and the resulting licence."
         )
     title = record.title if record.address is None else f"[{record.title}]({record.address})"
     return f"{title}: {record.about}"
 
 
 def _public(value: Any) -> Any:
-    """A value without the user's folders: a local path is cut to its last component."""
+    """Remove local folders from a value: a local path becomes its last component."""
     if isinstance(value, (list, tuple)):
         return ", ".join(str(_public(item)) for item in value)
     if isinstance(value, PurePath) or (
@@ -301,11 +300,11 @@ def _public(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """Text for a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return re.sub(r"\s+", " ", str(value)).replace("|", "\\|")
 
 
 def _template() -> Path:
-    """The template beside this file in an installed package, or else the repository's."""
+    """Return the template: beside this file in an installed package, otherwise the repository's."""
     packaged = Path(__file__).with_name("template.md")
     return packaged if packaged.exists() else Path(__file__).parents[3] / "model_cards" / "template.md"

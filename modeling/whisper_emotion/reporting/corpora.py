@@ -1,4 +1,4 @@
-"""Scores corpus by corpus, as a table and as a picture."""
+"""Scores per corpus, as tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -14,7 +14,7 @@ from whisper_emotion.reporting.plots import STYLES, save_figure, text_colour
 
 
 def records_table() -> str:
-    """Return the corpora that have records as a Markdown table: the README's."""
+    """Return the README's Markdown table of the corpora with records."""
     rows = [
         [
             f"`{name}`",
@@ -32,7 +32,7 @@ def records_table() -> str:
 
 
 def ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The scores of each way to classify: adapted to the speaker, and each clip as it is.
+    """Return the scores per corpus with and without adaptation, by name.
 
     Args:
         scores: The content of `scores.json`, with `corpora`.
@@ -44,10 +44,10 @@ def ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def corpus_table(scores: Mapping[str, Any]) -> str:
-    """Return the scores of each corpus as a Markdown table in percent, their means over the corpora last.
+    """Return the scores of each corpus as a Markdown table in percent, with the means over the corpora last.
 
     Args:
-        scores: As of `ways`.
+        scores: As in `ways`.
     """
     header = ["corpus", "classes", "clips"]
     names, rows = list(scores["corpora"]), []
@@ -75,10 +75,10 @@ def corpus_table(scores: Mapping[str, Any]) -> str:
 
 
 def sure_figures(corpora: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
-    """Return the means over corpora of the share that is right of the labels called sure, and of their share of all.
+    """Return the sure labels' accuracy and share of all labels, as means over corpora.
 
     Args:
-        corpora: Figures with `sure`. A corpus without such labels has no part in the first mean, which may be None.
+        corpora: Scores with `sure`. The accuracy ignores corpora without sure labels, and may be None.
     """
     found = [figures["sure"] for figures in corpora]
     right = [one["accuracy"] for one in found if one["accuracy"] is not None]
@@ -91,12 +91,12 @@ def _describe_sure(corpora: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: str) -> None:
-    """Draw the unweighted accuracy of each corpus with its interval, beside the mean confidence.
+    """Draw the unweighted accuracy of each corpus with its interval, and the mean confidence.
 
     Args:
-        scores: As of `ways`.
+        scores: As in `ways`.
         path: The PNG file to write.
-        title: What is shown, of any length.
+        title: Title of any length.
     """
     names = list(scores["corpora"])
     figure = Figure(figsize=(6.6, 0.55 * len(names) + 1.7), layout="constrained")
@@ -126,7 +126,7 @@ def plot_corpora(scores: Mapping[str, Any], path: str | PathLike[str], title: st
 
 
 def transfer_table(scores: Mapping[str, Any]) -> str:
-    """Return the unweighted accuracy of each training corpus (rows) on each other one, in percent, with means.
+    """Return the unweighted accuracy by training corpus (rows) and test corpus, in percent, with means.
 
     Args:
         scores: The content of `scores.json`, or its `unadapted`, with `transfer`.
@@ -148,9 +148,9 @@ def plot_transfer(scores: Mapping[str, Any], path: str | PathLike[str], title: s
     """Draw the transfer matrix as a heat map.
 
     Args:
-        scores: As of `transfer_table`.
+        scores: As in `transfer_table`.
         path: The PNG file to write.
-        title: What is shown, of any length.
+        title: Title of any length.
     """
     values, trained, tested = _transfer(scores)
     figure = Figure(figsize=(0.85 * len(tested) + 2.2, 0.6 * len(trained) + 1.8), layout="constrained")
@@ -168,7 +168,7 @@ def plot_transfer(scores: Mapping[str, Any], path: str | PathLike[str], title: s
 
 
 def _transfer(scores: Mapping[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
-    """The matrix of the transfer, NaN where nothing was tested, and the titles of its rows and columns."""
+    """Return the transfer matrix, NaN for untested pairs, and the titles of its rows and columns."""
     transfer = scores["transfer"]
     tested = list(dict.fromkeys([*transfer, *(test for own in transfer.values() for test in own)]))
     values = np.array([[own.get(test, np.nan) for test in tested] for own in transfer.values()])
@@ -176,7 +176,7 @@ def _transfer(scores: Mapping[str, Any]) -> tuple[np.ndarray, list[str], list[st
 
 
 def _title(name: str) -> str:
-    """A corpus by its name in `scores.json`, as people write it."""
+    """Return the display name of a corpus in `scores.json`."""
     record = corpus_record(name)
     return name if record.reader in ("folder", "table", "hub") else record.title
 

@@ -1,4 +1,4 @@
-"""How often labels are right if only the most probable ones are taken: in words, and as a picture."""
+"""Accuracy against coverage, when only the most probable labels are accepted: as a sentence and as a picture."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -15,14 +15,14 @@ from whisper_emotion.reporting.corpora import sure_figures, ways
 from whisper_emotion.reporting.plots import STYLES, save_figure
 
 THRESHOLDS = np.linspace(0, 0.98, 50)
-FEWEST = 20  # clips of a corpus below which the curve ends
+FEWEST = 20  # the curve ends at fewer clips of a corpus
 
 
 def describe_sure(scores: Mapping[str, Any]) -> str:
-    """Return a sentence on the labels called sure: how many are right, and their share of all labels.
+    """Return a sentence on the sure labels: their accuracy, and their share of all labels.
 
     Args:
-        scores: The content of `scores.json`. With several corpora, the figures are means over them.
+        scores: The content of `scores.json`. With several corpora, the values are means over them.
     """
     words = []
     for way, parts in _ways(scores).items():
@@ -36,16 +36,16 @@ def describe_sure(scores: Mapping[str, Any]) -> str:
 def coverage_curve(
     predictions: pd.DataFrame, groups: Sequence[Any], prefix: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count labels above ever higher probabilities.
+    """Compute coverage and accuracy of the labels above increasing probabilities.
 
     Args:
         predictions: The table of `cross_validation.predict`.
-        groups: Corpus of each row; the figures are means over the corpora.
-        prefix: `UNADAPTED` for the clips as they are, where the table has both.
+        groups: Corpus of each row; the values are means over the corpora.
+        prefix: `UNADAPTED` for predictions without adaptation, if the table has both.
 
     Returns:
-        For each threshold the share of the labels that have its probability or more, and the share of these that is
-        right. They end where a corpus has fewer than `FEWEST` such labels.
+        For each threshold the share of labels with at least this probability, and their accuracy. The curve ends when
+        a corpus has fewer than `FEWEST` such labels.
     """
     columns = [name for name in predictions if str(name).startswith(prefix + PROBABILITY)]
     confidence = predictions[columns].max(axis=1).to_numpy()
@@ -64,12 +64,12 @@ def coverage_curve(
 def plot_coverage(
     predictions: pd.DataFrame, groups: Sequence[Any], scores: Mapping[str, Any], path: str | PathLike[str]
 ) -> None:
-    """Draw the share of right labels against the share of labels that are taken, the most probable ones first.
+    """Draw the accuracy against the share of accepted labels, the most probable ones first.
 
     Args:
-        predictions: As of `coverage_curve`.
-        groups: As of `coverage_curve`.
-        scores: As of `describe_sure`. A marker shows the labels called sure.
+        predictions: As in `coverage_curve`.
+        groups: As in `coverage_curve`.
+        scores: As in `describe_sure`. A marker shows the sure labels.
         path: The PNG file to write.
     """
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
@@ -94,7 +94,7 @@ def plot_coverage(
 
 
 def _ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """By way to classify, the figures of each corpus; with one corpus, of all clips."""
+    """Return the scores of each corpus, or of all clips, with and without adaptation."""
     if "corpora" in scores:
         return dict(ways(scores))
     if "unadapted" in scores:

@@ -1,4 +1,4 @@
-"""Robustness and fairness, as `evaluate.py` measures them: tables, a picture, and the means over several corpora."""
+"""Reports on the robustness and fairness that `evaluate.py` measures: tables and a picture."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
     """Read the `scores.json` of evaluations for a card.
 
     Args:
-        folders: `evaluate.py`'s output folders, with commas between them.
+        folders: `evaluate.py`'s output folders, comma-separated.
 
     Raises:
-        UserError: A folder holds no scores, damaged ones, nothing for a card, or other conditions.
+        UserError: Scores are missing or damaged, have nothing for a card, or have different conditions.
     """
     found = []
     for folder in map(Path, folders.split(",")):
         path = _find_scores("--evaluations", folder)
-        with reading(path, "what evaluate.py wrote"):
+        with reading(path, "a file of evaluate.py"):
             scores = json.loads(path.read_text(encoding="utf-8"))
-            tables = [robustness_table([scores]), fairness_table([scores])]  # a missing key raises KeyError
+            tables = [robustness_table([scores]), fairness_table([scores])]  # raises a KeyError for a missing key
         if tables == [None, None] and "corpora" not in scores:
             raise UserError(
                 f"--evaluations {folder}: has nothing for a card, run evaluate.py with --robustness or "
@@ -45,16 +45,16 @@ def read_evaluations(folders: str) -> list[dict[str, Any]]:
 
 
 def read_calibration(folder: str) -> tuple[dict[str, float], str]:
-    """Read the calibration that an evaluation found, and the titles of its corpora.
+    """Read the calibration from an evaluation, and the titles of its corpora.
 
     Args:
         folder: `evaluate.py`'s output folder.
 
     Raises:
-        UserError: It holds none.
+        UserError: The folder holds no calibration.
     """
     path = _find_scores("--calibration", Path(folder))
-    with reading(path, "what evaluate.py wrote of a model"):
+    with reading(path, "a file of evaluate.py with a calibration"):
         scores = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(scores["calibration"][name]) for name in scores["calibration"]}, corpus_title(
             scores["corpus"]
@@ -62,7 +62,7 @@ def read_calibration(folder: str) -> tuple[dict[str, float], str]:
 
 
 def describe_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence on the models and corpora that were evaluated, for the card.
+    """Name the evaluated models and corpora in one line, for the card.
 
     Args:
         evaluations: The contents of `scores.json`.
@@ -75,10 +75,10 @@ def describe_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def robustness_table(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the figures of each condition in percent as a Markdown table; None where none were measured.
+    """Return the scores of each condition in percent as a Markdown table; None without measurements.
 
     Args:
-        evaluations: The contents of `scores.json`. One has an interval; of several, figures are averaged.
+        evaluations: The contents of `scores.json`. One evaluation is shown with its interval; several are averaged.
     """
     measured = [scores["robustness"] for scores in evaluations if "robustness" in scores]
     if not measured:
@@ -98,7 +98,7 @@ def robustness_table(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def describe_robustness(scores: Mapping[str, Any]) -> str:
-    """Return the finding in a sentence, then the model, the clips and the adaptation.
+    """Summarise the result, then name the model, the clips and the adaptation.
 
     Args:
         scores: The content of `scores.json`, with `robustness`.
@@ -118,7 +118,7 @@ def plot_robustness(scores: Mapping[str, Any], path: str | PathLike[str]) -> Non
     """Draw the loss of unweighted accuracy under each condition with its interval.
 
     Args:
-        scores: As of `describe_robustness`.
+        scores: As in `describe_robustness`.
         path: The PNG file to write.
     """
     names = [name for name in scores["robustness"] if name != CLEAN]
@@ -145,7 +145,7 @@ def plot_robustness(scores: Mapping[str, Any], path: str | PathLike[str]) -> Non
 
 
 def fairness_table(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the accuracy of each gender and of speakers in percent, a row a corpus; None where it was not measured.
+    """Return accuracy by gender and speaker in percent, one row per corpus; None without measurements.
 
     Args:
         evaluations: The contents of `scores.json`.
@@ -181,13 +181,13 @@ def describe_fairness(scores: Mapping[str, Any]) -> str:
     """
     fairness, lines = scores["fairness"], [str(fairness_table([scores]))]
     if len(fairness["gender"]) == 1:
-        lines.append(f"gender: one group alone, {next(iter(fairness['gender']))}: nothing to compare")
+        lines.append(f"gender: only one group ({next(iter(fairness['gender']))}), nothing to compare")
     elif "not known" in fairness["gender"]:
-        lines.append(f"gender: not known of {fairness['gender']['not known']['clips']:,} clips")
+        lines.append(f"gender: not known for {fairness['gender']['not known']['clips']:,} clips")
     if fairness["speakers"] is None:
         lines.append("speakers: not known")
     elif fairness["speakers"]["speakers"] == 1:
-        lines.append("speakers: one alone")
+        lines.append("speakers: only one")
     else:
         lines.append(f"speakers: the worst is {fairness['speakers']['worst_speaker']}")
     for kind in ("languages", "corpora"):

@@ -1,4 +1,4 @@
-"""What each saving of the encoder costs: accuracy against speed over encoder contexts, as a table and a picture."""
+"""Accuracy against speed for several encoder contexts, as a table and a picture."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ def read_contexts(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Read the records of several finished sweeps of the same clips.
 
     Args:
-        folders: The sweeps' folders; the first is what the others are compared with.
+        folders: The sweeps' folders; the first is the reference.
 
     Returns:
         By folder, the sweep's record.
 
     Raises:
-        UserError: A folder holds no finished sweep, or one of other clips, encoders, layers or poolings.
+        UserError: A folder holds no finished sweep, or a sweep of other clips, encoders, layers or poolings.
     """
     records = {}
     for folder in folders:
@@ -44,16 +44,16 @@ def read_contexts(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 def write_frontier(
     output: Path, records: Mapping[Path, Mapping[str, Any]], seconds: Mapping[Path, Mapping[int, float]]
 ) -> list[dict[str, Any]]:
-    """Write `output`, a Markdown table, and the picture of the same name.
+    """Write `output`, a Markdown table, and a picture of the same name.
 
     Args:
         output: The table's file.
-        records: The records of the sweeps, from `read_contexts`.
-        seconds: By folder and layer, the seconds that a clip takes from audio to probabilities.
+        records: The sweeps' records, from `read_contexts`.
+        seconds: By folder and layer, the seconds per clip from audio to probabilities.
 
     Returns:
-        A row a layer, pooling and context: its name, `clips_per_second`, `speed` (times the first context's),
-        `unweighted_accuracy` and `difference` to the first context's, each with its interval.
+        One row per layer, pooling and context: its name, `clips_per_second`, `speed` relative to the first context,
+        `unweighted_accuracy`, and its `difference` from the first context, both with intervals.
     """
     folders = list(records)
     first = records[folders[0]]
@@ -97,7 +97,7 @@ def write_frontier(
 
 
 def _name_context(record: Mapping[str, Any]) -> tuple[str, str]:
-    """A context's family, and the note that tells it from the others of its family."""
+    """Return a context's family, and a note that distinguishes it within the family."""
     context, dtype = record["encoder_context"], record.get("encoder_dtype", "float32")
     family, note = context.replace("_", " "), ""
     if context == "sparse_window":

@@ -1,4 +1,4 @@
-"""Markdown tables, and figures with their 95 % intervals as text for their cells."""
+"""Markdown tables, and cells with values and their 95 % intervals."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ def with_interval(figures: tuple[float, float, float]) -> str:
 
 
 def with_gain(figures: tuple[float, float, float]) -> str:
-    """Format a difference with its interval in points, bold where the interval leaves out 0."""
+    """Format a difference with its interval in points, bold if the interval excludes 0."""
     value, low, high = (100 * figure for figure in figures)
     text = f"{value:+.2f} ({low:+.1f} to {high:+.1f})"
     return f"**{text}**" if low > 0 or high < 0 else text

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn without pyplot: no global figure, no display, safe in threads."""
+"""Pictures of results, drawn without pyplot, so that no display is needed and threads are safe."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ TITLE_CHARACTERS_PER_INCH = 12.5  # at 10 points
 
 
 def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | PathLike[str], title: str) -> None:
-    """Draws a confusion matrix: shade and percent are the share of the row, with the count beneath.
+    """Draw a confusion matrix: shade and percent show the share of the row, with the count below.
 
     Args:
-        matrix: counts, `(classes, classes)`; rows are true classes, columns predicted ones.
-        labels: the name of each class, in the matrix's order.
-        path: the PNG file to write.
-        title: what the matrix shows, of any length: it is wrapped to the picture's width.
+        matrix: Counts, `(classes, classes)`; rows are true classes, columns predicted classes.
+        labels: Name of each class, in the matrix's order.
+        path: The PNG file to write.
+        title: Title of any length, wrapped to the picture's width.
 
     Raises:
-        ValueError: the matrix is not square, does not fit the labels, or holds a negative or non-finite count.
+        ValueError: The matrix is not square, does not fit the labels, or holds a negative or non-finite count.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     classes = len(labels)
@@ -45,7 +45,7 @@ def plot_confusion_matrix(matrix: ArrayLike, labels: Sequence[str], path: str | 
     side = max(classes * CELL_INCHES, 2.6)
     figure = Figure(figsize=(side + 2.3, side + 1.6), layout="constrained")
     axes = figure.add_subplot()
-    # One hue from light to dark: the order survives grey print and every kind of colour blindness
+    # One hue from light to dark is readable in greyscale and with any colour blindness
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     colours = image.to_rgba(shares)
     for row, column in np.ndindex(counts.shape):
@@ -80,13 +80,13 @@ class Curve(NamedTuple):
     """One line of `plot_curves`.
 
     Args:
-        name: What the legend calls it.
-        places: Where its points are on the horizontal axis.
-        values: A fraction a point.
-        low: Lower ends of their intervals.
-        high: Upper ends.
-        notes: What stands at the end of each point's interval; nothing where not given.
-        style: Its number among `STYLES`, where pictures are to agree; its place in its panel where not given.
+        name: Name in the legend.
+        places: Horizontal positions of the points.
+        values: One fraction per point.
+        low: Lower ends of the intervals.
+        high: Upper ends of the intervals.
+        notes: Annotations at the ends of the intervals, if any.
+        style: Index in `STYLES`, to be the same in several pictures; default: place in the panel.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Curve(NamedTuple):
     style: int | None = None
 
 
-# Okabe and Ito's colours, told apart by all kinds of colour vision; markers and strokes tell the lines apart in grey
+# Okabe and Ito's colours are distinct with any colour vision; markers and strokes are distinct in greyscale
 STYLES = (
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
@@ -112,13 +112,13 @@ STYLES = (
 def plot_curves(
     panels: Mapping[str, Sequence[Curve]], path: str | PathLike[str], title: str, axis: str = "encoder layer"
 ) -> None:
-    """Draws figures against encoder layers, or something else, a panel each, with their intervals as error bars.
+    """Draw panels of curves against encoder layers or another quantity, with intervals as error bars.
 
     Args:
-        panels: by the panel's heading, its lines; the same names in all panels. More than six begin to look alike.
-        path: the PNG file to write.
-        title: what is shown, of any length: it is wrapped to the picture's width.
-        axis: what the horizontal axis shows. Anything but layers is on a logarithmic one.
+        panels: Curves by the panel's heading, with the same names in all panels. Styles repeat after six curves.
+        path: The PNG file to write.
+        title: Title of any length, wrapped to the picture's width.
+        axis: Label of the horizontal axis, which is logarithmic except for layers.
     """
     layers = axis == "encoder layer"
     columns = min(len(panels), 2)
@@ -129,7 +129,7 @@ def plot_curves(
     for axes, (heading, curves) in zip(grid, panels.items(), strict=True):
         for place, curve in enumerate(curves):
             colour, marker, stroke = STYLES[(place if curve.style is None else curve.style) % len(STYLES)]
-            # Side by side where they share a layer, or the bars would hide one another
+            # Shift curves at the same layer, so that error bars do not overlap
             across = np.asarray(curve.places, dtype=float)
             if layers:
                 across += 0.07 * (place - (len(curves) - 1) / 2)
@@ -147,7 +147,7 @@ def plot_curves(
                 capsize=2,
                 label=curve.name,
             )
-            # Upright at the intervals' ends, upper and lower by turns: beside their points, neighbours would overlap
+            # Vertical notes, alternately above and below the intervals, do not overlap
             ends, offset, side = (curve.high, 4, "bottom") if place % 2 else (curve.low, -4, "top")
             for x, y, note in zip(across, ends, curve.notes, strict=False):
                 axes.annotate(
@@ -177,7 +177,7 @@ def plot_curves(
 
 
 def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str, settings: str = "") -> None:
-    """Write a figure as a PNG: its title above it, its settings small below it, both wrapped to the picture's width.
+    """Write a figure as a PNG: its title above, its settings small below, both wrapped to the picture's width.
 
     Raises:
         UserError: The file cannot be written.
@@ -185,7 +185,7 @@ def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: st
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(_wrap(title, figure, 10), fontsize=10, x=0.02, ha="left")
     figure.text(0.02, -0.01, _wrap(settings, figure, 7.5), fontsize=7.5, color="0.4", va="top", in_layout=False)
-    # A class, corpus or file may be named with a dollar sign; it is a name, never a formula
+    # Names may contain dollar signs, which matplotlib would parse as formulas
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with whole(Path(path)) if isinstance(path, str | PathLike) else nullcontext(path) as part:
@@ -199,7 +199,7 @@ def _wrap(text: str, figure: Figure, points: float) -> str:
 
 
 def text_colour(background: ArrayLike) -> str:
-    """Black or white, whichever stands out more by WCAG 2.1's contrast ratio (relative luminance)."""
+    """Return black or white, whichever has more contrast by WCAG 2.1 (relative luminance)."""
     channels = np.asarray(background)[:3]
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
@@ -209,6 +209,6 @@ def text_colour(background: ArrayLike) -> str:
 def _cell_text(count: float, share: float) -> str:
     if count == 0:
         return "0"
-    # Rounding must not turn a few mistakes into none
+    # Rounding must not hide a few errors
     percent = "<1%" if share < 0.01 else ">99%" if 0.99 < share < 1 else f"{share:.0%}"
     return f"{percent}\n{count:,.0f}"

@@ -1,4 +1,4 @@
-"""The paper's own figures, for cells that agree in corpus, classes, folds, encoder, layer and pooling."""
+"""The paper's results for cells with the same corpus, classes, folds, encoder, layer and pooling."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ CLASSES = ["angry", "happy", "neutral", "sad"]
 
 
 def published_figures(facts: Mapping[str, Any], system: System) -> str:
-    """Return the paper's figures as `WA / UA` in percent, or nothing where the paper has none.
+    """Return the paper's results as `WA / UA` in percent, or an empty string.
 
     Args:
         facts: The sweep's `corpus`, `folds`, `labels` and `improvised_only`.
-        system: The cell; no layer stands for the paper's Table 1.
+        system: The cell; without a layer, the result comes from the paper's Table 1.
     """
     size = re.fullmatch(r"whisper-(tiny|small)(\.en)?", system.encoder)
     same_protocol = facts["folds"] == "paper" and not facts.get("improvised_only")

@@ -1,4 +1,4 @@
-"""Predictions as rows: of a JSON, JSONL or CSV file, or of a table to read."""
+"""Write predictions as rows of a JSON, JSONL or CSV file, or as a printed table."""
 
 import csv
 import io
@@ -19,21 +19,22 @@ SILENCE = "(silence)"
 
 
 class RowFile:
-    """A file of predictions that is written while they come, a row each; a context manager.
+    """A context manager that writes predictions to a file as they come, one row each.
 
-    JSONL and CSV hold every row as soon as it is written. JSON, one list, appears whole when all is done, or not at
-    all. Each row has `file`, `start`, `end` (seconds), `label`, `unsure` (why the label is unsure, null where it is
-    sure), `silence` (true where the label is null because the stretch is silent), `dbfs` and the probabilities: by
-    name under `probabilities`, in CSV a column `p_LABEL` each. An earlier file of this name is replaced. `rows` is
-    the number of rows written.
+    JSONL and CSV files contain every row immediately. A JSON file, one list, only appears when it is complete. An
+    existing file is replaced. The attribute `rows` counts the written rows.
+
+    A row has `file`, `start`, `end` (seconds), `label`, `unsure`, `silence`, `dbfs` and the probabilities. `unsure` is
+    the reason, null for a sure label. `silence` is true if the label is null. The probabilities are under
+    `probabilities` by name; in CSV they are columns `p_LABEL`.
 
     Args:
-        path: The file; its ending says which kind.
+        path: The file; its suffix determines the format.
         labels: The model's labels.
-        option: The option that named it, for messages.
+        option: The option that named the file, for messages.
 
     Raises:
-        UserError: Another ending, or the file cannot be written.
+        UserError: The suffix is unknown, or the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], labels: Sequence[str], option: str = "--output"):
@@ -56,7 +57,7 @@ class RowFile:
         """Add a row.
 
         Raises:
-            UserError: The file cannot be written any longer.
+            UserError: The file cannot be written.
         """
         row = _as_row(prediction)
         if self.kind == ".csv":
@@ -87,14 +88,14 @@ class RowFile:
                 self._target.unlink(missing_ok=True)
 
     def _write(self, text: str) -> None:
-        """Add text, all of it or, where the disk has no room for it, nothing."""
-        left = text.encode("utf-8", "surrogateescape")  # a file's name may be no valid text: its bytes are kept
+        """Append all of a text, or nothing if the disk is full."""
+        left = text.encode("utf-8", "surrogateescape")  # keeps the bytes of invalid file names
         size = self._size + len(left)
         try:
             while left:
                 left = left[self._file.write(left) :]
         except OSError:
-            with suppress(OSError):  # a pipe has no size
+            with suppress(OSError):  # a pipe cannot be truncated
                 self._file.truncate(self._size)
             raise
         self._size = size
@@ -105,25 +106,25 @@ class RowFile:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.option} {self.path}: cannot be written ({error.strerror}), expected a folder with room that "
-                "may be written to"
+                f"{self.option} {self.path}: cannot be written ({error.strerror}), expected a writable folder with "
+                "free space"
             ) from error
 
 
 def _csv_line(values: Sequence[Any]) -> str:
-    """A line of CSV. Python's writer quotes a carriage return only where its own lines end with one."""
+    """Format a line of CSV; Python's writer only quotes a carriage return if its lines end with one."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(values)
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def table_heading(labels: Sequence[str]) -> str:
-    """The line above `table_line`'s."""
+    """Format the header of the table of `table_line`."""
     return _table(labels, "start", "end", "label", labels, "file")
 
 
 def table_line(prediction: Prediction, labels: Sequence[str]) -> str:
-    """A prediction as a line of a table: times in seconds, label (`sad?` is unsure), all probabilities, file."""
+    """Format a prediction as a table row: times in seconds, label (`sad?` is unsure), all probabilities, file."""
     named = prediction.probabilities or {}
     shares = [f"{named[label]:.3f}" if label in named else "-" for label in labels]
     label = SILENCE if prediction.label is None else prediction.label + "?" * (prediction.unsure is not None)
@@ -138,7 +139,7 @@ def _table(labels: Sequence[str], start: str, end: str, label: str, shares: Sequ
 
 
 def _as_row(prediction: Prediction) -> dict[str, Any]:
-    """What all files hold of a prediction."""
+    """Return the fields of a prediction that all formats share."""
     named = prediction.probabilities
     return {
         "file": prediction.file,

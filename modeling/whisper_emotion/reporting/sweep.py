@@ -1,4 +1,4 @@
-"""The tables and pictures of a sweep: the paper's form, with intervals, a reference row and tested differences."""
+"""Tables and pictures of a sweep, in the paper's form, with intervals, a reference row and tested differences."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from whisper_emotion.scoring import interval
 PAPER = "paper (all 1,500 frames, chosen on test), WA / UA"
 CONTEXT = ("encoder_context", "context_margin", "silence_stride", "mask_padding")  # facts in a picture's caption
 NAMES = {REFERENCE: "logistic regression", "qkv": "QKV"}
-# Each pooling looks the same in all pictures, whichever others are there
+# Gives each pooling the same style in all pictures
 DRAWN = ("mean", "attentive", "qkv", REFERENCE, "statistics", "attentive_statistics")
 LAYER_CHOICE = {
     "dev": "fold by fold, on speakers held out of its training (mean over seeds)",
@@ -37,8 +37,8 @@ def write_sweep_report(
     Args:
         output_dir: The folder of these files.
         sweep: The results.
-        facts: `corpus`, `folds`, `labels`, `speakers_shared` (a fold), and other settings for the captions, by name.
-        others: Folders of other sweeps of the same clips, by name, to compare this one with.
+        facts: `corpus`, `folds`, `labels`, `speakers_shared` (per fold), and other settings for captions, by name.
+        others: Folders of other sweeps of the same clips, by name, to compare with.
     """
     title = f"{corpus_title(facts['corpus'])}, folds: {facts['folds']}"
     runs = f"{len(facts['speakers_shared'])} test folds, {name_seeds(sweep.seeds)}"
@@ -55,14 +55,14 @@ def write_sweep_report(
         'WA is weighted accuracy, UA unweighted accuracy, in percent. "Over folds" is the paper\'s form: mean and '
         'population deviation over the folds, averaged over the seeds. "Pooled" puts all folds\' test clips together '
         "for each seed, then averages over the seeds; its 95 % interval is a bootstrap over test clips and seeds. "
-        "Speakers are not drawn: other speakers may differ by more. The logistic regression is one on the mean of "
-        "each utterance's own frames; its strength and layer are chosen on held-out speakers under every protocol.",
+        "Speakers are not resampled: other speakers may differ by more. The logistic regression uses the mean of "
+        "each utterance's own frames; its strength and layer are always chosen on held-out speakers.",
         "## Poolings",
         f"Layer chosen {LAYER_CHOICE[sweep.select_on]}. {caption()}",
         _table_of_poolings(sweep, facts),
         "## Which differences hold",
-        "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. One holds (and is bold) "
-        f"where the interval leaves out 0; the more rows, the more do so by chance. {caption()}",
+        "Differences of pooled UA in points, with the 95 % interval of the paired bootstrap. A difference holds "
+        f"(bold) if the interval excludes 0. With many rows, some hold by chance. {caption()}",
         _table_of_differences(sweep),
     ]
     for systems in sweep.by_layer:
@@ -85,7 +85,7 @@ def write_sweep_report(
 
 
 def _table_of_poolings(sweep: SweepResults, facts: Mapping[str, Any]) -> str:
-    """Every encoder and pooling at its chosen layer."""
+    """Tabulate every encoder and pooling at its chosen layer."""
     rows = {
         system: {
             "encoder": system.encoder,
@@ -102,7 +102,7 @@ def _table_of_poolings(sweep: SweepResults, facts: Mapping[str, Any]) -> str:
 
 
 def _table_of_layers(sweep: SweepResults, systems: list[System], facts: Mapping[str, Any]) -> str:
-    """An encoder and a pooling at each layer, against the last layer, the mean and the reference."""
+    """Tabulate an encoder and a pooling at each layer, compared with the last layer, the mean and the reference."""
     top = systems[-1]
     others = [
         other for other in ("mean", REFERENCE) if other != top.pooling and top._replace(pooling=other) in sweep.layers
@@ -125,7 +125,7 @@ def _table_of_layers(sweep: SweepResults, systems: list[System], facts: Mapping[
 
 
 def _beside_published(rows: Mapping[System, dict[str, str]], facts: Mapping[str, Any]) -> str:
-    """Make a table of rows, with a column of the paper's figures where it has any of them."""
+    """Make a table of rows, with a column of the paper's results if there are any."""
     published = {system: published_figures(facts, system) for system in rows}
     if any(published.values()):
         for system, row in rows.items():
@@ -134,7 +134,7 @@ def _beside_published(rows: Mapping[System, dict[str, str]], facts: Mapping[str,
 
 
 def _table_of_differences(sweep: SweepResults) -> str:
-    """Every two poolings of an encoder, every two encoders of a pooling, and the chosen layer and the last."""
+    """Compare all pairs of poolings per encoder, all pairs of encoders per pooling, and chosen with last layer."""
     pairs = [
         (one, other)
         for one, other in combinations(reversed(sweep.chosen), 2)
@@ -146,13 +146,13 @@ def _table_of_differences(sweep: SweepResults) -> str:
     rows = []
     for one, other in pairs:
         names, gain = [_label(sweep, one), _label(sweep, other)], with_gain(sweep.difference(one, other))
-        if names[0] != names[1]:  # on every fold the last layer may be the one that was chosen
+        if names[0] != names[1]:  # the last layer may be the chosen one on every fold
             rows.append([*names, gain, "yes" if gain.startswith("**") else "no"])
     return markdown_table(["this", "less this", "points of UA", "holds"], rows)
 
 
 def _compare(sweep: SweepResults, facts: Mapping[str, Any], name: str, path: Path) -> Iterator[str]:
-    """Compare the systems that two sweeps share, clip by clip: a heading, a caption and a table."""
+    """Compare the shared systems of two sweeps, paired by clip; yield heading, caption and table."""
     record = read_record(path, "select_on")
     other = SweepResults(path, sweep.labels, record["select_on"])
     shared = [system for system in sweep.layers if system in other.layers]
@@ -197,7 +197,7 @@ def name_seeds(seeds: list[int]) -> str:
 
 
 def _settings(facts: Mapping[str, Any]) -> str:
-    """Facts that a title does not say already."""
+    """Format the facts that are not in a title."""
     said = ("corpus", "folds", "speakers_shared")
     return "; ".join(f"{name} {_text(value)}" for name, value in facts.items() if name not in said)
 
@@ -209,7 +209,7 @@ def _text(value: Any) -> str:
 
 
 def _layers(sweep: SweepResults, system: System) -> str:
-    """The layers of a system over the folds, the commonest first: `3 (8 folds), 4 (2)`."""
+    """Format a system's layers over the folds, the commonest first: `3 (8 folds), 4 (2)`."""
     counts = Counter(sweep.layers[system])
     first, *rest = sorted(counts, key=lambda layer: (-counts[layer], layer))
     if not rest:

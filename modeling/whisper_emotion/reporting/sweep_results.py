@@ -1,4 +1,4 @@
-"""The finished cells of a sweep: figures of every encoder, pooling and layer, and their paired differences."""
+"""Scores of a finished sweep for every encoder, pooling and layer, and their paired differences."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,7 +14,7 @@ from whisper_emotion.scoring import bootstrap, interval
 
 
 class System(NamedTuple):
-    """An encoder with a pooling at a layer; `None` is the layer that the protocol chose, fold by fold."""
+    """An encoder with a pooling at a layer; `None` means the layer that the protocol chose for each fold."""
 
     encoder: str
     pooling: str
@@ -22,17 +22,17 @@ class System(NamedTuple):
 
 
 class SweepResults:
-    """Figures of a sweep's finished cells.
+    """Scores of a sweep's finished cells.
 
     Args:
         output_dir: The sweep's folder.
-        labels: Class names in the order of their ids.
+        labels: Class names, ordered by id.
         select_on: The sweep's protocol.
 
     Attributes:
-        clips: The test clips, fold after fold: `name, label, fold`.
+        clips: The test clips, fold by fold: `name, label, fold`.
         seeds: Seeds of the heads, ascending.
-        layers: By system, its layer on each fold. The chosen layer of a pooling comes before its single layers.
+        layers: By system, its layer on each fold. The chosen layer of a pooling precedes its single layers.
         predicted: By system, class ids `(seeds, clips)`.
 
     Raises:
@@ -71,7 +71,7 @@ class SweepResults:
         return layers
 
     def _cells(self, system: System, seed: int) -> list[Cell]:
-        """The cells of a system with a seed, fold after fold."""
+        """List the cells of a system with a seed, fold by fold."""
         return [
             Cell(system.encoder, layer, system.pooling, fold, seed)
             for fold, layer in zip(self._folds, self.layers[system], strict=True)
@@ -89,34 +89,34 @@ class SweepResults:
         return [list(systems) for _, systems in groupby(single, lambda system: system[:2])]
 
     def over_folds(self, system: System, figure: str) -> tuple[float, float]:
-        """Mean and population deviation of a figure over folds, then their means over seeds: the paper's form."""
+        """Return the mean and population deviation of a score over folds, averaged over seeds, as in the paper."""
         values = np.array([self._rows.loc[self._cells(system, seed), figure] for seed in self.seeds])
         return float(values.mean()), float(values.std(axis=1).mean())
 
     def pooled(self, system: System, figure: str) -> tuple[float, float, float]:
-        """A figure over all folds' clips together, mean over seeds, and its 95 % interval (`scoring.bootstrap`)."""
+        """Return a score over all folds' clips, mean over seeds, with its 95 % interval (`scoring.bootstrap`)."""
         return interval(self._draws_of(system, figure))
 
     def difference(self, one: System, other: System) -> tuple[float, float, float]:
-        """The paired difference of two systems' pooled unweighted accuracy, and its 95 % interval."""
+        """Return the paired difference of two systems' pooled unweighted accuracy, with its 95 % interval."""
         return interval(self._draws_of(one, "unweighted_accuracy") - self._draws_of(other, "unweighted_accuracy"))
 
     def _draws_of(self, system: System, figure: str) -> np.ndarray:
         return self._draws[figure][:, list(self.layers).index(system)]
 
     def confusion(self, system: System) -> np.ndarray:
-        """Counts `(labels, labels)`, rows true, summed over seeds."""
+        """Return counts `(labels, labels)`, rows are true labels, summed over seeds."""
         classes = len(self.labels)
         cells = self.label_ids * classes + self.predicted[system]
         return np.bincount(cells.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
 def draw_together(sweeps: Sequence[SweepResults], systems: Sequence[System]) -> tuple[list[np.ndarray], list[int]]:
-    """Draw the same clips and seeds for the same systems of several sweeps of the same clips.
+    """Resample the same clips and seeds for the same systems of several sweeps of the same clips.
 
     Returns:
-        For each sweep, pooled unweighted accuracies `(1 + RESAMPLES, systems)` as `scoring.bootstrap` has them; and
-        the seeds that all sweeps have. Where they share none, each sweep has its own seeds.
+        For each sweep, the pooled unweighted accuracies `(1 + RESAMPLES, systems)` of `scoring.bootstrap`; and the
+        seeds that all sweeps share. Without shared seeds, each sweep uses its own.
     """
     shared = [seed for seed in sweeps[0].seeds if all(seed in other.seeds for other in sweeps)]
     draws = []
@@ -133,7 +133,7 @@ def check_same_clips(clips: pd.DataFrame, other: Path, option: str = "--compare_
     """Refuse to compare sweeps of different clips.
 
     Args:
-        clips: This sweep's test clips, as `read_clips` returns them.
+        clips: Output of `read_clips` for this sweep.
         other: The other sweep's folder.
         option: The option that named the folder.
 

@@ -1,6 +1,6 @@
-"""Scores of speech emotion recognition as an `evaluate` metric: of classes, and of dimensions such as arousal.
+"""Scores of speech emotion recognition as an `evaluate` metric, for classes and for dimensions such as arousal.
 
-`evaluate.load` copies this one file, so the arithmetic lives here and the package imports it from here.
+`evaluate.load` copies this file alone, so the computations are here and the package imports them from here.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
-SUM_TOLERANCE = 1e-3  # what float16 probabilities may miss 1 by
+SUM_TOLERANCE = 1e-3  # rounding error of a sum of float16 probabilities
 
 _DESCRIPTION = """
 Scores of a speech emotion classifier: weighted accuracy (WA), unweighted accuracy (UA), macro and weighted F1, the
@@ -85,17 +85,19 @@ def compute_scores(
         predictions: predicted class ids, `(clips,)`.
         references: true class ids, `(clips,)`.
         probabilities: predicted probabilities, `(clips, classes)`, rows summing to 1.
-        num_classes: number of classes; without it, the width of `probabilities`, or else the largest id plus one.
+        num_classes: number of classes; default: the width of `probabilities`, otherwise the largest id plus one.
 
     Returns:
-        `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`, `weighted_f1`, `ece`, `mean_confidence` (floats,
-        fractions; the last two are None without probabilities), `recall` (a list, None where a class does not occur
-        in `references`) and `confusion_matrix` (lists of counts, rows are references): plain Python values that JSON
-        can hold. The figures equal scikit-learn's, with its defaults, on the same ids.
+        Plain Python values that JSON can hold. The scores equal scikit-learn's with its defaults.
+
+        - `weighted_accuracy`, `unweighted_accuracy`, `macro_f1`, `weighted_f1`: fractions.
+        - `ece`, `mean_confidence`: fractions, None without probabilities.
+        - `recall`: a list, None for a class that does not occur in `references`.
+        - `confusion_matrix`: lists of counts, rows are references.
 
     Raises:
-        ValueError: nothing to score, lengths that differ, ids that are no integers or out of range, or probabilities
-            of the wrong shape, not finite, negative, or not summing to 1.
+        ValueError: There are no clips, or the lengths differ. Class ids are not integers or out of range.
+            Probabilities have the wrong shape, are not finite or negative, or do not sum to 1.
     """
     predicted, true = _class_ids("predictions", predictions), _class_ids("references", references)
     if len(predicted) != len(true):
@@ -127,7 +129,7 @@ def compute_scores(
         "unweighted_accuracy": float(recall[support > 0].mean()),
         "macro_f1": float(f1[support + answers > 0].mean()),
         "weighted_f1": float(f1 @ support / len(true)),
-        # None, since the recall of an absent class is undefined and JSON has no NaN
+        # None, because the recall of an absent class is undefined and JSON has no NaN
         "recall": [float(value) if clips else None for value, clips in zip(recall, support, strict=True)],
         "confusion_matrix": confusion.tolist(),
         "ece": ece,
@@ -146,11 +148,11 @@ def concordance_correlation(predictions: ArrayLike, references: ArrayLike) -> li
         references: true values, `(clips, dimensions)`.
 
     Returns:
-        A coefficient from -1 to 1 for each dimension. It is 0 where one side is constant, and None (undefined) where
-        both are constant and equal.
+        A coefficient from -1 to 1 for each dimension: 0 if one side is constant, None (undefined) if both are constant
+        and equal.
 
     Raises:
-        ValueError: arrays of other or of different shapes, without clips, or with values that are not finite.
+        ValueError: The arrays have wrong or different shapes, no clips, or values that are not finite.
     """
     predicted, true = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
     for name, values in (("predictions", predicted), ("references", true)):
@@ -220,7 +222,7 @@ class SerScores(evaluate.Metric):
             inputs_description=_REGRESSION_DESCRIPTION if regression else _KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions": value, "references": value}),
             reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
-            format=None if regression else "numpy",  # which evaluate allows for single values only
+            format=None if regression else "numpy",  # evaluate allows "numpy" for single values only
         )
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
