@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from conftest import REPOSITORY, blocks, commands, iemocap_files, read_table, silent_wav, write_files
 from test_pages import run, run_python
 
+from whisper_emotion import cli
+from whisper_emotion.cli import parse_arguments
 from whisper_emotion.corpora.splits import read_emobox
 
 CARDS = REPOSITORY / "model_cards"
@@ -54,10 +57,58 @@ def test_page_links_resolve(page):
         assert not anchor or anchor in anchors(linked), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize("guide", sorted(GUIDES.glob("*.md")), ids=lambda guide: guide.stem)
+def test_guide_has_at_most_900_words(guide):
+    assert len(prose(guide).split()) <= 900
+
+
 def test_guide_blocks_are_of_a_kind_that_is_tested():
     for guide in GUIDES.glob("*.md"):
         opened = re.findall(r"^```(\w*)$", guide.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
         assert set(opened) <= {"bash", "python", "yaml", "text"}, guide
+
+
+class Parsed(BaseException):
+    """A script has taken its options."""
+
+
+def shell_commands(page):
+    """Return the arguments of all commands of a page's bash blocks, as bash expands them."""
+    stubs = "".join(
+        f"{name}() {{ printf '%s\\0' {name} \"$@\" $'\\n'; }}\n"
+        for name in ("python", "torchrun", "whisper-emotion", "pip", "make")
+    )
+    lines = []
+    for block in blocks(page, "bash"):
+        done = subprocess.run(["bash", "-euc", stubs + block], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines += [line.strip("\0").split("\0") for line in done.stdout.split("\n\0")]
+    return [words for words in lines if words != [""]]
+
+
+CODE_PAGES = [page for page in [*sorted(GUIDES.glob("*.md")), CARDS / "runs" / "README.md"] if blocks(page, "bash")]
+
+
+@pytest.mark.parametrize("page", CODE_PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_page_commands_have_options_that_scripts_take(page, tmp_path, monkeypatch):
+    def parse_only(*kinds):
+        parse_arguments(*kinds)
+        raise Parsed
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "parse_arguments", parse_only)
+    Path("scripts").symlink_to(REPOSITORY / "scripts")
+    for recipe in blocks(page, "yaml"):
+        Path("my.yaml").write_text(recipe)
+    for program, *words in shell_commands(page):
+        if program == "whisper-emotion":
+            words[0] = f"scripts/{words[0].replace('-', '_')}.py"
+        if program == "torchrun":
+            words = words[words.index("scripts/sweep.py") :]
+        if words[0].startswith("scripts/"):
+            monkeypatch.setattr("sys.argv", words)
+            with pytest.raises(Parsed):
+                runpy.run_path(words[0], run_name="__main__")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is known of each corpus: one record, from which loader, messages, card, README table and folds follow.
+"""What is known of each corpus: one record, from which loader, messages, card, table of the guide and folds follow.
 
 A corpus of the usual kind, whose file names say who speaks how, needs nothing but a record here. Facts about published
 folds are EmoBox's (arXiv 2406.07162) and those of arXiv 2602.06000.

@@ -14,7 +14,7 @@ from whisper_emotion.reporting.plots import STYLES, save_figure, text_colour
 
 
 def records_table() -> str:
-    """Return the corpora that have records as a Markdown table: the README's."""
+    """Return the corpora that have records as the Markdown table of the guide on corpora."""
     rows = [
         [
             f"`{name}`",
