@@ -62,7 +62,7 @@ class Case:
 def on_the_pages():
     """What the front page and the page on deploying push, by their command lines."""
     cases = {}
-    for page in (ROOT / "README.md", ROOT / "model_cards" / "deploying.md"):
+    for page in (ROOT / "README.md", ROOT / "model_cards" / "guides" / "deploying.md"):
         for words in commands(page):
             if words[:2] == ["scripts/push_to_hub.py", "--model"]:
                 repo_id, name, *options = words[3:]

@@ -1,4 +1,4 @@
-"""One record per corpus, used by the loader, messages, cards, the README table and folds.
+"""One record per corpus, used by the loader, messages, cards, folds and the table in the guide on corpora.
 
 A corpus whose file names contain speaker and emotion needs only a record here. Published folds are from EmoBox (arXiv
 2406.07162) and arXiv 2602.06000.

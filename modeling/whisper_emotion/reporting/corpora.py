@@ -14,7 +14,7 @@ from whisper_emotion.reporting.plots import STYLES, save_figure, text_colour
 
 
 def records_table() -> str:
-    """Return the README's Markdown table of the corpora with records."""
+    """Return the Markdown table of the corpora with records, for the guide on corpora."""
     rows = [
         [
             f"`{name}`",
