@@ -41,6 +41,29 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, print_b
 settings.load_profile("repeatable")
 
 
+# The files that take longest, longest first: as the last ones they would keep one worker while the others are done.
+LONGEST = (
+    "test_pages", "test_grid", "test_encoder_training", "test_browser", "test_benchmark_encoder", "test_publishing",
+    "test_predict", "test_security", "test_export", "test_scripts", "test_processes", "test_hub_space",
+    "test_hub_corpus", "test_feature_store", "test_evaluation", "test_fit", "test_cross_validation",
+)  # fmt: skip
+
+SLOW_PAGES = (
+    "test_the_front_page_trains",
+    "test_the_page_on_reproducing_the_paper",
+)  # all their commands, for minutes
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, and leave IEMOCAP's 10,039 to `make test-all`."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+    for item in items:
+        if "iemocap_dir" in getattr(item, "fixturenames", ()) or item.name in SLOW_PAGES:
+            item.add_marker(pytest.mark.slow)
+
+
 def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int = 1) -> bytes:
     """A 16-bit wav file of silence, as bytes: thousands of them are written faster than with a codec."""
     size = int(seconds * sampling_rate) * 2 * channels

@@ -10,6 +10,7 @@ pytest.importorskip("gradio", reason="load.py needs Gradio: pip install 'whisper
 SCRIPT = Path(__file__).with_name("load.py")
 
 
+@pytest.mark.slow
 def test_clients_of_a_stream_and_many_clips_are_answered_as_alone():
     options = ["--parts", "stream,clips", "--clients", "4", "--minutes", "0.05", "--clips", "300"]
     done = run_python(SCRIPT, *options)
