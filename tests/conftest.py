@@ -2,20 +2,14 @@
 
 import csv
 import dataclasses
-import io
 import os
 import re
 import shlex
-import socket
-import struct
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # Before any import of datasets, transformers or matplotlib: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,15 +21,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs a worker a co
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # else MKL rounds by where in memory a tensor lies (no AVX-512)
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where uploads lie
 
-import av
-import numpy as np
 import pytest
-from fork_server import ForkServer
 from hypothesis import settings
+from programs import REPOSITORY as REPOSITORY
+from programs import run_python as run_python
+from programs import run_ranks as run_ranks
+from programs import run_script as run_script
+from sound_files import iemocap_files as iemocap_files
+from sound_files import media_file as media_file
+from sound_files import silent_wav as silent_wav
+from sound_files import write_files as write_files
 
 pytest_plugins = ["tool_fixtures"]  # a second conftest.py would hide this one from imports
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")
@@ -48,10 +45,8 @@ LONGEST = (
     "test_hub_corpus", "test_feature_store", "test_evaluation", "test_fit", "test_cross_validation",
 )  # fmt: skip
 
-SLOW_PAGES = (
-    "test_the_front_page_trains",
-    "test_the_page_on_reproducing_the_paper",
-)  # all their commands, for minutes
+# They run every command of a page, which takes minutes.
+SLOW_PAGES = ("test_the_front_page_trains", "test_the_page_on_reproducing_the_paper")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
@@ -62,64 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "iemocap_dir" in getattr(item, "fixturenames", ()) or item.name in SLOW_PAGES:
             item.add_marker(pytest.mark.slow)
-
-
-def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int = 1) -> bytes:
-    """A 16-bit wav file of silence, as bytes: thousands of them are written faster than with a codec."""
-    size = int(seconds * sampling_rate) * 2 * channels
-    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, sampling_rate,
-                       sampling_rate * 2 * channels, 2 * channels, 16, b"data", size)  # fmt: skip
-    return head + bytes(size)
-
-
-def media_file(form: str, codec: str, samples: np.ndarray, sampling_rate: int) -> bytes:
-    """`(samples, channels)` in a container that FFmpeg writes."""
-    file, layout = io.BytesIO(), {1: "mono", 2: "stereo"}[samples.shape[1]]
-    with av.open(file, "w", format=form) as container:
-        stream = container.add_stream(codec, rate=sampling_rate, layout=layout)
-        whole = np.ascontiguousarray(samples.T, np.float32)
-        frame = av.AudioFrame.from_ndarray(whole, format="fltp", layout=layout)
-        frame.sample_rate = sampling_rate
-        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=sampling_rate)
-        for part in [*resampler.resample(frame), None]:
-            container.mux(stream.encode(part))
-    return file.getvalue()
-
-
-def write_files(root: Path, contents: dict[str, bytes | str]) -> Path:
-    """Write files by their paths below a folder; returns the folder."""
-    made = set()
-    for name, content in contents.items():
-        path = root / name
-        if path.parent not in made:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made.add(path.parent)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
-
-
-def iemocap_files(rows: list[dict[str, str]], wav: bytes) -> dict[str, bytes | str]:
-    """IEMOCAP's layout with all its label lines (and single annotators' lines between) for the rows of its sheet."""
-    files: dict[str, bytes | str] = {}
-    sheets: dict[str, list[str]] = {}
-    for row in rows:
-        name, emotion = row["name"], row["emotion"]
-        dialogue = name.rsplit("_", 1)[0]
-        session = f"Session{name[4]}"
-        grades = ", ".join(f"{float(row[key]):.4f}" for key in ("valence", "activation", "dominance"))
-        sheets.setdefault(f"{session}/dialog/EmoEvaluation/{dialogue}.txt", []).append(
-            f"[{float(row['start']):.4f} - {float(row['end']):.4f}]\t{name}\t{emotion}\t[{grades}]\n"
-            "C-E2:\tNeutral;\t()\nC-E4:\tSadness;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
-        )
-        files[f"{session}/sentences/wav/{dialogue}/{name}.wav"] = wav
-    for path, lines in sheets.items():
-        files[path] = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n" + "".join(lines)
-        folder, sheet = path.rsplit("/", 1)
-        dialogue = sheet.removesuffix(".txt")
-        session = path.split("/", 1)[0]
-        files[f"{folder}/._{sheet}"] = b"\x00\x05\x16\x07 Mac OS X"
-        files[f"{session}/sentences/wav/{dialogue}/._{dialogue}_F000.wav"] = b"\x00\x05\x16\x07 Mac OS X"
-    return files
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -303,76 +240,6 @@ def demo_url(model_dir: Path) -> Iterator[str]:
     page = build_page(load_models([str(model_dir)]), most_minutes=1, most_megabytes=4)
     yield launch_page(page, most_megabytes=4)
     page.close()
-
-
-# Imports that no environment variable changes, and those of the scripts, which read HF_ENDPOINT and the like.
-LIBRARIES = (
-    "torch.distributed.tensor", "torch._dynamo", "pandas", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model",
-    "sklearn.model_selection", "matplotlib.pyplot",
-)  # fmt: skip
-SCRIPTS = (
-    "datasets", "transformers.trainer", "transformers.pipelines", "whisper_emotion.evaluation",
-    "whisper_emotion.fairness", "whisper_emotion.fitting.cross_validation", "whisper_emotion.fitting.grid",
-    "whisper_emotion.inference", "whisper_emotion.publishing", "whisper_emotion.reporting.card",
-    "whisper_emotion.reporting.sweep", "whisper_emotion.robustness",
-)  # fmt: skip
-
-
-SERVERS = {
-    "scripts": ForkServer(*LIBRARIES, *SCRIPTS, environment=os.environ),
-    "libraries": ForkServer(*LIBRARIES, environment=os.environ),
-}
-
-
-def run_python(
-    *words: object,
-    cwd: Path | None = None,
-    env: Mapping[str, str] = os.environ,
-    imported: Literal["scripts", "libraries", "nothing"] = "scripts",
-) -> "subprocess.CompletedProcess[str]":
-    """Run a script, or `-c` and a program, in a process of its own.
-
-    Args:
-        *words: What `python` gets.
-        cwd: Where; default: here.
-        env: All of its environment.
-        imported: What the process has imported: `nothing` is a fresh Python, which takes seconds. An environment that
-            Hugging Face's libraries would read otherwise is given to a process that has not imported them.
-    """
-    command = [str(word) for word in words]
-    if imported == "nothing":
-        command.insert(0, sys.executable)
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=600)
-    if _read_at_import(env) != _read_at_import(SERVERS["scripts"].environment):
-        imported = "libraries"
-    return SERVERS[imported].run(command, str(cwd or Path.cwd()), env, timeout=600)
-
-
-def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that Hugging Face's libraries read when they are imported, where tests change them."""
-    read = {name for name in environment if name.startswith(("HF_", "TRANSFORMERS_")) or name == "HOME"}
-    return {name: environment[name] for name in read - {"HF_TOKEN", "HF_HUB_DISABLE_PROGRESS_BARS"}}
-
-
-def run_script(name: str, *options: object, **where: Any) -> "subprocess.CompletedProcess[str]":
-    """Run one of our scripts in a process of its own, as `run_python` does."""
-    return run_python(REPOSITORY / "scripts" / name, *options, **where)
-
-
-def run_ranks(count: int, *words: object, cwd: Path) -> list["subprocess.CompletedProcess[str]"]:
-    """Run the processes that a launcher such as `torchrun` starts, and wait for them; one needs no launcher."""
-    if count == 1:
-        return [run_python(*words, cwd=cwd)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": f"{count}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-
-    def run(rank: int) -> "subprocess.CompletedProcess[str]":
-        return run_python(*words, cwd=cwd, env={**os.environ, **group, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
 
 
 @pytest.fixture(scope="module")

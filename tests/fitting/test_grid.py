@@ -325,8 +325,9 @@ def test_paper_recipes_run_on_the_corpora_s_own_trees(corpus, whole, request, ti
     folder = request.getfixturevalue(f"{corpus}_dir") if whole else some_utterances(corpus, tmp_path / corpus)
     recipe = REPOSITORY / "scripts" / "recipes" / f"{corpus}_table1.yaml"
     done = run_script(
-        "sweep.py", "--config", recipe, "--corpus_dir", folder, "--encoder", tiny_encoder, "--layers", 1, "--poolings", "qkv", "--num_train_epochs", 1, "--encoder_context", "utterance",
-        "--context_margin", 0.1, "--use_cpu", "true", "--output_dir", tmp_path / "o", "--store_dir", tmp_path / "s",
+        "sweep.py", "--config", recipe, "--corpus_dir", folder, "--encoder", tiny_encoder, "--layers", 1,
+        "--poolings", "qkv", "--num_train_epochs", 1, "--encoder_context", "utterance", "--context_margin", 0.1,
+        "--use_cpu", "true", "--output_dir", tmp_path / "o", "--store_dir", tmp_path / "s",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "o" / "results.csv")
