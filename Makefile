@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: install demo test compat oldest fuzz faults load audit lint types clean
+.PHONY: install demo test test-all compat oldest fuzz faults load audit lint types clean
 
 install: $(VENV)/installed
 
@@ -22,16 +22,23 @@ demo: install
 	$(RUN)/python scripts/try_pipeline.py --model runs/demo data/synthetic/S01F/S01F_angry_01.wav
 	@echo "These are the probabilities for one file. Next: 'A label for a recording' in README.md."
 
-test: install
-	HF_HUB_OFFLINE=1 $(RUN)/python -m pytest
+# One worker a core. Whole files go to a worker, so that fixtures of a module are made once; the longest go first.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
-# Saved folders and training with more versions of transformers than `make test` tries.
+test: install
+	$(PYTEST)
+
+# With the tests marked slow: faults, fuzz, load, thousands of files, versions of transformers.
+test-all: install
+	$(PYTEST) -m "slow or not slow"
+
+# Saved folders and training with more versions of transformers than `make test-all` tries.
 compat: install
-	TRANSFORMERS_VERSIONS="4.57.1 4.57.6 5.0.0 5.4.0 5.12.0 5.18.0 newest" $(RUN)/python -m pytest tests/compat
+	TRANSFORMERS_VERSIONS="4.57.1 4.57.6 5.0.0 5.4.0 5.12.0 5.18.0 newest" $(RUN)/python -m pytest -m slow tests/compat
 
 # All tests on the oldest versions; this torch comes with CUDA, which are gigabytes.
 oldest:
-	$(MAKE) test PYTHON=python3.11 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) test-all PYTHON=python3.11 VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 # Bad input through every entrance: thousands of cases, in minutes.
 fuzz: install
@@ -54,6 +61,7 @@ load: install
 lint: install
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	$(RUN)/lint-imports
 
 types: install
 	$(RUN)/pyright

@@ -2,13 +2,9 @@
 
 import csv
 import dataclasses
-import io
 import os
 import re
 import shlex
-import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,77 +17,46 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")
 os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where the feature store lies
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs a worker a core
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # else MKL rounds by where in memory a tensor lies (no AVX-512)
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="whisper-emotion-tests-")  # where uploads lie
 
-import av
-import numpy as np
 import pytest
 from hypothesis import settings
+from programs import REPOSITORY as REPOSITORY
+from programs import run_python as run_python
+from programs import run_ranks as run_ranks
+from programs import run_script as run_script
+from sound_files import iemocap_files as iemocap_files
+from sound_files import media_file as media_file
+from sound_files import silent_wav as silent_wav
+from sound_files import write_files as write_files
 
 pytest_plugins = ["tool_fixtures"]  # a second conftest.py would hide this one from imports
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("repeatable")
 
 
-def silent_wav(seconds: float = 0.05, sampling_rate: int = 16_000, channels: int = 1) -> bytes:
-    """A 16-bit wav file of silence, as bytes: thousands of them are written faster than with a codec."""
-    size = int(seconds * sampling_rate) * 2 * channels
-    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, channels, sampling_rate,
-                       sampling_rate * 2 * channels, 2 * channels, 16, b"data", size)  # fmt: skip
-    return head + bytes(size)
+# The files that take longest, longest first: as the last ones they would keep one worker while the others are done.
+LONGEST = (
+    "test_pages", "test_grid", "test_encoder_training", "test_browser", "test_benchmark_encoder", "test_publishing",
+    "test_predict", "test_security", "test_export", "test_scripts", "test_processes", "test_hub_space",
+    "test_hub_corpus", "test_feature_store", "test_evaluation", "test_fit", "test_cross_validation",
+)  # fmt: skip
+
+# They run every command of a page, which takes minutes.
+SLOW_PAGES = ("test_the_front_page_trains", "test_the_page_on_reproducing_the_paper")
 
 
-def media_file(form: str, codec: str, samples: np.ndarray, sampling_rate: int) -> bytes:
-    """`(samples, channels)` in a container that FFmpeg writes."""
-    file, layout = io.BytesIO(), {1: "mono", 2: "stereo"}[samples.shape[1]]
-    with av.open(file, "w", format=form) as container:
-        stream = container.add_stream(codec, rate=sampling_rate, layout=layout)
-        whole = np.ascontiguousarray(samples.T, np.float32)
-        frame = av.AudioFrame.from_ndarray(whole, format="fltp", layout=layout)
-        frame.sample_rate = sampling_rate
-        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=sampling_rate)
-        for part in [*resampler.resample(frame), None]:
-            container.mux(stream.encode(part))
-    return file.getvalue()
-
-
-def write_files(root: Path, contents: dict[str, bytes | str]) -> Path:
-    """Write files by their paths below a folder; returns the folder."""
-    made = set()
-    for name, content in contents.items():
-        path = root / name
-        if path.parent not in made:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made.add(path.parent)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
-
-
-def iemocap_files(rows: list[dict[str, str]], wav: bytes) -> dict[str, bytes | str]:
-    """IEMOCAP's layout with all its label lines (and single annotators' lines between) for the rows of its sheet."""
-    files: dict[str, bytes | str] = {}
-    sheets: dict[str, list[str]] = {}
-    for row in rows:
-        name, emotion = row["name"], row["emotion"]
-        dialogue = name.rsplit("_", 1)[0]
-        session = f"Session{name[4]}"
-        grades = ", ".join(f"{float(row[key]):.4f}" for key in ("valence", "activation", "dominance"))
-        sheets.setdefault(f"{session}/dialog/EmoEvaluation/{dialogue}.txt", []).append(
-            f"[{float(row['start']):.4f} - {float(row['end']):.4f}]\t{name}\t{emotion}\t[{grades}]\n"
-            "C-E2:\tNeutral;\t()\nC-E4:\tSadness;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
-        )
-        files[f"{session}/sentences/wav/{dialogue}/{name}.wav"] = wav
-    for path, lines in sheets.items():
-        files[path] = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n" + "".join(lines)
-        folder, sheet = path.rsplit("/", 1)
-        dialogue = sheet.removesuffix(".txt")
-        session = path.split("/", 1)[0]
-        files[f"{folder}/._{sheet}"] = b"\x00\x05\x16\x07 Mac OS X"
-        files[f"{session}/sentences/wav/{dialogue}/._{dialogue}_F000.wav"] = b"\x00\x05\x16\x07 Mac OS X"
-    return files
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, and leave IEMOCAP's 10,039 to `make test-all`."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+    for item in items:
+        if "iemocap_dir" in getattr(item, "fixturenames", ()) or item.name in SLOW_PAGES:
+            item.add_marker(pytest.mark.slow)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -275,13 +240,6 @@ def demo_url(model_dir: Path) -> Iterator[str]:
     page = build_page(load_models([str(model_dir)]), most_minutes=1, most_megabytes=4)
     yield launch_page(page, most_megabytes=4)
     page.close()
-
-
-def run_script(name: str, *options: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run one of our scripts in a process of its own."""
-    script = Path(__file__).resolve().parents[1] / "scripts" / name
-    command = [sys.executable, str(script), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
-import ast
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from conftest import without_privileges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_emotion import audio
 from whisper_emotion.audio import SAMPLING_RATE, audio_seconds, read_audio, read_header, read_stretch, stream_audio
 from whisper_emotion.errors import UserError
 
@@ -398,13 +395,3 @@ def test_a_short_last_block_is_mixed_like_the_one_before(caplog):
     stereo = np.stack([np.concatenate([first, tail]), np.concatenate([second, -tail])])
     np.testing.assert_array_equal(read_audio((stereo, SAMPLING_RATE))[-2:], [0, 0])
     assert not caplog.records
-
-
-def test_audio_needs_neither_torch_nor_datasets_nor_av():
-    modules = "whisper_emotion.audio", "whisper_emotion.decoders", "whisper_emotion.containers"
-    package = Path(audio.__file__).parent
-    for module in modules:
-        tree = ast.parse((package / f"{module.rpartition('.')[2]}.py").read_text())
-        imported = [name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names]
-        imported += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-        assert not {"torch", "transformers", "datasets", "av"} & {name.split(".")[0] for name in imported}

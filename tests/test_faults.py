@@ -14,6 +14,7 @@ def known(tiny_encoder, synthetic_dir, tmp_path_factory):
     return jobs(corpus, model, synthetic_dir, layers="1", epochs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "faults"),
     [

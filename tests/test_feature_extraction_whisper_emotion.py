@@ -103,12 +103,17 @@ def test_normalize_speech_is_saved_and_its_kind_is_checked(tmp_path):
         WhisperEmotionFeatureExtractor(normalize_speech="yes")
 
 
-def test_features_equal_the_stock_extractors_with_128_bands_on_speech(shared_dir):
+@pytest.mark.parametrize("voices", ["generated", "real"])
+def test_features_equal_the_stock_extractors_with_128_bands_on_speech(voices, request):
     from whisper_emotion.audio import read_audio
 
+    if voices == "generated":
+        paths = sorted(request.getfixturevalue("synthetic_dir").rglob("*.wav"))[::10]
+    else:
+        paths = sorted((request.getfixturevalue("shared_dir") / "corpora/emodb/wav").glob("*.flac"))[::100]
     extractor = WhisperFeatureExtractor(feature_size=128)
     ours = WhisperEmotionFeatureExtractor(feature_size=128)
-    for path in sorted((shared_dir / "corpora/emodb/wav").glob("*.flac"))[::100]:
+    for path in paths:
         clip = read_audio(path)
         features = ours(clip, sampling_rate=RATE, return_tensors="pt").input_features
         torch.testing.assert_close(features, stock(clip, extractor).input_features, atol=1e-5, rtol=0)

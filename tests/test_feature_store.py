@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import full_disk, write_files
+from conftest import full_disk, run_python, run_ranks, write_files
 
 from whisper_emotion import feature_store
 from whisper_emotion.collator import AudioCollator, read_utterance
@@ -324,20 +322,18 @@ sys.stdout.write(f"encoded {len(syncs) // 2}\\n")  # batches, each of which two 
 """
 
 
-def extract(launcher, tiny_encoder, synthetic_dir, store, writes, kind="frames"):
-    child = Path(store).with_name("child.py")
-    child.write_text(CHILD)
-    command = [*launcher, str(child), str(tiny_encoder), str(synthetic_dir), str(store), str(writes), kind]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def extract(tiny_encoder, synthetic_dir, store, writes, kind="frames"):
+    return run_python("-c", CHILD, tiny_encoder, synthetic_dir, store, writes, kind)
 
 
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def extract_by_two(tiny_encoder, synthetic_dir, store, kind="frames"):
+    return run_ranks(2, "-c", CHILD, tiny_encoder, synthetic_dir, store, -1, kind, cwd=store.parent)
 
 
 @pytest.fixture(scope="module")
 def whole_store(tiny_encoder, synthetic_dir, tmp_path_factory):
     store = tmp_path_factory.mktemp("whole") / "store"
-    done = extract([sys.executable], tiny_encoder, synthetic_dir, store, -1)
+    done = extract(tiny_encoder, synthetic_dir, store, -1)
     assert done.returncode == 0, done.stderr
     return store
 
@@ -345,29 +341,31 @@ def whole_store(tiny_encoder, synthetic_dir, tmp_path_factory):
 def test_a_killed_extraction_goes_on_to_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
     store = tmp_path / "store"
     for writes in (3, 4):  # two layers: in the middle of a batch, then at its end
-        killed = extract([sys.executable], tiny_encoder, synthetic_dir, store, writes)
+        killed = extract(tiny_encoder, synthetic_dir, store, writes)
         assert killed.returncode == -signal.SIGKILL
         ticks = [np.fromfile(path, np.uint8) for path in store.rglob("done")]
         assert 0 < sum(tick.sum() for tick in ticks) < sum(len(tick) for tick in ticks)
-    assert extract([sys.executable], tiny_encoder, synthetic_dir, store, -1).returncode == 0
+    assert extract(tiny_encoder, synthetic_dir, store, -1).returncode == 0
     assert bits(store) == bits(whole_store)
 
 
 def test_two_processes_share_the_work_and_write_the_same_bits(tiny_encoder, synthetic_dir, tmp_path, whole_store):
-    done = extract(TWO_PROCESSES, tiny_encoder, synthetic_dir, tmp_path / "store", -1)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("encoded 3\n") == 2  # of 48 utterances in batches of 8
+    for done in extract_by_two(tiny_encoder, synthetic_dir, tmp_path / "store"):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "encoded 3"  # of 48 utterances in batches of 8
     assert bits(tmp_path / "store") == bits(whole_store)
 
 
 def test_killed_pooled_store_is_finished_by_two_processes_to_the_same_bits(tiny_encoder, synthetic_dir, tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    killed = extract([sys.executable], tiny_encoder, synthetic_dir, cut, 3, "statistics")
+    killed = extract(tiny_encoder, synthetic_dir, cut, 3, "statistics")
     assert killed.returncode == -signal.SIGKILL
     ticks = [np.fromfile(path, np.uint8) for path in cut.rglob("done")]
     assert 0 < sum(tick.sum() for tick in ticks) < sum(len(tick) for tick in ticks)
-    for launcher, store in ((TWO_PROCESSES, cut), ([sys.executable], whole)):
-        done = extract(launcher, tiny_encoder, synthetic_dir, store, -1, "statistics")
+    for done in (
+        *extract_by_two(tiny_encoder, synthetic_dir, cut, "statistics"),
+        extract(tiny_encoder, synthetic_dir, whole, -1, "statistics"),
+    ):
         assert done.returncode == 0, done.stderr
     assert bits(cut) == bits(whole)
 

@@ -1,19 +1,19 @@
 """A short version of `load.py`: clients of one classifier, and clips one behind another, are answered as alone."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 pytest.importorskip("gradio", reason="load.py needs Gradio: pip install 'whisper-emotion[demo]'")
 SCRIPT = Path(__file__).with_name("load.py")
 
 
+@pytest.mark.slow
 def test_clients_of_a_stream_and_many_clips_are_answered_as_alone():
     options = ["--parts", "stream,clips", "--clients", "4", "--minutes", "0.05", "--clips", "300"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
+    done = run_python(SCRIPT, *options)
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert set(said) == {"stream", "clips"}, done.stdout + done.stderr
     # Memory is no matter within seconds, so that the status is none

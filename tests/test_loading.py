@@ -2,12 +2,10 @@
 
 import logging
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import extract_features, load_model, noise_clips, small_model
+from conftest import extract_features, load_model, noise_clips, run_python, small_model
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -211,8 +209,7 @@ def test_folder_saved_from_remote_code_is_the_same(saved_dir, tmp_path):
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }  # fmt: skip
-    command = [sys.executable, "-c", ALONE, str(saved_dir), str(tmp_path / "again")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    done = run_python("-c", ALONE, saved_dir, tmp_path / "again", env=environment, cwd=tmp_path, imported="libraries")
     assert done.returncode == 0, done.stderr
     files = {path.name: path.read_bytes() for path in saved_dir.iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files

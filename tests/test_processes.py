@@ -1,42 +1,39 @@
 """Two processes against one: the same scores, from sizes that two do not divide."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY, run_python, run_ranks
 from safetensors.torch import load_file
 
 from whisper_emotion.corpora import load_corpus
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-# What `accelerate launch` starts on accelerators; with --cpu it starts one process, whatever --num_processes says.
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-# Without AVX-512, MKL otherwise rounds by where in memory a tensor happens to lie, which two programs do not share.
-REPEATABLE = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
+# `accelerate launch` starts this on accelerators; with --cpu it starts one process, whatever --num_processes says.
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
 
 
 @pytest.fixture(scope="module")
 def run(tiny_encoder, tmp_path_factory):
-    """Runs a script by a number of processes, in a folder of the same name, with a store of its own."""
+    """Run a script in one process or in two, in a folder of its own."""
     corpus_dir = tmp_path_factory.mktemp("processes") / "corpus"
     load_corpus("synthetic", corpus_dir, speakers=5, utterances=3)  # 60 utterances, 24 of them in fold 2
 
-    def run(processes, script, *options):
+    def run(processes, script, *options, launcher=()):
         folder = tmp_path_factory.mktemp("run")
-        launcher = [sys.executable, *(LAUNCH + [str(processes)] if processes > 1 else [])]
-        done = subprocess.run(
-            [*launcher, str(SCRIPTS / script), "--corpus", "synthetic", "--corpus_dir", str(corpus_dir), "--folds",
-             "speakers:2", "--encoder", str(tiny_encoder), "--encoder_layer", "1", "--encoder_context", "utterance",
-             "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir", "model", "--store_dir", "store", *options],
-            cwd=folder, env={**os.environ, **REPEATABLE}, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("pooled UA") == 1  # one of them speaks
+        command = [
+            REPOSITORY / "scripts" / script, "--corpus", "synthetic", "--corpus_dir", corpus_dir, "--folds",
+            "speakers:2", "--encoder", tiny_encoder, "--encoder_layer", "1", "--encoder_context", "utterance",
+            "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir", "model", "--store_dir", "store", *options,
+        ]  # fmt: skip
+        if launcher:
+            ended = [run_python(*launcher, *command, cwd=folder, imported="nothing")]
+        else:
+            ended = run_ranks(processes, *command, cwd=folder)
+        for done in ended:
+            assert done.returncode == 0, done.stderr
+        assert sum(done.stdout.count("pooled UA") for done in ended) == 1  # one of them speaks
         return folder
 
     return run
@@ -56,7 +53,8 @@ def contents(folder):
 
 def test_heads_on_stored_frames_are_the_same_bit_for_bit(run):
     options = ["--num_train_epochs", "3", "--seeds", "0,1"]
-    one, two = (run(processes, "cross_validate.py", *options) for processes in (1, 2))
+    one = run(1, "cross_validate.py", *options)
+    two = run(2, "cross_validate.py", *options, launcher=LAUNCHER)
     assert scores(one) == scores(two)
     left = [{path: content for path, content in contents(folder).items() if path.name != "scores.json"}
             for folder in (one, two)]  # fmt: skip

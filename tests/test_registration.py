@@ -1,9 +1,7 @@
 """The package is light to import, and transformers' Auto classes know its classes all the same."""
 
-import subprocess
-import sys
-
 import pytest
+from conftest import run_python
 
 KNOWN = """
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
@@ -23,13 +21,13 @@ assert {"EmotionClassifier", "WhisperEmotionConfig"} <= set(dir(whisper_emotion)
 """
 
 
-def run(*parts):
-    done = subprocess.run([sys.executable, "-c", "\n".join(parts)], capture_output=True, text=True)
+def run(*parts, imported="libraries"):
+    done = run_python("-c", "\n".join(parts), imported=imported)
     assert done.returncode == 0, done.stderr
 
 
 def test_auto_classes_imported_after_the_package_know_its_classes():
-    run(LIGHT, KNOWN)
+    run(LIGHT, KNOWN, imported="nothing")
 
 
 def test_auto_classes_imported_before_the_package_know_its_classes():

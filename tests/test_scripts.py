@@ -101,11 +101,11 @@ def test_the_same_seed_gives_the_same_weights_and_predictions_and_selection_on_t
     tiny_encoder, synthetic_dir, tmp_path
 ):
     left = []
-    for name in ("one", "two"):
+    for name, imported in (("one", "scripts"), ("two", "nothing")):
         output = tmp_path / name
         done = run_script(
             "train.py", *options(tiny_encoder, synthetic_dir, output), "--folds", "loso", "--test_fold", 2,
-            "--select_on", "test",
+            "--select_on", "test", imported=imported,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "optimistic" in done.stdout
@@ -120,9 +120,10 @@ def test_the_same_seeds_give_the_same_cross_validation_whatever_the_processes_ar
     tiny_encoder, synthetic_dir, tmp_path
 ):
     left = []
-    for name in ("one", "two"):
+    for name, imported in (("one", "scripts"), ("two", "nothing")):
         command = [*options(tiny_encoder, synthetic_dir, tmp_path / name), "--folds", "speakers:2", "--seeds", "0,1"]
-        done = run_script("cross_validate.py", *command, "--store_dir", tmp_path / f"store of {name}")
+        command += ["--store_dir", tmp_path / f"store of {name}"]
+        done = run_script("cross_validate.py", *command, imported=imported)
         assert done.returncode == 0, done.stderr
         left.append((tmp_path / name / "predictions.csv").read_bytes())
     assert left[0] == left[1]

@@ -1,6 +1,6 @@
 """Saved folders load with other versions of transformers alone, and the package trains with them.
 
-`make test` runs three versions, `make compat` more; each is installed from the package index into `.compat`.
+`make test-all` runs three versions, `make compat` more; each is installed from the package index into `.compat`.
 """
 
 import json
@@ -18,6 +18,7 @@ from whisper_emotion import WhisperEmotionFeatureExtractor, WhisperForEmotionCla
 
 VERSIONS = os.environ.get("TRANSFORMERS_VERSIONS", "4.57.6 5.0.0 newest").split()
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 LABELS = {0: "angry", 1: "calm", 2: "sad"}
 
 

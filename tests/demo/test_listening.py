@@ -1,12 +1,11 @@
 """What the page says of a recording: the model's own probabilities, silence, and what is wrong with a file."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import run_python
 from matplotlib.image import imread
 
 from whisper_emotion.demo.listening import describe_seconds, listen
@@ -115,7 +114,7 @@ def test_nothing_but_the_page_loads_gradio():
         "import whisper_emotion.demo.listening, whisper_emotion.demo.space\n"
         "assert 'gradio' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
 
 

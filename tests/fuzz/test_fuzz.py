@@ -1,4 +1,4 @@
-"""The fuzz in short: a few hundred cases through all entrances. `make fuzz` tries thousands."""
+"""The fuzz in short: 55 cases through all entrances, 275 in `make test-all`. `make fuzz` tries thousands."""
 
 import pytest
 from entrances import ENTRANCES, Attempt, Workplace
@@ -14,10 +14,11 @@ def place(tmp_path_factory):
     return Workplace(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.parametrize("cases", [5, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("entrance", ENTRANCES, ids=lambda entrance: entrance.__name__)
-def test_bad_input_is_accepted_or_refused_by_name(entrance, place, tmp_path):
-    tally = run_entrance(entrance, 25, place, tmp_path, 1, PATIENCE)
-    assert tally.cases > 10 and tally.refused > 0
+def test_bad_input_is_accepted_or_refused_by_name(entrance, cases, place, tmp_path):
+    tally = run_entrance(entrance, cases, place, tmp_path, 1, PATIENCE)
+    assert tally.cases > 0.4 * cases and tally.refused > 0
     assert not tally.wrong, "\n".join(f"{where}\n{what}" for where, what in tally.wrong.items())
 
 

@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from conftest import run_python
 
 TOKEN = "hf_" + "t" * 34
 USER = "me"
@@ -98,11 +98,8 @@ class Hub:
         return environment | ({} if token is None else {"HF_TOKEN": token})
 
     def run(self, home: Path, *command: object, token: str | None = TOKEN) -> "subprocess.CompletedProcess[str]":
-        """Run Python in a fresh process that knows this Hub and no other."""
-        return subprocess.run(
-            [sys.executable, *map(str, command)],
-            capture_output=True, text=True, env=self.environment(home, token), cwd=home, timeout=300,
-        )  # fmt: skip
+        """Run Python in a process that knows this Hub and no other."""
+        return run_python(*command, cwd=home, env=self.environment(home, token))
 
     def strike(self, request: str) -> int | str | None:
         """The fault that a request meets."""

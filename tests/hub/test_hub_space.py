@@ -1,13 +1,12 @@
 """The demo as a Space: written by its script, pushed, and started from what the Hub holds in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import run_python, run_script
 
 from whisper_emotion.errors import UserError
 from whisper_emotion.inference import EmotionClassifier
@@ -73,10 +72,7 @@ def test_the_hub_has_the_folder_and_it_runs_from_there(hub, space, trained_dir, 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as app:
         try:
             url = app.stdout.readline().split()[0]
-            done = subprocess.run(
-                [sys.executable, "-c", ASK, url, file, str(tmp_path / "downloads")],
-                capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=300,
-            )  # fmt: skip
+            done = run_python("-c", ASK, url, file, tmp_path / "downloads")
         finally:
             app.terminate()
     assert done.returncode == 0, done.stderr

@@ -247,11 +247,12 @@ def describe_encoder(figures: dict[str, Any]) -> str:
 def _memory(encoder: str, layer: int, clips: Clips, ways: Sequence[Way]) -> dict[str, float]:
     """Measure the peak megabytes of a batch in addition to the loaded model, each way in a fresh process."""
     batch = clips.batches(BATCH_SIZE)[-1]
-    spawn = multiprocessing.get_context("spawn")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
     found = {}
     for way in ways:
         if not way.runtime.startswith("onnx") and PEAK.exists():
-            with ProcessPoolExecutor(1, spawn) as pool:
+            with ProcessPoolExecutor(1, server) as pool:
                 found[way.name] = pool.submit(_peak, way, encoder, layer, batch, torch.get_num_threads()).result()
     return found
 
