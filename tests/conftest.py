@@ -40,14 +40,10 @@ settings.load_profile("repeatable")
 
 # The files that take longest, longest first: as the last ones they would keep one worker while the others are done.
 LONGEST = (
-    "test_pages", "test_grid", "test_encoder_training", "test_browser", "test_benchmark_encoder", "test_publishing",
+    "test_guides", "test_grid", "test_encoder_training", "test_browser", "test_benchmark_encoder", "test_publishing",
     "test_predict", "test_security", "test_export", "test_scripts", "test_processes", "test_hub_space",
     "test_hub_corpus", "test_feature_store", "test_evaluation", "test_fit", "test_cross_validation",
 )  # fmt: skip
-
-# They run every command of a page, which takes minutes.
-SLOW_PAGES = ("test_the_front_page_trains", "test_the_page_on_reproducing_the_paper")
-
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
     for item in items:
-        if "iemocap_dir" in getattr(item, "fixturenames", ()) or item.name in SLOW_PAGES:
+        if "iemocap_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -14,7 +14,6 @@ import pytest
 import soundfile
 import torch
 from conftest import REPOSITORY, blocks, commands, iemocap_files, read_table, silent_wav, write_files
-from test_pages import run, run_python
 
 from whisper_emotion import cli
 from whisper_emotion.cli import parse_arguments
@@ -66,6 +65,19 @@ def test_guide_blocks_are_of_a_kind_that_is_tested():
     for guide in GUIDES.glob("*.md"):
         opened = re.findall(r"^```(\w*)$", guide.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
         assert set(opened) <= {"bash", "python", "yaml", "text"}, guide
+
+
+def run_python(block, path):
+    """Run a Python block of a page."""
+    exec(compile(block, str(path), "exec"), {"__name__": "__main__"})
+
+
+def run(words, monkeypatch):
+    """Run a script in this process. It must end with status 0."""
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(words[0], run_name="__main__")
+    assert not exit_.value.code, words
 
 
 class Parsed(BaseException):
