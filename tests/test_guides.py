@@ -17,6 +17,9 @@ from conftest import REPOSITORY, blocks, commands, iemocap_files, read_table, si
 
 from whisper_emotion import cli
 from whisper_emotion.cli import parse_arguments
+from whisper_emotion.corpora import load_corpus
+from whisper_emotion.corpora.record import Corpus
+from whisper_emotion.corpora.records import CORPORA
 from whisper_emotion.corpora.splits import read_emobox
 
 CARDS = REPOSITORY / "model_cards"
@@ -143,8 +146,6 @@ def own_place(tmp_path, monkeypatch):
     """A folder with `my_clips`, five speakers of two classes, and a small encoder under Whisper base's name."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-    from whisper_emotion.corpora import load_corpus
-
     corpus = load_corpus("synthetic", tmp_path / "synthetic", speakers=5, utterances=3)
     speakers = sorted(set(corpus["speaker"]))
     labels = corpus.features["label"].names
@@ -196,14 +197,15 @@ def test_long_recordings_guide_labels_windows(place, monkeypatch, capfd):
     # Less of it: the whole takes minutes. The size of the model and what is compared are the page's.
     hours = measure.index("--hours") + 1
     done = subprocess.run(
-        [sys.executable, *measure[:hours], "0.02", *measure[hours + 1 :]], capture_output=True, text=True
+        [sys.executable, *measure[:hours], "0.01", *measure[hours + 1 :]], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0.02 h, 35 windows" in done.stdout
+    assert "0.01 h, 17 windows" in done.stdout
 
 
 def test_deploying_guide_gives_the_same_probabilities_each_way(place, monkeypatch, capfd):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("whisper_emotion.export.CHECKED_CLIPS", 5)
     page = GUIDES / "deploying.md"
     for words in commands(page):
         if words[0] == "scripts/export_onnx.py":  # what is pushed, a test of the Hub runs
@@ -223,36 +225,61 @@ def test_deploying_guide_gives_the_same_probabilities_each_way(place, monkeypatc
 def test_own_corpus_guide_trains_and_tests(own_place, monkeypatch, capfd):
     page = GUIDES / "own_corpus.md"
     Path("my.yaml").write_text(*blocks(page, "yaml"))
-    look, adapt, loop, shapes = blocks(page, "python")
-    run_python(look, page)
+    run_python(*blocks(page, "python"), page)
     assert "\nanna         3     3\n" in capfd.readouterr().out
-    table, folds, compared, train, predict = commands(page)
+    folds, table, compared, train, predict = commands(page)
     rows = [f"{path},{path.parent.name},{path.name.split('_')[0]}" for path in sorted(Path("my_clips").rglob("*.wav"))]
     splits = ["test" if "anna" in row else "train" for row in rows]
     named = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
     Path("talks.csv").write_text("\n".join(["file,label,speaker,split", *named]))
-    short = ["--num_train_epochs", "1", "--disable_tqdm", "true"]  # the last of an option counts
+    short = ["--disable_tqdm", "true"]
     run([*table, *short, "--output_dir", "runs/talks"], monkeypatch)
     assert json.loads(Path("runs/talks/scores.json").read_text())["folds"] == "split"
     run([*folds, *short, "--seeds", "0"], monkeypatch)
     run([*compared, *short, "--seeds", "0"], monkeypatch)
-    scores = json.loads(Path("runs/my_256/scores.json").read_text())
+    scores = json.loads(Path("runs/my_layer3/scores.json").read_text())
     assert scores["less"].keys() == {"my_folds"} and scores["speakers_shared"] == [0] * 5
     run([*train, *short], monkeypatch)
     assert "No test was held out" in " ".join(Path("runs/mine/README.md").read_text().split())
     run(predict, monkeypatch)
     assert len(Path("labels.csv").read_text().splitlines()) == 1 + 15
-    # What the page's last sentence says, and the same in Python
-    capfd.readouterr()
-    run_python(adapt, page)
-    assert "angry" in capfd.readouterr().out
-    run_python(loop, page)
-    assert "eval_unweighted_accuracy" in capfd.readouterr().out
-    run_python(shapes, page)
-    assert "torch.Size([1, 4]) torch.Size([1, 6, 200])" in capfd.readouterr().out
+
+
+def test_python_guide_trains_with_either_trainer(own_place, monkeypatch, capfd):
+    page = GUIDES / "python.md"
+    shapes, loop, stock, adapt = blocks(page, "python")
+    train = [
+        "scripts/train.py",
+        "--config",
+        "scripts/recipes/best.yaml",
+        "--corpus",
+        "folder",
+        "--corpus_dir",
+        "my_clips",
+    ]
+    train += ["--speaker_pattern", "^([a-z]+)_", "--disable_tqdm", "true", "--output_dir", "runs/mine"]
+    run(train, monkeypatch)
+    for block, printed in (
+        (shapes, "torch.Size([1, 4]) torch.Size([1, 6, 200])"), (loop, "eval_unweighted_accuracy"),
+        (stock, "eval_loss"), (adapt, "angry"),
+    ):  # fmt: skip
+        capfd.readouterr()
+        run_python(block, page)
+        assert printed in capfd.readouterr().out
     options = re.search(r"`(--freeze_encoder false[^`]*)` after the recipe", page.read_text()).group(1)
-    run([*train, *options.split(), *short, "--test_fold", "1"], monkeypatch)
+    run(
+        [*train, *options.split(), "--num_train_epochs", "1", "--folds", "speakers:5", "--test_fold", "1"], monkeypatch
+    )
     assert {"model.safetensors", "scores.json"} <= set(os.listdir("runs/mine"))
+
+
+def test_corpora_guide_describes_a_corpus_by_a_record(tmp_path, monkeypatch):
+    (record,) = (block for block in blocks(GUIDES / "corpora.md", "text") if "Corpus(" in block)
+    monkeypatch.setitem(CORPORA, "tones", eval(f"{{{record}}}", {"Corpus": Corpus})["tones"])
+    files = {f"s{speaker:02}-{code}-3.wav": silent_wav() for speaker in (1, 2) for code in "AHN"}
+    corpus = load_corpus("tones", write_files(tmp_path / "tones", files))
+    assert set(corpus["speaker"]) == {"s01", "s02"}
+    assert corpus.features["label"].names == ["angry", "happy", "neutral"]
 
 
 def test_reproducing_guide_runs_every_sweep(shared_dir, tiny_encoder, tmp_path, monkeypatch):
@@ -271,7 +298,8 @@ def test_reproducing_guide_runs_every_sweep(shared_dir, tiny_encoder, tmp_path, 
         "--num_train_epochs", "1", "--encoder_context", "utterance", "--context_margin", "0.1", "--store_dir", "store",
     ]  # fmt: skip
     for words in commands(page):
-        run([*words, *short], monkeypatch)
+        if words[0] == "scripts/sweep.py":
+            run([*words, *short], monkeypatch)
     for name, folds in {"shemo": 10, "iemocap": 5, "emodb": 10, "ravdess": 6}.items():
         folder = tmp_path / "runs" / f"{name}_table1"
         assert pd.read_csv(folder / "results.csv")["fold"].nunique() == folds
