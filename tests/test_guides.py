@@ -182,17 +182,24 @@ def test_deploying_guide_writes_a_space(place, monkeypatch, capfd):
 
 def test_long_recordings_guide_labels_windows(place, monkeypatch, capfd):
     page = GUIDES / "long_recordings.md"
-    first, second, measure = commands(page)
+    first, second, measure, train, draw = commands(page)
     run(first, monkeypatch)
     assert capfd.readouterr().out.splitlines()[-1].split()[1] == "40.00"
     run(second, monkeypatch)
     assert len(Path("windows.csv").read_text().splitlines()) == 1 + 36
-    assert {"segments.json", "interview_timeline.png", "interview_attention.png"} <= set(os.listdir())
+    assert {"segments.json", "interview_timeline.png", "interview_explanation.png"} <= set(os.listdir())
 
-    (python,) = blocks(page, "python")
+    python, join = blocks(page, "python")
     capfd.readouterr()
     run_python(python, page)
     assert capfd.readouterr().out.splitlines()[-1].split()[1] == "40.00"
+
+    names = re.findall(r"03[ab]\d\d[A-Z][a-f]", join)
+    write_files(place, {f"EMODB/wav/{name}.wav": silent_wav(0.5) for name in names})
+    run_python(join, page)
+    assert soundfile.info("eight_clips.wav").duration == 8 and train[-1] == draw[2]
+    run([*draw[:2], "runs/mine", *draw[3:]], monkeypatch)  # the training is that of the guide on your own corpus
+    assert Path("eight_clips_timeline.png").exists()
 
     # Less of it: the whole takes minutes. The size of the model and what is compared are the page's.
     hours = measure.index("--hours") + 1
