@@ -65,12 +65,21 @@ def test_an_adapted_model_s_graph_is_adapted(tiny_encoder, tmp_path):
     assert np.abs(graphs[1] - graphs[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("scores", ["paper", "released"])
-@pytest.mark.parametrize("pooling", ["attentive", "qkv", "attentive_statistics"])
+@pytest.mark.parametrize(
+    ("pooling", "scores"),
+    [
+        ("attentive", "paper"),
+        ("qkv", "released"),
+        ("attentive_statistics", "paper"),
+        *(
+            pytest.param(pooling, scores, marks=pytest.mark.slow)
+            for pooling, scores in (("attentive", "released"), ("qkv", "paper"), ("attentive_statistics", "released"))
+        ),
+    ],
+)
 def test_eight_bits_are_the_encoder_s_alone(tiny_encoder, tmp_path, pooling, scores):
-    classifier = save(
-        tiny_encoder, tmp_path / "model", encoder_context="utterance", pooling=pooling, pooling_scores=scores
-    )
+    fields = {"pooling": pooling, "pooling_scores": scores, "encoder_layer": 1}
+    classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", **fields)
     assert export_onnx(classifier.model, classifier.extractor, tmp_path / "int8.onnx", quantize=True).deviation < 0.1
     graph = onnx.load(tmp_path / "int8.onnx").graph
     products = [node for node in graph.node if node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul")]
