@@ -45,6 +45,7 @@ LONGEST = (
     "test_hub_corpus", "test_feature_store", "test_evaluation", "test_fit", "test_cross_validation",
 )  # fmt: skip
 
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files, and leave IEMOCAP's 10,039 to `make test-all`."""

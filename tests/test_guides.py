@@ -289,6 +289,7 @@ def test_corpora_guide_describes_a_corpus_by_a_record(tmp_path, monkeypatch):
     assert corpus.features["label"].names == ["angry", "happy", "neutral"]
 
 
+@pytest.mark.slow
 def test_reproducing_guide_runs_every_sweep(shared_dir, tiny_encoder, tmp_path, monkeypatch):
     """Some utterances of the corpora under their real names and labels, a moment of silence each."""
     monkeypatch.chdir(tmp_path)

@@ -72,7 +72,9 @@ class RecordingOptions:
 
     GROUP = "recordings"
 
-    corpus: str = option(help="such as emodb, table, folder or hub:NAME (README: all); several with commas", card=True)
+    corpus: str = option(
+        help="such as emodb, table, folder or hub:NAME (all: guides/corpora.md); several with commas", card=True
+    )
     corpus_dir: str | None = option(None, help="folder or table of each; none with hub:")
     classes: str | None = option(None, help="comma-separated, or shared (by all corpora); default: all")
     merge: str | None = option(None, help="classes to merge, such as calm=neutral")
