@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 RUN := $(VENV)/bin
 
-.PHONY: install demo test test-all compat oldest fuzz faults load audit lint types clean
+.PHONY: install demo test test-all compat oldest fuzz faults load audit lint types dist clean
 
 install: $(VENV)/installed
 
@@ -65,6 +65,13 @@ lint: install
 
 types: install
 	$(RUN)/pyright
+
+# Build the wheel and the source archive, and check their metadata as PyPI does.
+dist: install
+	rm -rf dist
+	$(RUN)/python -m pip install --quiet build twine
+	$(RUN)/python -m build --outdir dist
+	$(RUN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) .venv-oldest .compat runs data .pytest_cache .ruff_cache .hypothesis

@@ -172,3 +172,15 @@ def test_readme_figures_for_other_speech_are_the_guide_s_rounded():
         seven = [table_rows(guide, name)[1] for name in corpora]  # the second table
         exact = [float(numbers(cells.split("|")[column])[0]) for cells in seven]
         assert shown == [int(np.floor(figure + 0.5)) for figure in exact]
+
+
+def test_version_is_the_same_everywhere():
+    version = whisper_emotion.__version__
+    assert f"\nversion: {version}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8").startswith(f"# Changelog\n\n## {version}")
+
+
+def test_pre_commit_uses_the_ruff_of_the_constraints():
+    (pinned,) = re.findall(r"^(ruff==.*)$", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
+    hooks = (REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"\[(ruff==.*)\]", hooks) == [pinned, pinned]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .inference import EmotionClassifier
     from .modeling_whisper_emotion import WhisperEmotionOutput, WhisperForEmotionClassification
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "EmotionClassifier",
     "WhisperEmotionConfig",
