@@ -142,7 +142,9 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     assert done.returncode == 0, done.stderr
     read, replaced, *_ = done.stdout.splitlines()
     assert re.fullmatch(r"\d+ utterances \(S01F \d+, .*\), \d+ speakers", read)
-    assert "the model card states no datasets, base_model: --datasets, --base_model" in done.stdout.splitlines()[-3]
+    assert (
+        "the model card states no datasets, base_model: set --datasets, --base_model" in done.stdout.splitlines()[-3]
+    )
     assert replaced == f"{tmp_path}: the existing model will be replaced when this one is finished"
     assert "no test was held out: cross_validate.py" in done.stdout.splitlines()[-1]  # and no clips chose anything
     assert (tmp_path / "model.safetensors").exists()

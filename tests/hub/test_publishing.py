@@ -214,7 +214,9 @@ def test_a_dry_run_lists_files_with_sizes_and_asks_nobody(hub, pushes, trained_d
 
 def test_push_names_the_options_that_the_card_lacks(pushes):
     line = pushes["dry run"].out.splitlines()[-2]
-    assert line.startswith("the model card states no language, datasets, base_model: --language, --datasets, --base_m")
+    assert line.startswith(
+        "the model card states no language, datasets, base_model: set --language, --datasets, --base_m"
+    )
 
 
 def test_push_of_a_trainers_folder_uploads_an_honest_card(hub, pushes):
@@ -228,7 +230,7 @@ def test_push_of_a_trainers_folder_uploads_an_honest_card(hub, pushes):
         "language": "de", "license": "mit", "library_name": "transformers", "pipeline_tag": "audio-classification",
         "tags": ["speech-emotion-recognition", "emotion-recognition", "whisper", "whisper-emotion"],
     }  # fmt: skip
-    assert "README.md: is not there, so a short card is uploaded; it says that no test is recorded" in push.out
+    assert "README.md: missing, so a short card is uploaded, which says that no test is recorded" in push.out
     assert "left out: training_args.bin" in push.out.splitlines()
 
 
