@@ -23,10 +23,15 @@ def save(tiny_encoder, folder, **fields):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"encoder_context": "window", "pooling": "qkv"},
-        {"encoder_context": "window", "mask_padding": False, "pooling": "attentive"},
-        {"encoder_context": "utterance", "pooling": "attentive_statistics", "use_weighted_layer_sum": True},
         {"encoder_context": "sparse_window", "pooling": "qkv"},
+        *(
+            pytest.param(fields, marks=pytest.mark.slow)
+            for fields in (
+                {"encoder_context": "window", "pooling": "qkv"},
+                {"encoder_context": "window", "mask_padding": False, "pooling": "attentive"},
+                {"encoder_context": "utterance", "pooling": "attentive_statistics", "use_weighted_layer_sum": True},
+            )
+        ),
     ],
 )
 def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(tiny_encoder, tmp_path, fields):
@@ -68,12 +73,12 @@ def test_an_adapted_model_s_graph_is_adapted(tiny_encoder, tmp_path):
 @pytest.mark.parametrize(
     ("pooling", "scores"),
     [
-        ("attentive", "paper"),
         ("qkv", "released"),
-        ("attentive_statistics", "paper"),
         *(
             pytest.param(pooling, scores, marks=pytest.mark.slow)
-            for pooling, scores in (("attentive", "released"), ("qkv", "paper"), ("attentive_statistics", "released"))
+            for pooling in ("attentive", "qkv", "attentive_statistics")
+            for scores in ("paper", "released")
+            if (pooling, scores) != ("qkv", "released")
         ),
     ],
 )
@@ -117,6 +122,7 @@ def test_a_graph_that_is_far_from_the_model_is_warned_of(tiny_encoder, tmp_path)
     assert f"the same label for {50 - int(moved[2])}" in done.stdout
 
 
+@pytest.mark.slow
 def test_eight_bits_leave_principal_components_as_they_are(tiny_encoder, tmp_path):
     """Whose rows differ by orders of magnitude: one scale for all of them would leave nothing of the small ones."""
     classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", pooling="mean")
@@ -143,6 +149,7 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_the_earlier_file(tiny_encode
     assert [(path.name, path.read_text()) for path in output.parent.iterdir()] == [("model.onnx", "before")]
 
 
+@pytest.mark.slow
 def test_what_eight_bits_cost_is_measured_on_every_fold(tiny_encoder, synthetic_dir, tmp_path):
     done = run_script(
         "../tests/measure_eight_bits.py", "--corpus", "synthetic", "--corpus_dir", synthetic_dir, "--folds",

@@ -182,7 +182,7 @@ def test_deploying_guide_writes_a_space(place, monkeypatch, capfd):
 
 def test_long_recordings_guide_labels_windows(place, monkeypatch, capfd):
     page = GUIDES / "long_recordings.md"
-    first, second, measure, train, draw = commands(page)
+    first, second, _, train, draw = commands(page)
     run(first, monkeypatch)
     assert capfd.readouterr().out.splitlines()[-1].split()[1] == "40.00"
     run(second, monkeypatch)
@@ -201,15 +201,19 @@ def test_long_recordings_guide_labels_windows(place, monkeypatch, capfd):
     run([*draw[:2], "runs/mine", *draw[3:]], monkeypatch)  # the training is that of the guide on your own corpus
     assert Path("eight_clips_timeline.png").exists()
 
-    # Less of it: the whole takes minutes. The size of the model and what is compared are the page's.
+
+@pytest.mark.slow
+def test_long_recordings_guide_measures_time_and_memory(place):
+    """Less of it: the whole takes minutes. The size of the model and the comparison are the page's."""
+    measure = commands(GUIDES / "long_recordings.md")[2]
     hours = measure.index("--hours") + 1
-    done = subprocess.run(
-        [sys.executable, *measure[:hours], "0.01", *measure[hours + 1 :]], capture_output=True, text=True
-    )
+    words = [sys.executable, *measure[:hours], "0.01", *measure[hours + 1 :]]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0.01 h, 17 windows" in done.stdout
 
 
+@pytest.mark.slow
 def test_deploying_guide_gives_the_same_probabilities_each_way(place, monkeypatch, capfd):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("whisper_emotion.export.CHECKED_CLIPS", 5)
@@ -252,6 +256,7 @@ def test_own_corpus_guide_trains_and_tests(own_place, monkeypatch, capfd):
     assert len(Path("labels.csv").read_text().splitlines()) == 1 + 15
 
 
+@pytest.mark.slow
 def test_python_guide_trains_with_either_trainer(own_place, monkeypatch, capfd):
     page = GUIDES / "python.md"
     shapes, loop, stock, adapt = blocks(page, "python")

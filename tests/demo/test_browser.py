@@ -82,7 +82,7 @@ def test_an_upload_is_labelled_and_explained(page, model_dir, synthetic_dir, tmp
     assert shown(page) == pytest.approx({label: 100 * part for label, part in expected.items()}, abs=0.51)
     assert page.get_by_role("heading", name="Which moment decided").is_visible()
     assert not page.get_by_role("heading", name="Emotion over time").is_visible()
-    picture = page.get_by_alt_text("In the whole recording. Orange")
+    picture = page.get_by_alt_text("Whole recording: ")
     picture.wait_for()
     page.wait_for_function("image => image.complete && image.naturalWidth > 600", arg=picture.element_handle())
     look(page, tmp_path / "labelled.png")

@@ -36,7 +36,9 @@ def test_a_short_recording_has_the_classifiers_probabilities(classifier, tmp_pat
     assert account.probabilities == pytest.approx(classifier(file)[0], abs=1e-6)
     assert account.timeline is None
     assert shows(account.attention)
-    assert account.attention.caption.startswith("In the whole recording. Orange: the pooling's weights")
+    label, probability = max(account.probabilities.items(), key=lambda item: item[1])
+    assert account.attention.caption.startswith(f"Whole recording: {label} ({probability:.0%}). ")
+    assert "Curve: the pooling's weights, averaged over heads" in account.attention.caption
 
 
 def test_a_long_recording_has_the_mean_over_what_is_not_silent(classifier, tmp_path):
@@ -56,8 +58,9 @@ def test_a_long_recording_has_the_mean_over_what_is_not_silent(classifier, tmp_p
     assert account.summary == "The mean over 34 s in windows of 4 s, without 8 s of silence."
     assert shows(account.timeline) and shows(account.attention)
     certain = max(windows, key=lambda window: max((window.probabilities or {"": 0}).values()))
-    stretch = f"{certain.start:.0f} to {certain.end:.0f} s: {certain.label}, "
-    assert account.attention.caption.startswith(f"In the most certain window, {stretch}")
+    stretch = f"{certain.start:.0f} to {certain.end:.0f} s: {certain.label} "
+    assert account.attention.caption.startswith(f"Most certain window, {stretch}")
+    assert account.timeline.caption.startswith("a.flac: mostly ")
     assert parts == sorted(parts) and parts[-1] == 1
 
 
