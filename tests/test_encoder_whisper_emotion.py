@@ -19,7 +19,10 @@ def speech(shared_dir, *names):
     return [read_audio(shared_dir / "corpora/emodb/wav" / f"{name}.flac") for name in names]
 
 
-@pytest.fixture(params=["tiny", "whisper-base-encoder"])
+BASE = pytest.param("whisper-base-encoder", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["tiny", BASE])
 def spoken(request, tiny_encoder, synthetic_dir):
     """An encoder and four clips of speech: random weights and generated voices, or real ones of both."""
     if request.param == "tiny":
@@ -40,7 +43,7 @@ def loud_at_its_end():
 
 
 @pytest.mark.parametrize("padding", ["max_length", "longest"])
-@pytest.mark.parametrize("name", ["tiny", "whisper-base-encoder", "whisper-tiny.en-encoder"])
+@pytest.mark.parametrize("name", ["tiny", BASE, "whisper-tiny.en-encoder"])
 def test_window_context_gives_the_hidden_states_of_the_stock_encoder(name, padding, request):
     if name == "tiny":
         encoder, audio = request.getfixturevalue("tiny_encoder"), [*noise_clips(0.5, 2.0), loud_at_its_end()]

@@ -149,7 +149,9 @@ def test_pooled_store_decodes_each_recording_once_and_states_its_size(
     assert [path.stat().st_size for path in tmp_path.glob("*/mean.f32")] == [24 * 16 * 4] * 2
     (tmp_path / "other").mkdir()
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000))
-    with pytest.raises(UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0.00 MB, and 0.00 MB are"):
+    with pytest.raises(
+        UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0.00 MB, but only 0.00 MB are free"
+    ):
         filled(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path / "other", "mean")
 
 
@@ -279,7 +281,7 @@ def test_no_room_is_said_with_the_numbers_before_anything_is_written(
 ):
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=40_000))
     with pytest.raises(
-        UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ MB, and 0\.\d+ MB are"
+        UserError, match=r"--store_dir .*: 2 layers of 24 utterances take 0\.\d+ MB, but only 0\.\d+ MB are free"
     ):
         FeatureStore(model_of(tiny_encoder), extractor, corpus, [1, 2], tmp_path).fill()
     assert not list(tmp_path.iterdir())

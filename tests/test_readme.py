@@ -83,6 +83,7 @@ def test_readme_python_prints_its_output(real_corpus, real_encoder, monkeypatch,
     same_table(capsys.readouterr().out.splitlines(), PYTHON_OUTPUT.splitlines())
 
 
+@pytest.mark.slow
 def test_readme_predict_prints_its_output(real_corpus, real_encoder, monkeypatch, capsys):
     real_corpus("03*")
     predict = commands()[0]

@@ -102,8 +102,8 @@ class FeatureStore:
                 free = shutil.disk_usage(self.root).free
                 if len(new) * size > free:
                     raise UserError(
-                        f"--store_dir {self.root}: {what}, but only {_gigabytes(free)} are free: free space, name a "
-                        "folder on a larger disk, or use fewer layers"
+                        f"--store_dir {self.root}: {what}, but only {_gigabytes(free)} are free. Make room, name a "
+                        "folder on a larger disk, or use fewer layers."
                     )
                 for layer, folder in new.items():
                     index = {

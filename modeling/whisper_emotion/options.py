@@ -112,7 +112,7 @@ class ProtocolOptions:
     )
     freeze_encoder: bool = option(True, help="train the head only", card=True)
     normalize_speech: bool | None = option(
-        None, help="cut silence at both ends of a clip and level its speech", advanced=True, card=True
+        None, help="cut silence at both ends of a clip and level its speech", advanced=True
     )
     encoder_dtype: str = option(
         "float32", help="precision of a frozen encoder", choices=ENCODER_DTYPES, advanced=True, card=True

@@ -163,7 +163,7 @@ def test_paper_folds_of_iemocap_test_one_session_each(tmp_path):
     check_partition(folds, set(range(len(rows))))
     tested = [{dataset["session"][row] for row in fold.test} for fold in folds]
     assert tested == [{f"Ses0{number}"} for number in range(1, 6)]
-    with pytest.raises(UserError, match="paper needs all of iemocap, but nothing of Ses02, Ses03, Ses04, Ses05 is"):
+    with pytest.raises(UserError, match="paper needs all of iemocap, but it lacks Ses02, Ses03, Ses04, Ses05"):
         make_folds(dataset.select(range(20)), "iemocap", "paper")
 
 

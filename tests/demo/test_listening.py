@@ -60,7 +60,7 @@ def test_a_long_recording_has_the_mean_over_what_is_not_silent(classifier, tmp_p
     certain = max(windows, key=lambda window: max((window.probabilities or {"": 0}).values()))
     stretch = f"{certain.start:.0f} to {certain.end:.0f} s: {certain.label} "
     assert account.attention.caption.startswith(f"Most certain window, {stretch}")
-    assert account.timeline.caption.startswith("a.flac: mostly ")
+    assert account.timeline.caption.startswith("a.flac: angry throughout, without the silence. ")
     assert parts == sorted(parts) and parts[-1] == 1
 
 

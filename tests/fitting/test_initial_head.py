@@ -93,7 +93,7 @@ def test_a_head_starts_with_its_classes_moved_and_calibrated():
         id2label={0: "angry", 1: "sad", 2: "happy"}, logit_temperature=5.0, adapted_logit_temperature=2.0
     )
     linear = Linear(np.array([[2.0, 0.0], [0.0, 4.0], [6.0, 6.0]]), np.array([1.0, 2.0, 3.0]))
-    head = InitialHead("general", None, config, linear, np.array([10.0, 20.0]))
+    head = InitialHead("general", None, config, False, linear, np.array([10.0, 20.0]))
     start = head.start(["sad", "bored", "angry"], np.array([9.0, 22.0]))  # clips move by 1 and -2
     np.testing.assert_allclose(start.weight, [[0, 2], [0.5, 1], [1, 0]])  # the mean of sad and angry is bored
     np.testing.assert_allclose(start.bias, [(2 - 8) / 2, (3 - 6) / 4, (1 + 2) / 2])

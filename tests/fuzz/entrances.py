@@ -302,12 +302,12 @@ def from_hub(place: Workplace, draw: Draw, folder: Path) -> Attempt:
         file = folder / f"train.{ending}"
         file.write_bytes(mutations.mangle_bytes(draw, file.read_bytes()))
 
-        def download(address: str, split: str) -> Dataset:
-            return load_dataset(str(folder), split=split, cache_dir=str(folder / "cache"))
+        def download(address: str) -> dict[str, Dataset]:
+            return load_dataset(str(folder), cache_dir=str(folder / "cache"))
     else:
 
-        def download(address: str, split: str) -> Dataset:
-            return table
+        def download(address: str) -> dict[str, Dataset]:
+            return {"train": table}
 
     def read() -> None:
         before, hub.load_dataset = hub.load_dataset, download
@@ -322,7 +322,14 @@ def from_hub(place: Workplace, draw: Draw, folder: Path) -> Attempt:
 
     return Attempt(
         read,
-        (name, repr(name), "classes: ", "folds: ", "audio bytes", *(clip["path"] for clip in clips if clip["path"])),
+        (
+            name.strip(),
+            repr(name),
+            "classes: ",
+            "folds: ",
+            "audio bytes",
+            *(clip["path"] for clip in clips if clip["path"]),
+        ),
     )
 
 

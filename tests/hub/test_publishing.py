@@ -177,7 +177,7 @@ def test_what_goes_well_exits_with_0(pushes, name):
 
 
 def test_refused_names_and_tokens_make_no_repository(hub, pushes):
-    made = {"emodb1", "mine", "mood", "secret", "messy", "own", *(f"f{number}" for number in range(8))}
+    made = {"mine", "mood", "secret", "messy", "own", *(f"f{number}" for number in range(8))}
     assert {name for _, name in hub.repos} == {f"me/{name}" for name in made}
 
 

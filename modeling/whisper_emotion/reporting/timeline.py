@@ -106,9 +106,11 @@ def _name_commonest(segments: Sequence[Prediction]) -> str:
             seconds[segment.label] += segment.end - segment.start
     if not seconds:
         return "silence"
+    silent = any(segment.label is None for segment in segments)
+    if len(seconds) == 1:
+        return f"{next(iter(seconds))} throughout{', without the silence' if silent else ''}"
     first, *others = [f"{label} ({length / seconds.total():.0%})" for label, length in seconds.most_common(3)]
-    named = f"mostly {first}, then {', '.join(others)}" if others else first
-    return f"{named} of the time{'' if all(segment.label for segment in segments) else ' without silence'}"
+    return f"mostly {first}, then {', '.join(others)} of the time{' without silence' if silent else ''}"
 
 
 def draw_waveform(axes: Axes, blocks: Iterable[np.ndarray], start: float, seconds: float) -> None:
