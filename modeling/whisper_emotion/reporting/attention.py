@@ -39,7 +39,7 @@ def plot_explanation(
     Args:
         path: The PNG file to write, or an open file.
         name: The recording, for the title.
-        settings: The model, for the small print.
+        settings: The model, for the small print below the title.
         explanation: Output of `explain`.
         start: Time of the clip's first sample in its recording, in seconds.
         width: Inches; letters keep their size.

@@ -177,14 +177,15 @@ def plot_curves(
 
 
 def save_figure(figure: Figure, path: str | PathLike[str] | IO[bytes], title: str, settings: str = "") -> None:
-    """Write a figure as a PNG: its title above, its settings small below, both wrapped to the picture's width.
+    """Write a figure as a PNG: its title, and small below it its settings, both wrapped to the picture's width.
 
     Raises:
         UserError: The file cannot be written.
     """
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(_wrap(title, figure, 10), fontsize=10, x=0.02, ha="left")
-    figure.text(0.02, -0.01, _wrap(settings, figure, 7.5), fontsize=7.5, color="0.4", va="top", in_layout=False)
+    if settings:
+        figure.axes[0].set_title(_wrap(settings, figure, 7.5), fontsize=7.5, color="0.4", loc="left")
     # Names may contain dollar signs, which matplotlib would parse as formulas
     for text in figure.findobj(Text):
         text.set_parse_math(False)

@@ -45,7 +45,7 @@ def plot_timeline(
 
     Args:
         path: The PNG file to write, or an open file.
-        settings: Model and windows, drawn small below the picture.
+        settings: Model and windows, drawn small below the title.
         file: The recording, whose waveform is drawn.
         labels: The model's labels.
         moments: Output of `average_windows`.
