@@ -1,6 +1,7 @@
 """The feature store: the encoder's frames as they are, found again, never stale, and the same after a kill."""
 
 import json
+import math
 import shutil
 import signal
 import zlib
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from conftest import full_disk, run_python, run_ranks, write_files
+from conftest import full_disk, noise_clips, run_python, run_ranks, write_files
 
 from whisper_emotion import feature_store
 from whisper_emotion.collator import AudioCollator, read_utterance
@@ -69,13 +71,20 @@ def test_every_layer_holds_the_frames_that_the_encoder_pools(tiny_encoder, corpu
         np.testing.assert_allclose(deviations[index], expected.std(0, correction=0).flatten(), atol=1e-2)
 
 
-def test_store_has_room_for_the_frames_of_normalized_speech(tiny_encoder, corpus, tmp_path):
+def test_store_has_room_for_the_frames_of_normalized_speech(tiny_encoder, tmp_path):
+    clips = [np.pad(clip, 16_000) for clip in noise_clips(1.0, 0.5)]  # a second of silence on either side
+    for number, clip in enumerate(clips):
+        write_files(tmp_path, {f"corpus/{('angry', 'sad')[number]}/a_{number}.wav": b""})
+        soundfile.write(tmp_path / f"corpus/{('angry', 'sad')[number]}/a_{number}.wav", clip, 16_000)
+    corpus = load_corpus("folder", tmp_path / "corpus")
     extractor = build_extractor(str(tiny_encoder), normalize_speech=True)
-    store = FeatureStore(model_of(tiny_encoder, encoder_layer=1), extractor, corpus, [1], tmp_path)
+    store = FeatureStore(model_of(tiny_encoder, encoder_layer=1), extractor, corpus, [1], tmp_path / "store")
     store.fill()
-    clips = [extractor(read_utterance(row), sampling_rate=16_000, return_tensors="np") for row in corpus]
-    expected = [-(-int(clip["attention_mask"].sum()) // 2) for clip in clips]
-    assert read_index(store.folders[1], KINDS["frames"]).rows.tolist() == expected
+    kept = [extractor.count_samples(clip) for clip in clips]
+    assert kept == pytest.approx([1.2 * 16_000, 0.7 * 16_000], abs=800)
+    rows = read_index(store.folders[1], KINDS["frames"]).rows.tolist()
+    assert rows == [math.ceil(math.ceil(samples / 160) / 2) for samples in kept]
+    assert store.open([1])[0].isfinite().all()
 
 
 def test_pooled_store_holds_the_statistics_of_the_frames(tiny_encoder, corpus, extractor, tmp_path):

@@ -137,7 +137,7 @@ def test_a_model_without_a_trained_head_labels_nothing(tiny_encoder):
 def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, synthetic_dir, tmp_path):
     write_files(tmp_path, {"config.json": b"{}", "scores.json": b"{}"})  # an earlier model's
     changes = ["--corpus", "folder", "--speaker_pattern", "_([a-z]+)_", "--select_on", "last"]
-    card_options = ["--language", "de", "--license", "mit"]
+    card_options = ["--language", "de", "--license", "mit", "--normalize_speech"]
     done = run_script("train.py", *options(tiny_encoder, synthetic_dir, tmp_path), *changes, *card_options)
     assert done.returncode == 0, done.stderr
     read, replaced, *_ = done.stdout.splitlines()
@@ -149,7 +149,8 @@ def test_training_on_everything_says_that_nothing_was_held_out(tiny_encoder, syn
     assert "no test was held out: cross_validate.py" in done.stdout.splitlines()[-1]  # and no clips chose anything
     assert (tmp_path / "model.safetensors").exists()
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["test_fold"] is None
+    assert scores["test_fold"] is None and scores["normalize_speech"] is True
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["normalize_speech"] is True
     assert "unweighted_accuracy" not in scores
     card = " ".join((tmp_path / "README.md").read_text().split())
     assert "No test was held out" in card

@@ -26,9 +26,11 @@ def build_extractor(encoder: str, normalize_speech: bool | None = None) -> Whisp
     Raises:
         UserError: The extractor cannot be loaded.
     """
-    given = {} if normalize_speech is None else {"normalize_speech": normalize_speech}
     with reading(f"--encoder {encoder}", CHECKPOINT):
-        return WhisperEmotionFeatureExtractor.from_pretrained(encoder, **given)
+        extractor = WhisperEmotionFeatureExtractor.from_pretrained(encoder)
+    if normalize_speech is not None:  # from_pretrained takes only fields that the checkpoint has
+        extractor.normalize_speech = normalize_speech
+    return extractor
 
 
 def load_config(encoder: str, labels: Sequence[str], overrides: dict[str, Any]) -> WhisperEmotionConfig:
