@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from whisper_emotion.inference import EmotionClassifier
     from whisper_emotion.reporting.rows import RowFile
 
-GENERAL_REMARK = (
-    "general model: on new speech about half of its labels are right; --adapt helps if you have 20 or more recordings "
-    "of one speaker, call or microphone"
+REMARK = (
+    "{} model: on new speech about half of its labels are right; --adapt helps if you have 20 or more recordings of "
+    "one speaker, call or microphone"
 )
 LONGEST_STEM = 80  # of a picture's name
 
 
 @dataclass
 class PredictOptions:
-    """What is labelled, in which windows, and where the results go."""
+    """Recordings to label, windows, and files for the results."""
 
     model: str | None = option(None, help=MODEL_HELP)
     encoder: str | None = option(None, help=ENCODER_HELP)
@@ -82,7 +82,7 @@ class PredictOptions:
 
 
 def main() -> int:
-    """Label everything, and name at the end what could not be read."""
+    """Label all files; at the end name the unreadable ones."""
     (arguments,) = parse_arguments(PredictOptions)
     if arguments.output is not None and arguments.output == arguments.segments:
         raise UserError(f"--segments {arguments.segments}: is --output, too; name another file")
@@ -98,6 +98,7 @@ def main() -> int:
 
     import torch  # takes seconds to load, as the rest does
 
+    from whisper_emotion.head_files import SHIPPED
     from whisper_emotion.inference import EmotionClassifier
     from whisper_emotion.reporting.rows import RowFile, table_heading, table_line
 
@@ -115,8 +116,8 @@ def main() -> int:
         if itself:
             what = "of these recordings" if count <= len(files) else f"windows of {len(files)} recordings"
         print(f"adapted to {count} {what}", file=sys.stderr)
-    elif arguments.model is None:
-        print(GENERAL_REMARK, file=sys.stderr)
+    elif (model := arguments.model or "general") in SHIPPED:
+        print(REMARK.format(model), file=sys.stderr)
     predictions = classifier.predict(
         files,
         arguments.window,
@@ -126,14 +127,14 @@ def main() -> int:
         on_error=failed.__setitem__,
         progress=True,
     )
-    printed, heard = False, Counter[str | None]()
+    printed, counts = False, Counter[str | None]()
     with ExitStack() as stack:
         rows, segments = (
             None if path is None else stack.enter_context(RowFile(path, classifier.labels, option))
             for path, option in ((arguments.output, "--output"), (arguments.segments, "--segments"))
         )
         for file, windows in groupby(predictions, key=attrgetter("file")):
-            for segment in join_moments(average_windows(pictures.watch(_written(windows, rows, heard)))):
+            for segment in join_moments(average_windows(pictures.watch(_written(windows, rows, counts)))):
                 if segments is not None:
                     segments.write(segment)
                 elif rows is None:
@@ -146,9 +147,9 @@ def main() -> int:
     for table in (rows, segments):
         if table is not None:
             _say(f"{printable(str(table.path))}: {table.rows} row{'' if table.rows == 1 else 's'}")
-    if heard.total() > heard[None]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in heard.most_common() if reason is not None)
-        print(f"unsure (?): {heard.total() - heard[None]} of {heard.total()} labels ({reasons})", file=sys.stderr)
+    if counts.total() > counts[None]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common() if reason is not None)
+        print(f"unsure (?): {counts.total() - counts[None]} of {counts.total()} labels ({reasons})", file=sys.stderr)
     for error in failed.values():
         print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
     return 1 if failed else 0
@@ -166,7 +167,7 @@ def _read_priors(text: str | None) -> dict[str, float] | None:
 
 
 def _loud_pieces(arguments: PredictOptions, files: list[str], failed: dict[str, UserError]) -> Iterator[AudioSource]:
-    """The files or windows that will be labelled, without the silent ones."""
+    """Yield the files or windows to label, without silent ones."""
     from whisper_emotion.pieces import read_pieces
 
     for piece in read_pieces(files, arguments.window, arguments.hop, failed.__setitem__):
@@ -175,25 +176,25 @@ def _loud_pieces(arguments: PredictOptions, files: list[str], failed: dict[str, 
 
 
 def _say(line: str) -> None:
-    """Print above the bar, at once: who reads through a pipe sees results as they come, too."""
+    """Print above the progress bar and flush, so that a pipe gets each result at once."""
     tqdm.write(line)
     sys.stdout.flush()
 
 
 def _written(
-    windows: Iterable[Prediction], rows: "RowFile | None", heard: Counter[str | None]
+    windows: Iterable[Prediction], rows: "RowFile | None", counts: Counter[str | None]
 ) -> Iterator[Prediction]:
-    """Write and count each window on its way: nothing of a long recording waits for its end."""
+    """Write and count each window as it passes, so that results of a long recording appear early."""
     for window in windows:
         if window.label is not None:
-            heard[window.unsure] += 1
+            counts[window.unsure] += 1
         if rows is not None:
             rows.write(window)
         yield window
 
 
 class Pictures:
-    """The pictures that were asked for, and what they need of the file that is being labelled."""
+    """Draw the pictures of each file; keep the windows that they need."""
 
     def __init__(self, arguments: PredictOptions, files: Sequence[str]):
         self.arguments, self.taken = arguments, set()
@@ -223,7 +224,7 @@ class Pictures:
         return window.certainty if moment is None else -abs((window.start + window.end) / 2 - moment)
 
     def draw(self, file: str, classifier: "EmotionClassifier") -> None:
-        """Draw what was asked for."""
+        """Draw the timeline, the explanation, or both."""
         if not (self.arguments.plot or self.arguments.explain):
             return
         from whisper_emotion.explanation import explain
@@ -255,7 +256,7 @@ class Pictures:
             _say(f"{printable(str(path))}: the moments that speak for {window.label}")
 
     def _stem(self, file: str) -> str:
-        """A name for a file's pictures, of signs that any folder takes, and no other file's."""
+        """Return a unique, portable file name for a recording's pictures."""
         name = Path(file).stem
         if self.stems[name] > 1:
             folder = Path(file).absolute().parent.name.lstrip(".")
@@ -271,5 +272,5 @@ class Pictures:
 
 if __name__ == "__main__":
     run_script(
-        main, "files that end in .jsonl or .csv hold what was labelled before, and the same command labels all anew"
+        main, "files that end in .jsonl or .csv hold the results so far; the same command labels all files again"
     )

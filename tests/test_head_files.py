@@ -103,3 +103,11 @@ def test_the_general_head_labels_a_stranger(shared_dir, tmp_path):
     shutil.copytree(GENERAL, tmp_path / "copy")
     with pytest.raises(UserError, match="tiny.en-encoder: has other weights than openai/whisper-base"):
         load_head(tmp_path / "copy", shared_dir / "encoders" / "whisper-tiny.en-encoder")
+
+
+@pytest.mark.parametrize(("options", "name"), [((), "general"), (("--model", "permissive"), "permissive")])
+def test_predict_says_how_often_a_shipped_head_is_right(shared_dir, options, name):
+    clip = shared_dir / "corpora" / "emodb" / "wav" / "03a01Wa.flac"
+    done = run_script("predict.py", *options, "--encoder", shared_dir / "encoders" / "whisper-base-encoder", clip)
+    assert done.returncode == 0, done.stderr
+    assert f"{name} model: on new speech about half of its labels are right" in done.stderr

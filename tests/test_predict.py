@@ -229,7 +229,7 @@ def test_an_interrupted_run_keeps_what_was_labelled(predict, monkeypatch):
     monkeypatch.setattr("whisper_emotion.windows.join_moments", interrupt)
     status, _, err = predict("recordings/a.wav", "--output", "o.json")
     assert status == 130 and not Path("o.json").exists() and not Path("o.json.part").exists()
-    kept = "files that end in .jsonl or .csv hold what was labelled before, and the same command labels all anew"
+    kept = "files that end in .jsonl or .csv hold the results so far; the same command labels all files again"
     assert f"predict.py: interrupted; {kept}" in err
 
 

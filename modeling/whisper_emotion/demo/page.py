@@ -1,4 +1,4 @@
-"""The demo page in Gradio: what is shown where, and how it is served."""
+"""The demo page in Gradio: its layout and its server."""
 
 import html
 import logging

@@ -15,7 +15,7 @@ from whisper_emotion.demo import PURPOSE, model_name
 from whisper_emotion.errors import UserError
 
 PACKAGE = Path(whisper_emotion.__file__).parent
-# What is needed to label, and the card: people should be able to read what the model is for
+# Files for labelling, and the card: people should be able to read what the model is for
 MODEL_FILES = ("*.safetensors", "model.safetensors.index.json", "config.json", "preprocessor_config.json", "README.md")
 APP = '''"""The demo page of whisper-emotion; made by its `scripts/demo.py --space`."""
 
