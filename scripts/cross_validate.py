@@ -14,7 +14,7 @@ from whisper_emotion.fitting.experiment import load_experiment
 from whisper_emotion.fitting.grid import list_clips
 from whisper_emotion.fitting.training_arguments import EmotionTrainingArguments
 from whisper_emotion.options import CorpusOptions, ModelOptions, ProtocolOptions, option, settings
-from whisper_emotion.reporting.card import describe_scores, describe_unadapted
+from whisper_emotion.reporting.card import describe_adaptation, describe_scores, describe_unadapted
 from whisper_emotion.reporting.corpora import corpus_table, plot_corpora, plot_transfer, transfer_table
 from whisper_emotion.reporting.coverage import describe_sure, plot_coverage
 from whisper_emotion.reporting.plots import plot_confusion_matrix
@@ -96,8 +96,10 @@ def main() -> None:
     )
     if "sure" in scores:
         print(describe_sure(scores))
-    if "unadapted" in scores:
+    if "unadapted" in scores and describe_adaptation(scores):
         print(describe_unadapted(scores))
+    elif "adapted" in scores:
+        print("Adaptation to the speaker did not help on held-out speakers, so no test clip was adapted.")
     for name, figures in differences.items():
         value, low, high = figures["unweighted_accuracy"]
         holds = "these clips cannot tell the two apart" if low <= 0 <= high else "the difference holds"

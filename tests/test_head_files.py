@@ -66,6 +66,8 @@ def test_what_is_missing_or_damaged_is_named(head_dir, tiny_encoder):
         EmotionClassifier(head_dir, "nowhere")
     with pytest.raises(UserError, match="encoder .*: not needed, because .*whole contains its encoder; leave it out"):
         EmotionClassifier(head_dir.parent / "whole", tiny_encoder)
+    with pytest.raises(UserError, match="^genral: is not a folder"):
+        EmotionClassifier("genral", tiny_encoder)
     (head_dir / WEIGHTS).write_bytes(b"")
     with pytest.raises(UserError, match="head: SafetensorError: .*; expected a head: its weights and configurations"):
         EmotionClassifier(head_dir, tiny_encoder)

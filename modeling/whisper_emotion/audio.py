@@ -161,7 +161,7 @@ def _named(source: Any) -> tuple[str, tuple | Path | bytes]:
     path, wrong = Path(source), None
     try:
         if path.is_dir():
-            wrong = "is a folder"
+            wrong = "is a folder (predict.py labels folders)"
         elif not path.exists():
             wrong = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         elif not path.is_file():  # reading a pipe could block forever

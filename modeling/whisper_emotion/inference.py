@@ -63,10 +63,10 @@ class EmotionClassifier:
         place, model = choose_device(device), find_model(model)
         if is_head(model):
             loaded, self.extractor = load_head(model, encoder)
-        elif encoder is not None:
-            raise UserError(f"encoder {encoder}: not needed, because {model} contains its encoder; leave it out")
         else:
             loaded, self.extractor = load_whole(model)
+            if encoder is not None:
+                raise UserError(f"encoder {encoder}: not needed, because {model} contains its encoder; leave it out")
         kind = loaded.config.problem_type or ("regression" if loaded.config.num_labels == 1 else None)
         if kind not in (None, "single_label_classification"):
             raise UserError(f"{model}: is a model for {kind}, expected a single-label classifier")

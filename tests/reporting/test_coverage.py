@@ -41,6 +41,8 @@ def test_sure_labels_are_described_as_means_over_the_corpora():
     assert describe_sure(alone) == (
         "Labels called sure: adapted: none; each clip as it is: 100 % right, 12 % of all labels."
     )
+    declined = {"sure": {"accuracy": 1.0, "coverage": 0.5}, "unadapted": {}, "adapted": [[False, False]]}
+    assert describe_sure(declined) == "Labels called sure: each clip as it is: 100 % right, 50 % of all labels."
 
 
 def test_picture_of_few_clips_without_sure_labels_is_drawn(predictions, tmp_path):

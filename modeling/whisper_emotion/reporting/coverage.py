@@ -97,6 +97,6 @@ def _ways(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the scores of each corpus, or of all clips, with and without adaptation."""
     if "corpora" in scores:
         return dict(ways(scores))
-    if "unadapted" in scores:
+    if "unadapted" in scores and any(map(any, scores.get("adapted", [[True]]))):  # held-out speakers may decline
         return {"adapted": {"": scores}, "each clip as it is": {"": scores["unadapted"]}}
     return {"each clip as it is": {"": scores}}
