@@ -52,6 +52,7 @@ def test_a_graph_gives_torch_s_probabilities_and_weights_in_batches_of_any_size(
         assert not weights[..., width:].any()
 
 
+@pytest.mark.slow
 def test_an_adapted_model_s_graph_is_adapted(tiny_encoder, tmp_path):
     classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance", adapted_logit_temperature=2.0)
     model, extractor = classifier.model, classifier.extractor
@@ -107,6 +108,7 @@ def test_the_script_writes_a_graph_that_knows_its_labels(tiny_encoder, tmp_path)
     assert sizes[1] < sizes[0]
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_far_from_the_model_is_warned_of(tiny_encoder, tmp_path):
     """A classifier with so large weights that eight bits of the encoder's decide."""
     classifier = save(tiny_encoder, tmp_path / "model", encoder_context="utterance")

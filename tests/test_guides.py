@@ -64,6 +64,14 @@ def test_guide_has_at_most_900_words(guide):
     assert len(prose(guide).split()) <= 900
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_page_figures_lie_in_their_intervals(page):
+    text = page.read_text(encoding="utf-8").replace("\n", " ")
+    for figure in re.findall(r"([+-]?\d+\.\d+) ?%? \(([+-]?\d+\.\d+) to ([+-]?\d+\.\d+)\)", text):
+        value, low, high = map(float, figure)
+        assert low <= value <= high, figure
+
+
 def test_guide_blocks_are_of_a_kind_that_is_tested():
     for guide in GUIDES.glob("*.md"):
         opened = re.findall(r"^```(\w*)$", guide.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]

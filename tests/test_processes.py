@@ -51,6 +51,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_heads_on_stored_frames_are_the_same_bit_for_bit(run):
     options = ["--num_train_epochs", "3", "--seeds", "0,1"]
     one = run(1, "cross_validate.py", *options)

@@ -116,6 +116,7 @@ def test_the_same_seed_gives_the_same_weights_and_predictions_and_selection_on_t
     assert left[0] == left[1]
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_cross_validation_whatever_the_processes_around_it(
     tiny_encoder, synthetic_dir, tmp_path
 ):

@@ -79,6 +79,7 @@ def test_benchmark_encoder_measures_every_way_beside_the_stock_class(tiny_encode
     assert "through `pipeline`" in table
 
 
+@pytest.mark.slow
 def test_benchmark_script_writes_the_encoders_figures(
     tiny_encoder, synthetic_dir, tmp_path, short_clips, monkeypatch, capfd
 ):

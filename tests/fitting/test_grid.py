@@ -221,6 +221,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(swept, tiny_encoder, synthet
     assert "## Less run" in text and "+0.00 (+0.0 to +0.0)" in text.partition("## Less run")[2]
 
 
+@pytest.mark.slow
 def test_terminated_sweep_ends_at_once_and_says_how_to_resume(tiny_encoder, synthetic_dir, tmp_path):
     command = [str(part) for part in options(tiny_encoder, synthetic_dir, tmp_path / "run")]
     command = [sys.executable, SCRIPT, *command, "--num_train_epochs", "50000"]
@@ -236,6 +237,7 @@ def test_terminated_sweep_ends_at_once_and_says_how_to_resume(tiny_encoder, synt
     )
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_of_another_encoder_is_trained_anew(tiny_encoder, synthetic_dir, tmp_path):
     encoder = tmp_path / "001"  # no number, but a name
     shutil.copytree(tiny_encoder, encoder)

@@ -52,6 +52,7 @@ def test_the_folder_is_complete_and_holds_no_more_than_it_needs(space, trained_d
     assert done.returncode == 2 and f"--space {space}: exists, name a new folder" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_hub_has_the_folder_and_it_runs_from_there(hub, space, trained_dir, synthetic_dir, tmp_path):
     done = hub.run(tmp_path, SCRIPT, "--space", space, "--repo_id", "me/page")
     assert (done.returncode, done.stderr) == (0, "")
