@@ -120,9 +120,14 @@ def test_readme_training_prints_its_figures(real_corpus, real_encoder, monkeypat
     real_corpus("*")
     (cross_validate,) = (words for words in commands() if words[1] == "cross-validate")
     run(cross_validate, monkeypatch, "--encoder", real_encoder, "--store_dir", "store")
-    printed = capsys.readouterr().out.replace("whisper-base-encoder", "openai/whisper-base")
+    printed = capsys.readouterr().out.replace("whisper-base-encoder", "openai/whisper-base").splitlines()
     for line in TRAINING_OUTPUT.splitlines():
-        assert f"\n{line.removesuffix('…')}" in f"\n{printed}"
+        start = re.sub(r"\d+\.\d+", "#", line.removesuffix("…"))
+        (found,) = (one for one in printed if re.sub(r"\d+\.\d+", "#", one).startswith(start)) if start else (line,)
+        # Processors and kernels round differently, which may move a clip or two of 535
+        expected = [float(number) for number in re.findall(r"\d+\.\d+", line)]
+        figures = [float(number) for number in re.findall(r"\d+\.\d+", found)][: len(expected)]
+        assert figures == pytest.approx(expected, abs=0.5)
 
 
 def test_readme_options_for_own_recordings_load(synthetic_dir, tmp_path, monkeypatch):
