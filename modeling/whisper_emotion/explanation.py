@@ -7,12 +7,12 @@ import torch
 
 from whisper_emotion.audio import SAMPLING_RATE
 from whisper_emotion.encoder_whisper_emotion import encoder_frames
+from whisper_emotion.feature_extraction_whisper_emotion import PAUSE_DECIBELS
 from whisper_emotion.inference import EmotionClassifier
 
 FRAME_SECONDS = 0.02
 """Seconds between encoder frames; frame `k` is centred on `k * FRAME_SECONDS`."""
 
-PAUSE_DECIBELS = -40.0  # of a pause, relative to the loudest frame
 UNIFORM_POOLINGS = ("mean", "statistics")  # weigh all frames alike, so that weights explain nothing
 
 

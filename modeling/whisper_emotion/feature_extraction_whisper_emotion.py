@@ -205,13 +205,7 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
             The samples from the first to the last frame within 40 dB of the loudest one, with a margin of 0.1 s.
             Without `normalize_speech`, and for digital silence, all samples.
         """
-        power = self._frame_power(clip)
-        if not self.normalize_speech or power.max() <= 0:
-            return slice(0, len(clip))
-        first, last = np.flatnonzero(power >= power.max() * 10 ** (PAUSE_DECIBELS / 10))[[0, -1]]
-        margin = round(MARGIN_SECONDS * self.sampling_rate)
-        start, end = first * self.hop_length - margin, last * self.hop_length + self.n_fft + margin
-        return slice(max(0, int(start)), min(len(clip), int(end)))
+        return self._cut(clip, self._frame_power(clip)) if self.normalize_speech else slice(0, len(clip))
 
     def count_samples(self, clip: np.ndarray) -> int:
         """Count the samples of a clip that become features: of its speech, up to the window."""
@@ -223,8 +217,17 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         power = self._frame_power(clip)
         if power.max() <= 0:
             return clip
-        speech = power[power >= power.max() * 10 ** (PAUSE_DECIBELS / 10)].mean()
-        return (clip[self.find_speech(clip)] * np.sqrt(10 ** (SPEECH_DECIBELS / 10) / speech)).astype(np.float32)
+        speech = power[_is_speech(power)].mean()
+        return (clip[self._cut(clip, power)] * np.sqrt(10 ** (SPEECH_DECIBELS / 10) / speech)).astype(np.float32)
+
+    def _cut(self, clip: np.ndarray, power: np.ndarray) -> slice:
+        """Find the speech of a clip, with its margin, by the power of its frames."""
+        if power.max() <= 0:
+            return slice(0, len(clip))
+        first, last = np.flatnonzero(_is_speech(power))[[0, -1]]
+        margin = round(MARGIN_SECONDS * self.sampling_rate)
+        start, end = first * self.hop_length - margin, last * self.hop_length + self.n_fft + margin
+        return slice(max(0, int(start)), min(len(clip), int(end)))
 
     def _frame_power(self, clip: np.ndarray) -> np.ndarray:
         """Compute the mean square of each whole frame, `(frames,)`."""
@@ -297,6 +300,11 @@ class WhisperEmotionFeatureExtractor(WhisperFeatureExtractor):
         features = floor.clamp(min=-10.0).repeat(width, self.feature_size)
         features[:span] = torch.maximum(log_mel, floor)
         return ((features + 4.0) / 4.0).T.contiguous().cpu().numpy()
+
+
+def _is_speech(power: np.ndarray) -> np.ndarray:
+    """Whether each frame is within 40 dB of the loudest one, `(frames,)`."""
+    return power >= power.max() * 10 ** (PAUSE_DECIBELS / 10)
 
 
 def _as_clips(raw_speech) -> list:
